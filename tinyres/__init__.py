@@ -1,0 +1,23 @@
+"""Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
+
+from tinyres import models, nn, ops
+from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
+from tinyres.nn.init import manual_seed
+from tinyres.tape import detect_anomaly, no_grad
+from tinyres.tensor import Tensor, record
+
+__version__ = "0.1.0"
+__all__ = [
+    "Tensor",
+    "detect_anomaly",
+    "manual_seed",
+    "models",
+    "nn",
+    "no_grad",
+    "num_threads",
+    "ops",
+    "record",
+    "set_num_threads",
+    "use_algorithm",
+    "use_backend",
+]

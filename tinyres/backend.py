@@ -1,0 +1,95 @@
+"""Which kernels the operations run on, and on how many threads.
+
+`active` holds the functions in use. Operations call ``backend.active.conv2d(...)`` and do not know the rest.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numba
+import threadpoolctl
+
+from tinyres import kernels, reference
+from tinyres.kernels import im2col
+
+BACKENDS = {"numba": kernels, "reference": reference}
+ALGORITHMS = {"auto": kernels, "direct": kernels, "im2col": im2col}
+_CONVOLUTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
+
+active: Any = SimpleNamespace()
+_chosen = {"backend": "numba", "algorithm": "auto"}
+
+
+def _choose(**choice: str) -> None:
+    _chosen.update(choice)
+    source = BACKENDS[_chosen["backend"]]
+    for name in kernels.__all__:
+        setattr(active, name, getattr(source, name))
+    if source is kernels:
+        for name in _CONVOLUTIONS:
+            setattr(active, name, getattr(ALGORITHMS[_chosen["algorithm"]], name))
+
+
+class _Choice:
+    """A choice that holds from the call on, or, as a context manager, until the end of the block."""
+
+    def __init__(self, what: str, options: dict[str, Any], name: str) -> None:
+        if name not in options:
+            raise ValueError(f"{what}: got {name!r}, expected one of {', '.join(map(repr, options))}")
+        self.before = {what: _chosen[what]}
+        _choose(**{what: name})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        _choose(**self.before)
+
+
+class use_backend(_Choice):
+    """Run operations on ``"numba"`` (compiled kernels, the default) or ``"reference"`` (plain NumPy).
+
+    Takes effect at the call, for the whole process; as a context manager, until the end of the block.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> with tr.use_backend("reference"):
+    ...     tr.ops.relu(tr.Tensor([-1.0, 2.0])).data
+    array([0., 2.], dtype=float32)
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__("backend", BACKENDS, name)
+
+
+class use_algorithm(_Choice):
+    """How the Numba backend convolves: ``"direct"`` (implicit im2col on the register tile), ``"im2col"`` (explicit
+    im2col and a matrix product), or ``"auto"``, the fastest of them that fits, the default.
+
+    Takes effect at the call, for the whole process; as a context manager, until the end of the block.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__("algorithm", ALGORITHMS, name)
+
+
+def set_num_threads(n: int) -> None:
+    """Use `n` threads, from 1 to `max_threads()`. Results do not depend on it."""
+    if not 1 <= n <= max_threads():
+        raise ValueError(f"n: got {n} threads, expected 1 to {max_threads()}, the number of cores Numba sees")
+    numba.set_num_threads(n)
+    threadpoolctl.threadpool_limits(n, user_api="blas")
+
+
+def num_threads() -> int:
+    """Threads in use."""
+    return int(numba.get_num_threads())
+
+
+def max_threads() -> int:
+    """Most threads that `set_num_threads` accepts."""
+    return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+_choose()

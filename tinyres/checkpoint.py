@@ -1,0 +1,103 @@
+"""Files that hold a training run: safetensors, written whole or not at all, never unpickled.
+
+A checkpoint is one safetensors file: arrays by name, and in its metadata one JSON text under ``"tinyres"`` that
+says what they are. Arrays of the model are named ``model.<name>``, so other tools can read the weights.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tinyres.tape import Array
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint, is damaged, or is of another model."""
+
+
+def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any]) -> None:
+    """Write a checkpoint. Whatever happens, the file at `path` is the old one or the new one, whole.
+
+    Parameters
+    ----------
+    path : str or Path
+    arrays : mapping of str to ndarray
+    info : mapping
+        Anything that JSON can hold.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written; the old file is left as it was.
+
+    Notes
+    -----
+    Written beside the target, flushed to the disk, renamed over it, and the folder flushed: a crash at any moment
+    leaves one of the two versions.
+    """
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    text = json.dumps({"format": FORMAT, **info})
+    write_whole(path, safetensors.numpy.save(contiguous, metadata={"tinyres": text}))
+
+
+def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Read a checkpoint: its arrays and its information.
+
+    Raises
+    ------
+    CheckpointError
+        Where it is missing, is not safetensors, is damaged or cut off, or was not written by tinyres.
+    """
+    path = Path(path)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}") from error
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+    try:
+        info = json.loads(metadata["tinyres"])
+        if info["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: format {info['format']}, expected {FORMAT}: written by another version of tinyres"
+            )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
+        ) from error
+    return arrays, info
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,121 @@
+"""Varying training images, so that the network sees each of them differently in every epoch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyres.kernels.image import augment_batch
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random crop, flip and cutout, each image on its own.
+
+    Parameters
+    ----------
+    pad : int
+        Black pixels put around an image before a part of its original size is cut from it.
+    flip : bool
+        Whether to mirror half of the images, left to right.
+    cutout : int
+        Side of a square that is blanked at a random place, in part perhaps outside the image [1]_; 0 for none.
+
+    Raises
+    ------
+    ValueError
+        If `pad` or `cutout` is negative.
+
+    References
+    ----------
+    .. [1] T. DeVries, G. W. Taylor, "Improved regularization of convolutional neural networks with cutout",
+       2017, https://arxiv.org/abs/1708.04552
+
+    Examples
+    --------
+    >>> images = np.zeros((10, 3, 32, 32), np.uint8)
+    >>> x = Augment(pad=4, cutout=8)(images, [3, 1, 4], mean=[0.5] * 3, std=[0.2] * 3, rng=np.random.default_rng(0))
+    >>> x.shape, x.dtype
+    ((3, 3, 32, 32), dtype('float32'))
+    """
+
+    pad: int = 4
+    flip: bool = True
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("pad", "cutout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+
+    def __call__(
+        self,
+        images: np.ndarray,
+        index: npt.ArrayLike,
+        *,
+        mean: npt.ArrayLike,
+        std: npt.ArrayLike,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """The images of shape (N, C, H, W) that `index`, of shape (B,), names: varied, normalised, float32.
+
+        Everything is drawn whether it is used or not: to turn one thing off does not change the others.
+        """
+        n = np.size(index)
+        corner = rng.integers(0, 2 * self.pad, (n, 2), endpoint=True)
+        flip = rng.integers(0, 2, n) == 1
+        centre = rng.integers(0, images.shape[2:], (n, 2))
+        return augment_batch(
+            images,
+            index,
+            corner=corner,
+            flip=flip & self.flip,
+            centre=centre,
+            mean=mean,
+            std=std,
+            pad=self.pad,
+            cutout=self.cutout,
+        )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, where black is 0 and white is 1.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, C, H, W)
+        The training images: those to be tested on should not be looked at, not even in this way.
+
+    Returns
+    -------
+    mean, std : float32 arrays of shape (C,)
+
+    Raises
+    ------
+    ValueError
+        If `images` has another dtype or shape, or is empty.
+
+    Notes
+    -----
+    Sums of pixels and of their squares are whole numbers, and so exact, also in
+    ``count**2 * variance = count * sum(p**2) - sum(p)**2``.
+
+    Examples
+    --------
+    >>> images = np.array([0, 0, 255, 255], np.uint8).reshape(1, 1, 2, 2)
+    >>> channel_statistics(images)
+    (array([0.5], dtype=float32), array([0.5], dtype=float32))
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        expected = "expected uint8 of shape (N, C, H, W), not empty"
+        raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")
+    total = np.zeros(images.shape[1], np.int64)
+    squares = np.zeros_like(total)
+    for start in range(0, len(images), 256):  # not all at once: 32-bit copies of all images are large
+        chunk = images[start : start + 256].astype(np.int32)
+        total += chunk.sum((0, 2, 3), dtype=np.int64)
+        squares += (chunk * chunk).sum((0, 2, 3), dtype=np.int64)
+    count = images.size // images.shape[1]
+    # Python's integers, since the products do not fit in 64 bits
+    variance = [(count * s - t * t) / (count * count) for s, t in zip(squares.tolist(), total.tolist(), strict=True)]
+    return (total / (255 * count)).astype(np.float32), (np.sqrt(variance) / 255).astype(np.float32)

@@ -1,0 +1,296 @@
+"""CIFAR-10 and CIFAR-100 in their binary layout: found on this machine, or downloaded once.
+
+A file is a row of records, each of one or two label bytes and 3,072 pixel bytes: 32 x 32 red, then green,
+then blue. The "python version" of the archives holds pickles, which can run code when they are read; it
+is not supported.
+"""
+
+import os
+import sys
+import tarfile
+import threading
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+IMAGE = (3, 32, 32)
+PIXELS = 3 * 32 * 32
+PROBE_SECONDS = 4.0  # without an answer for so long there is no network
+
+
+class DatasetNotFound(FileNotFoundError):
+    """The data set is not where it was looked for, and could not be downloaded."""
+
+
+class DatasetError(ValueError):
+    """A file of the data set is there, but is not what it should be."""
+
+
+class _Archive(NamedTuple):
+    title: str
+    url: str
+    md5: str
+    folder: str
+    files: dict[str, tuple[str, ...]]  # of each split
+    records: dict[str, int]  # in each file of a split
+    label_bytes: int  # the last one is the label, those before it are coarser
+    classes: int
+
+    @property
+    def filename(self) -> str:
+        return self.url.rsplit("/", 1)[1]
+
+
+CIFAR10 = _Archive(
+    title="CIFAR-10",
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+    md5="c32a1d4ab5d03f1284b67883e8d87530",
+    folder="cifar-10-batches-bin",
+    files={"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
+    records={"train": 10_000, "test": 10_000},
+    label_bytes=1,
+    classes=10,
+)
+CIFAR100 = _Archive(
+    title="CIFAR-100",
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+    md5="03b5dce01913d631647c71ecec9e9cb8",
+    folder="cifar-100-binary",
+    files={"train": ("train.bin",), "test": ("test.bin",)},
+    records={"train": 50_000, "test": 10_000},
+    label_bytes=2,
+    classes=100,
+)
+
+
+def cifar10(
+    root: str | os.PathLike[str] | None = None, split: str = "train", *, download: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """CIFAR-10: 50,000 training and 10,000 test pictures of ten kinds of things, named in `CLASSES`.
+
+    Parameters
+    ----------
+    root : path, optional
+        Folder that holds ``cifar-10-binary.tar.gz`` or the unpacked ``cifar-10-batches-bin``, or either of
+        these itself. Without it, the folder that the environment variable ``TINYRES_DATA`` names is
+        searched, then the user's cache folder, and then the archive is downloaded to the latter.
+    split : {"train", "test"}
+    download : bool
+        Whether a download may be tried.
+
+    Returns
+    -------
+    images : uint8 array of shape (N, 3, 32, 32)
+    labels : int64 array of shape (N,)
+
+    Raises
+    ------
+    DatasetNotFound
+        If there is no such data; the message says where it was looked for and how to supply it. Without a
+        network, this takes less than five seconds.
+    DatasetError
+        If a file has the wrong length or holds a label that does not exist.
+    ValueError
+        If there is no such split.
+
+    Notes
+    -----
+    A download is checked against the published checksum. A copy that was already there is checked by its
+    structure, so that one's own pictures in the same layout can be used.
+
+    Examples
+    --------
+    >>> images, labels = cifar10()  # doctest: +SKIP
+    >>> cifar10("no/such/folder")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    tinyres.data.cifar.DatasetNotFound: ... there is no no/such/folder...
+    """
+    return _load(CIFAR10, root, split, download)
+
+
+def cifar100(
+    root: str | os.PathLike[str] | None = None, split: str = "train", *, download: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """CIFAR-100, with its fine labels: 50,000 training and 10,000 test pictures of a hundred kinds of things.
+
+    Parameters, results and errors are those of `cifar10`; the files are ``cifar-100-binary.tar.gz`` and
+    ``cifar-100-binary``.
+
+    Examples
+    --------
+    >>> images, labels = cifar100(split="test")  # doctest: +SKIP
+    """
+    return _load(CIFAR100, root, split, download)
+
+
+def _load(
+    archive: _Archive, root: str | os.PathLike[str] | None, split: str, download: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    if split not in archive.files:
+        raise ValueError(f"split: expected one of {', '.join(map(repr, archive.files))}, got {split!r}")
+    source = _find(archive, root, download)
+    names = archive.files[split]
+    record = archive.label_bytes + PIXELS
+    size = archive.records[split] * record
+    contents = _read_folder(source, names, size) if source.is_dir() else _read_tar(archive, source, names, size)
+
+    images = np.empty((len(names), archive.records[split], *IMAGE), np.uint8)
+    labels = np.empty((len(names), archive.records[split]), np.int64)
+    for i, (name, content) in enumerate(zip(names, contents, strict=True)):
+        records = np.frombuffer(content, np.uint8).reshape(-1, record)
+        labels[i] = records[:, archive.label_bytes - 1]
+        images[i] = records[:, archive.label_bytes :].reshape(-1, *IMAGE)
+        for wrong in np.flatnonzero(labels[i] >= archive.classes)[:1]:
+            message = f"record {wrong} has label {labels[i, wrong]}, expected 0 to {archive.classes - 1}"
+            raise DatasetError(f"{source / name}: {message}")
+    return images.reshape(-1, *IMAGE), labels.reshape(-1)
+
+
+# ---------------------------------------------------------------- reading
+def _read_folder(folder: Path, names: tuple[str, ...], size: int) -> list[bytes]:
+    contents = []
+    for name in names:
+        path = folder / name
+        if not path.is_file():
+            raise DatasetNotFound(f"{folder} has no file {name}")
+        _check_size(path, path.stat().st_size, size)
+        contents.append(path.read_bytes())
+    return contents
+
+
+def _read_tar(archive: _Archive, path: Path, names: tuple[str, ...], size: int) -> list[bytes]:
+    """The named members, in memory: nothing is unpacked, so it does not matter what paths the archive holds."""
+    wanted = {f"{archive.folder}/{name}": name for name in names}
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                name = wanted.get(member.name)
+                stream = tar.extractfile(member) if name and member.isreg() else None
+                if name and stream:
+                    _check_size(path / member.name, member.size, size)
+                    contents[name] = stream.read()
+                if len(contents) == len(names):
+                    break
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise DatasetError(f"{path}: not a whole .tar.gz archive ({error})") from error
+    for member_name, name in wanted.items():
+        if name not in contents:
+            raise DatasetError(f"{path}: there is no file {member_name} in this archive")
+    return [contents[name] for name in names]
+
+
+def _check_size(path: Path, found: int, expected: int) -> None:
+    if found != expected:
+        raise DatasetError(f"{path}: expected {expected:,} bytes, found {found:,}; is it a partial copy?")
+
+
+# ---------------------------------------------------------------- finding
+def _find(archive: _Archive, root: str | os.PathLike[str] | None, download: bool) -> Path:
+    """The folder or .tar.gz file that holds the data, downloaded if need be."""
+    cache = Path(pooch.os_cache("tinyres"))
+    if root is not None:
+        places = [Path(root)]
+    elif variable := os.environ.get("TINYRES_DATA"):
+        places = [Path(variable), cache]
+    else:
+        places = [cache]
+    for place in places:
+        if place.is_file():
+            return place
+        for folder in (place / archive.folder, place):
+            if any((folder / name).is_file() for names in archive.files.values() for name in names):
+                return folder
+        if (place / archive.filename).is_file():
+            return place / archive.filename
+
+    looked = "; ".join(
+        f"{place} has neither {archive.folder} nor {archive.filename}" if place.is_dir() else f"there is no {place}"
+        for place in places
+    )
+    if root is not None or not download:
+        raise DatasetNotFound(_advice(archive, looked))
+    try:
+        return _download(archive, cache)
+    except OSError as error:  # among them every error of requests
+        raise DatasetNotFound(_advice(archive, f"{looked}; the download failed: {error}")) from error
+
+
+def _advice(archive: _Archive, looked: str) -> str:
+    return (
+        f"{archive.title} was not found: {looked}.\n"
+        f"To supply it by hand, download the binary version ({archive.url}), put the .tar.gz file, or the "
+        f"folder {archive.folder} from it, in a folder DIR, and pass --data DIR or set TINYRES_DATA=DIR."
+    )
+
+
+def _download(archive: _Archive, folder: Path) -> Path:
+    _probe(archive.url)
+    # pooch writes to a temporary file, and moves it into place when it is whole and its checksum right.
+    downloader = pooch.HTTPDownloader(progressbar=_Progress(archive.filename), chunk_size=1 << 16, timeout=(3, 20))
+    try:
+        path = pooch.retrieve(
+            archive.url, known_hash=f"md5:{archive.md5}", fname=archive.filename, path=folder, downloader=downloader
+        )
+    except ValueError as error:
+        if isinstance(error, OSError):  # requests has errors that are both
+            raise
+        raise DatasetError(f"{archive.url}: what came is not the published archive ({error})") from error
+    return Path(path)
+
+
+def _probe(url: str) -> None:
+    """Raise OSError soon if the server cannot be reached.
+
+    No timeout of a socket covers the look-up of a name, and a name may have many addresses to be tried. So
+    the request is made on a thread that is left behind, as a daemon, when time is up.
+    """
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        import requests  # slow to import, and rarely needed
+
+        try:
+            requests.head(url, timeout=3)
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, name="tinyres-probe", daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if not outcome:
+        raise TimeoutError(f"no answer within {PROBE_SECONDS:g} s")
+    if outcome[0] is not None:
+        raise ConnectionError(str(outcome[0])) from outcome[0]
+
+
+class _Progress:
+    """A progress bar as pooch asks for it: a percentage, if someone is looking."""
+
+    total = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = 0
+        self.shown = -1
+
+    def update(self, count: int) -> None:
+        self.done += count
+        percent = min(100, 100 * self.done // max(1, self.total))
+        if percent != self.shown and sys.stderr.isatty():
+            print(f"\r{self.name}: {percent:3d} %", end="", file=sys.stderr, flush=True)
+        self.shown = percent
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)

@@ -1,0 +1,183 @@
+"""Batches, in an order and with variations that depend on nothing but (seed, epoch, batch).
+
+So a run that stopped can go on at any batch as if it had not stopped.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyres.data.augment import Augment
+
+AHEAD = 2  # batches that are prepared while the network works on another
+
+
+class Loader:
+    """Cuts a data set into batches, which a background thread prepares ahead of their use.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, C, H, W)
+    labels : int64 array of shape (N,)
+    batch_size : int
+    mean, std : floats of shape (C,)
+        Of each channel, where black is 0 and white is 1: see `channel_statistics`.
+    shuffle : bool
+        Whether each epoch has an order of its own.
+    augment : Augment, optional
+        How to vary the images; without it they are only normalised.
+    seed : int
+    drop_last : bool
+        Whether to leave out a last batch that is not full.
+
+    Raises
+    ------
+    ValueError
+        If an array has the wrong dtype or shape, or `batch_size`, `std` or `seed` a value that makes no sense.
+
+    Examples
+    --------
+    >>> images, labels = np.zeros((10, 3, 8, 8), np.uint8), np.arange(10)
+    >>> loader = Loader(images, labels, 4, mean=[0.5] * 3, std=[0.25] * 3)
+    >>> len(loader)
+    3
+    >>> for x, y in loader.epoch(0):
+    ...     print(x.shape, x.dtype, y.shape)
+    (4, 3, 8, 8) float32 (4,)
+    (4, 3, 8, 8) float32 (4,)
+    (2, 3, 8, 8) float32 (2,)
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int,
+        *,
+        mean: npt.ArrayLike,
+        std: npt.ArrayLike,
+        shuffle: bool = True,
+        augment: Augment | None = None,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        _check_data(images, labels)
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
+        if seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {seed}")
+        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        for name, array in (("mean", self.mean), ("std", self.std)):
+            if array.shape != images.shape[1:2]:
+                raise ValueError(f"{name}: expected one number for each of {images.shape[1]} channels, got {array}")
+        if not (self.std > 0).all():
+            raise ValueError(f"std: expected positive numbers, got {self.std}")
+        self.images, self.labels = np.ascontiguousarray(images), labels
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.augment = augment or Augment(pad=0, flip=False, cutout=0)
+        self.seed = seed
+        self.drop_last = drop_last
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of one epoch, from batch `start` on.
+
+        Parameters
+        ----------
+        epoch : int
+        start : int
+            First batch, 0 to ``len(loader)``.
+
+        Yields
+        ------
+        x : float32 array of shape (B, C, H, W), channels-last in memory
+        y : int64 array of shape (B,)
+
+        Raises
+        ------
+        ValueError
+            If `epoch` is negative or there is no batch `start`.
+        """
+        if epoch < 0:
+            raise ValueError(f"epoch: expected 0 or more, got {epoch}")
+        if not 0 <= start <= len(self):
+            raise ValueError(f"start: expected 0 to {len(self)}, got {start}")
+        return self._prefetch(epoch, start)  # a generator of its own, so that the checks above come at once
+
+    def _prefetch(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        order = np.arange(len(self.images))
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, epoch]).permutation(order)
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinyres-loader")
+        try:
+            tasks: Iterator[Future[tuple[np.ndarray, np.ndarray]]]
+            tasks = (pool.submit(self._batch, order, epoch, batch) for batch in range(start, len(self)))
+            waiting = deque(islice(tasks, AHEAD))
+            while waiting:
+                ready = waiting.popleft().result()  # raises here what was raised on the thread
+                waiting.extend(islice(tasks, 1))
+                yield ready
+        finally:  # also when the caller leaves early: at most the batch in hand is finished
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        # from 1, since NumPy takes [seed, epoch, 0] for the same seed as [seed, epoch]
+        rng = np.random.default_rng([self.seed, epoch, batch + 1])
+        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng)
+        return x, self.labels[index]
+
+
+def split_validation(
+    images: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Hold out n random images, always the same ones for a seed.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, C, H, W)
+    labels : int64 array of shape (N,)
+    n : int
+        How many to hold out, 0 to N - 1.
+    seed : int
+
+    Returns
+    -------
+    (images, labels) for training, (images, labels) for validation, both in their original order
+
+    Raises
+    ------
+    ValueError
+        If an array has the wrong dtype or shape, or `n` leaves nothing to train on.
+
+    Examples
+    --------
+    >>> images, labels = np.zeros((10, 3, 8, 8), np.uint8), np.arange(10)
+    >>> (_, train), (_, validation) = split_validation(images, labels, 3)
+    >>> train.size, validation.size, sorted([*train, *validation]) == [*labels]
+    (7, 3, True)
+    """
+    _check_data(images, labels)
+    if not 0 <= n < len(images):
+        raise ValueError(f"n: expected 0 to {len(images) - 1}, to leave images to train on, got {n}")
+    held = np.zeros(len(images), bool)
+    held[np.random.default_rng(seed).permutation(len(images))[:n]] = True
+    return (images[~held], labels[~held]), (images[held], labels[held])
+
+
+def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"images: expected uint8 of shape (N, C, H, W), got {images.dtype} of shape {images.shape}")
+    if labels.dtype != np.int64 or labels.ndim != 1:
+        raise ValueError(f"labels: expected int64 of shape (N,), got {labels.dtype} of shape {labels.shape}")
+    if len(images) != len(labels):
+        raise ValueError(f"labels: expected one for each of {len(images)} images, got {len(labels)}")

@@ -1,0 +1,91 @@
+"""How kernels are compiled and where the machine code is kept.
+
+Numba's own cache notices edits in the file that holds a function, not in the files that function
+calls. So the folder is named after everything the code depends on: the source of every kernel, the
+versions of Numba and llvmlite, and the processor. An edit anywhere gives a new, empty folder.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+import platformdirs
+
+
+def host_features() -> frozenset[str]:
+    """Instruction-set features Numba compiles for, e.g. ``{"avx2", "fma", ...}``.
+
+    Follows ``NUMBA_CPU_FEATURES`` and ``NUMBA_CPU_NAME`` where they are set, so that code for an older
+    processor can be built and tested on a newer one.
+    """
+    if numba.config.CPU_FEATURES is not None:
+        names = numba.config.CPU_FEATURES.split(",")
+        return frozenset(name[1:] for name in names if name.startswith("+"))
+    if numba.config.CPU_NAME is not None:
+        return frozenset()
+    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+
+
+def cache_folder() -> Path:
+    """Folder that holds the compiled kernels of exactly this source on exactly this processor."""
+    key = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        key.update(source.name.encode() + source.read_bytes())
+    key.update(f"{numba.__version__} {llvmlite.__version__}".encode())
+    key.update(f"{numba.config.CPU_NAME or llvm.get_host_cpu_name()} {sorted(host_features())}".encode())
+    root = os.environ.get("TINYRES_CACHE") or platformdirs.user_cache_dir("tinyres")
+    return Path(root) / "kernels" / key.hexdigest()[:16]
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+_FOLDER = cache_folder()
+_CACHE = _writable(_FOLDER)
+
+
+def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """``numba.njit`` with this project's settings: no fast-math, contraction allowed, cached, GIL released.
+
+    Fast-math would let LLVM assume that NaN and infinity do not occur; contraction (``a * b + c`` in one
+    rounding) keeps them. Where the cache folder cannot be written, kernels are compiled anew by every
+    process.
+    """
+    if function is None:
+        return lambda f: jit(f, **options)
+    options = {"fastmath": {"contract"}, "nogil": True, "cache": _CACHE, "error_model": "numpy", **options}
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
+    try:
+        return numba.njit(**options)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+class _Alias:
+    """The memory of a read-only array, offered as writable."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # kept alive
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+
+
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The array, C-contiguous and of a type that Numba takes for writable.
+
+    Read-only arrays are another type to Numba, for which it would compile every kernel once more.
+    Kernels never write to an argument that is an input.
+    """
+    array = np.ascontiguousarray(array)
+    return array if array.flags.writeable else np.asarray(_Alias(array))

@@ -1,0 +1,86 @@
+"""Convolution the textbook way: windows copied out to the columns of a matrix, then one matrix product.
+
+The matrix is KH * KW times as large as the image, which is why `conv.py` never builds it. This form has no loop
+that depends on the vector width, so it is the fallback and the one to read first; choose it with
+``tr.use_algorithm("im2col")``. Chellapilla, Puri and Simard, "High performance convolutional neural networks for
+document processing", 2006, section 3.
+"""
+
+import numpy as np
+from numba import prange
+
+from tinyres.kernels.compile import jit
+from tinyres.kernels.conv import channels_last
+from tinyres.kernels.memory import zeros
+
+
+def im2col(x, kernel_size, *, stride, padding):
+    """Windows of x (N, C, H, W) as a matrix (N * OH * OW, KH * KW * C), zeros where they leave the image."""
+    x = channels_last(x)
+    oh, ow = ((x.shape[i + 1] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
+    columns = zeros((x.shape[0], oh, ow, *kernel_size, x.shape[3]), x.dtype)
+    _im2col(x, columns, stride, padding)
+    return columns.reshape(x.shape[0] * oh * ow, -1)
+
+
+def col2im(columns, x_shape, kernel_size, *, stride, padding):
+    """The transpose of `im2col`: add each element of each window back where it came from."""
+    n, c, height, width = x_shape
+    oh, ow = ((x_shape[i + 2] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
+    x = zeros((n, height, width, c), columns.dtype)
+    _col2im(np.ascontiguousarray(columns).reshape(n, oh, ow, *kernel_size, c), x, stride, padding)
+    return x.transpose(0, 3, 1, 2)
+
+
+def conv2d(x, weight, bias=None, *, stride, padding):
+    """As `conv.conv2d`: columns (P, K) times weights (K, O)."""
+    o, _, kh, kw = weight.shape
+    oh, ow = ((x.shape[i + 2] + 2 * padding[i] - (kh, kw)[i]) // stride[i] + 1 for i in (0, 1))
+    y = im2col(x, (kh, kw), stride=stride, padding=padding) @ _matrix(weight).T
+    if bias is not None:
+        y += bias
+    return y.reshape(x.shape[0], oh, ow, o).transpose(0, 3, 1, 2)
+
+
+def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
+    """As `conv.conv2d_input_grad`: dy (P, O) times weights (O, K), then `col2im`."""
+    dy = channels_last(dy)
+    return col2im(
+        dy.reshape(-1, dy.shape[3]) @ _matrix(weight), x_shape, weight.shape[2:], stride=stride, padding=padding
+    )
+
+
+def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
+    """As `conv.conv2d_weight_grad`: dy (O, P) times columns (P, K)."""
+    o, c, kh, kw = weight_shape
+    dy = channels_last(dy).reshape(-1, o)
+    dw = dy.T @ im2col(x, (kh, kw), stride=stride, padding=padding)
+    return np.ascontiguousarray(dw.reshape(o, kh, kw, c).transpose(0, 3, 1, 2))
+
+
+def _matrix(weight):
+    """(O, C, KH, KW) -> (O, KH * KW * C), in the order of a column."""
+    return np.ascontiguousarray(weight.transpose(0, 2, 3, 1)).reshape(weight.shape[0], -1)
+
+
+# ---------------------------------------------------------------- kernels
+@jit(parallel=True)
+def _im2col(x, columns, stride, padding):
+    """columns (N, OH, OW, KH, KW, C), zeros at first. parallel for each image, output pixel, tap: copy C numbers."""
+    n, oh, ow, kh, kw, _ = columns.shape
+    for image in prange(n):
+        for i, j, k, l in np.ndindex(oh, ow, kh, kw):
+            row, column = i * stride[0] + k - padding[0], j * stride[1] + l - padding[1]
+            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+                columns[image, i, j, k, l] = x[image, row, column]
+
+
+@jit(parallel=True)
+def _col2im(columns, x, stride, padding):
+    """The same loops, adding the other way; images are independent, so no two threads add to one place."""
+    n, oh, ow, kh, kw, _ = columns.shape
+    for image in prange(n):
+        for i, j, k, l in np.ndindex(oh, ow, kh, kw):
+            row, column = i * stride[0] + k - padding[0], j * stride[1] + l - padding[1]
+            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+                x[image, row, column] += columns[image, i, j, k, l]

@@ -1,0 +1,124 @@
+"""From stored images to a batch the network can take: gather, crop, flip, normalise and cut out, in one pass.
+
+Serial on purpose: the loader runs it on a background thread, without the GIL, while the training thread's
+kernels use Numba's thread pool, which two threads must not enter at once. And pure: the caller draws the
+random numbers, so that the same numbers give the same batch.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyres.kernels.compile import contiguous, jit
+
+
+def augment_batch(
+    images: np.ndarray,
+    index: npt.ArrayLike,
+    *,
+    corner: npt.ArrayLike,
+    flip: npt.ArrayLike,
+    centre: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    std: npt.ArrayLike,
+    pad: int,
+    cutout: int,
+) -> np.ndarray:
+    """Crop, flip, normalise and cut out the chosen images.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, C, H, W)
+    index : integers of shape (B,)
+        Which images make up the batch.
+    corner : integers of shape (B, 2)
+        Top and left edge of each crop in the padded image, 0 to ``2 * pad``; ``pad`` leaves the image in place.
+    flip : bools of shape (B,)
+        Which images to mirror, left to right.
+    centre : integers of shape (B, 2)
+        Row and column of each cutout's centre, in the finished image.
+    mean, std : floats of shape (C,)
+        Of each channel, where black is 0 and white is 1.
+    pad : int
+        Black pixels around the image before it is cropped.
+    cutout : int
+        Side of the square that is blanked, or 0 for none.
+
+    Returns
+    -------
+    float32 array of shape (B, C, H, W), channels-last in memory
+
+    Raises
+    ------
+    ValueError
+        If an array has the wrong shape or `images` the wrong dtype.
+    IndexError
+        If `index` names an image that is not there.
+
+    Notes
+    -----
+    With v = W - 1 - j where `flip` holds and j elsewhere, and pixels outside the image 0, ::
+
+        p = images[index[b], c, i + corner[b, 0] - pad, v + corner[b, 1] - pad]
+        y[b, c, i, j] = (p / 255 - mean[c]) / std[c]
+
+    and then y = 0, which is the mean, in the square of `cutout` pixels a side about `centre`.
+
+    Examples
+    --------
+    >>> images = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 2)
+    >>> still = dict(corner=[[0, 0]], centre=[[0, 0]], mean=[0], std=[1 / 255], pad=0, cutout=0)
+    >>> augment_batch(images, [0], flip=[True], **still).round()
+    array([[[[1., 0.],
+             [3., 2.]]]], dtype=float32)
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise ValueError(f"images: expected uint8 of shape (N, C, H, W), got {images.dtype} of shape {images.shape}")
+    n, channels, height, width = images.shape
+    index, corner, centre = (np.ascontiguousarray(a, dtype=np.int64) for a in (index, corner, centre))
+    flip = np.ascontiguousarray(flip, dtype=np.bool_)
+    mean, std = (np.asarray(a, dtype=np.float32) for a in (mean, std))
+    batch = index.size
+    shapes = {"index": (index, (batch,)), "corner": (corner, (batch, 2)), "flip": (flip, (batch,))}
+    shapes |= {"centre": (centre, (batch, 2)), "mean": (mean, (channels,)), "std": (std, (channels,))}
+    for name, (array, shape) in shapes.items():
+        if array.shape != shape:
+            raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    if batch and (index.min() < 0 or index.max() >= n):  # Numba would read whatever memory is there
+        raise IndexError(f"index: expected 0 to {n - 1}, got {index.min()} to {index.max()}")
+
+    table = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std  # all 256 answers, (256, C)
+    y = np.empty((batch, height, width, channels), np.float32)
+    _augment(contiguous(images), *map(contiguous, (index, corner, flip, centre, table)), pad, cutout, y)
+    return y.transpose(0, 3, 1, 2)
+
+
+@jit
+def _augment(images, index, corner, flip, centre, table, pad, cutout, y):
+    """y[b, i, j, c] = table[pixel, c], for the pixel that lands there, or 0 in the cutout. ::
+
+        for each image of the batch
+            for each row and column of the result
+                find the row and column it comes from, and copy all channels
+
+    images (N, C, H, W), table (256, C), y (B, H, W, C), contiguous.
+    """
+    batch, height, width, channels = y.shape
+    for b in range(batch):
+        image, mirrored = images[index[b]], flip[b]
+        top, left = corner[b, 0] - pad, corner[b, 1] - pad
+        hole_top, hole_left = centre[b, 0] - cutout // 2, centre[b, 1] - cutout // 2
+        for i in range(height):
+            row = i + top
+            row_inside = 0 <= row < height
+            row_in_hole = hole_top <= i < hole_top + cutout
+            for j in range(width):
+                column = (width - 1 - j if mirrored else j) + left
+                if row_in_hole and hole_left <= j < hole_left + cutout:
+                    for c in range(channels):
+                        y[b, i, j, c] = 0
+                elif row_inside and 0 <= column < width:
+                    for c in range(channels):
+                        y[b, i, j, c] = table[image[c, row, column], c]
+                else:
+                    for c in range(channels):
+                        y[b, i, j, c] = table[0, c]

@@ -1,0 +1,120 @@
+"""Pooling: the largest, or the mean, of each window. Channels are the innermost loop, pixels lie side by side.
+
+Shapes in the kernels are channels-last: x (N, H, W, C), y (N, OH, OW, C).
+"""
+
+import numpy as np
+from numba import prange
+
+from tinyres.kernels.compile import jit
+from tinyres.kernels.conv import channels_last
+from tinyres.kernels.memory import empty, zeros
+
+
+def max_pool2d(x, kernel_size, *, stride, padding):
+    """Largest element of each window (the first of equals), NaN where there is one. x (N, C, H, W).
+
+    Returns y (N, C, OH, OW) and, for the gradient, which tap of the window each came from (int32).
+    """
+    x = channels_last(x)
+    shape = (x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3])
+    y, taps = empty(shape, x.dtype), empty(shape, np.int32)
+    _max_pool(x, y, taps, kernel_size, stride, padding)
+    return y.transpose(0, 3, 1, 2), taps.transpose(0, 3, 1, 2)
+
+
+def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
+    """Gradient of `max_pool2d` with respect to x, of shape `x_shape`."""
+    n, c, height, width = x_shape
+    dx = zeros((n, height, width, c), dy.dtype)
+    _max_pool_grad(channels_last(dy), channels_last(taps), dx, kernel_size, stride, padding)
+    return dx.transpose(0, 3, 1, 2)
+
+
+def avg_pool2d(x, kernel_size, *, stride, padding):
+    """Mean of each window, padding counted as zeros. x (N, C, H, W) -> (N, C, OH, OW)."""
+    x = channels_last(x)
+    y = empty((x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3]), x.dtype)
+    _avg_pool(x, y, kernel_size, stride, padding)
+    return y.transpose(0, 3, 1, 2)
+
+
+def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
+    """Gradient of `avg_pool2d` with respect to x, of shape `x_shape`."""
+    n, c, height, width = x_shape
+    dx = zeros((n, height, width, c), dy.dtype)
+    _avg_pool_grad(channels_last(dy), dx, kernel_size, stride, padding)
+    return dx.transpose(0, 3, 1, 2)
+
+
+def _out_size(size, kernel_size, stride, padding):
+    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel_size, stride, padding, strict=True))
+
+
+# ---------------------------------------------------------------- kernels
+@jit(parallel=True)
+def _max_pool(x, y, taps, kernel_size, stride, padding):
+    """parallel for each image: for each output pixel: for each tap inside the image: for each channel."""
+    (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
+    n, height, width, channels = x.shape
+    for image in prange(n):
+        for i in range(y.shape[1]):
+            for j in range(y.shape[2]):
+                best, tap = y[image, i, j], taps[image, i, j]
+                best[:] = -np.inf
+                tap[:] = -1
+                for k in range(kh):
+                    for l in range(kw):
+                        row, column = i * sh + k - ph, j * sw + l - pw
+                        if 0 <= row < height and 0 <= column < width:
+                            values = x[image, row, column]
+                            for c in range(channels):
+                                # a NaN beats everything, and stays; the first tap beats nothing at all
+                                if values[c] > best[c] or tap[c] < 0 or (values[c] != values[c] and best[c] == best[c]):
+                                    best[c] = values[c]
+                                    tap[c] = k * kw + l
+
+
+@jit(parallel=True)
+def _max_pool_grad(dy, taps, dx, kernel_size, stride, padding):
+    """parallel for each image: for each output pixel: add dy where its maximum came from."""
+    kw, (sh, sw), (ph, pw) = kernel_size[1], stride, padding
+    n, oh, ow, channels = dy.shape
+    for image in prange(n):
+        for i in range(oh):
+            for j in range(ow):
+                for c in range(channels):
+                    tap = taps[image, i, j, c]
+                    dx[image, i * sh + tap // kw - ph, j * sw + tap % kw - pw, c] += dy[image, i, j, c]
+
+
+@jit(parallel=True)
+def _avg_pool(x, y, kernel_size, stride, padding):
+    """parallel for each image: for each output pixel: for each tap inside the image: for each channel."""
+    (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
+    n, height, width, channels = x.shape
+    for image in prange(n):
+        for i in range(y.shape[1]):
+            for j in range(y.shape[2]):
+                total = y[image, i, j]
+                total[:] = 0
+                for row in range(max(0, i * sh - ph), min(height, i * sh - ph + kh)):
+                    for column in range(max(0, j * sw - pw), min(width, j * sw - pw + kw)):
+                        for c in range(channels):
+                            total[c] += x[image, row, column, c]
+                for c in range(channels):
+                    total[c] /= kh * kw
+
+
+@jit(parallel=True)
+def _avg_pool_grad(dy, dx, kernel_size, stride, padding):
+    """parallel for each image: for each output pixel: give each tap inside the image its share of dy."""
+    (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
+    n, height, width, channels = dx.shape
+    for image in prange(n):
+        for i in range(dy.shape[1]):
+            for j in range(dy.shape[2]):
+                for row in range(max(0, i * sh - ph), min(height, i * sh - ph + kh)):
+                    for column in range(max(0, j * sw - pw), min(width, j * sw - pw + kw)):
+                        for c in range(channels):
+                            dx[image, row, column, c] += dy[image, i, j, c] / (kh * kw)

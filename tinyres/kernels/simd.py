@@ -1,0 +1,323 @@
+"""Vectors in registers: a SIMD type for Numba, and the register tile that every convolution runs on.
+
+Numba leaves vectorisation to LLVM, which does not find it in the loops that matter here. So this file
+gives Numba a type, `Vector`, that *is* a machine register, with a handful of operations. Kernels are then
+ordinary Python on such values::
+
+    x = load(zero, array, i)        # `lanes` consecutive numbers of `array`, from flat index i
+    store(out, i, fma(x, scale, shift))
+
+`zero` is a vector of zeros that fixes the type: `wide(array)` has the width of the host's registers,
+`single(array)` one lane, for what is left over at the end of a row.
+
+The host's width is 64 bytes with AVX-512, 32 with AVX, and 16 elsewhere (SSE2, NEON).
+"""
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from tinyres.kernels.compile import host_features
+
+_FEATURES = host_features()
+WIDTH = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16  # bytes
+HAS_FMA = "fma" in _FEATURES or "avx512f" in _FEATURES or "neon" in _FEATURES
+
+TILE_ROWS = 8  # rows of the register tile: a pointer for each, and one or two accumulators
+
+
+class Vector(types.Type):
+    """Numba type of `lanes` numbers of type `dtype` in one register."""
+
+    def __init__(self, dtype: types.Float, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.VectorType(dmm[fe_type.dtype].get_value_type(), fe_type.lanes))
+
+
+# ---------------------------------------------------------------- making vectors
+def _zero_of_width(width: int):
+    """Make an intrinsic that gives a zero vector of `width` bytes (0: one lane) of an array's dtype."""
+
+    @intrinsic
+    def zero(typingctx, array):
+        vector = Vector(array.dtype, max(1, width * 8 // array.dtype.bitwidth))
+
+        def codegen(context, builder, signature, args):
+            return ir.Constant(context.get_value_type(vector), None)
+
+        return vector(array), codegen
+
+    return zero
+
+
+wide = _zero_of_width(WIDTH)
+single = _zero_of_width(0)
+
+
+@intrinsic
+def lanes(typingctx, vector):
+    """Number of lanes of a vector, a compile-time constant."""
+
+    def codegen(context, builder, signature, args):
+        return context.get_constant(types.intp, vector.lanes)
+
+    return types.intp(vector), codegen
+
+
+@intrinsic
+def splat(typingctx, like, scalar):
+    """Vector of the type of `like` with `scalar` in every lane."""
+
+    def codegen(context, builder, signature, args):
+        value = context.cast(builder, args[1], signature.args[1], like.dtype)
+        return _broadcast(builder, value, context.get_value_type(like))
+
+    return like(like, scalar), codegen
+
+
+def tile_columns(dtype, channels):
+    """Columns of the register tile for a matrix with `channels` columns: one vector or two."""
+    one = WIDTH // dtype.itemsize
+    return 2 * one if -(-channels // one) % 2 == 0 else one
+
+
+# ---------------------------------------------------------------- memory
+@intrinsic
+def load(typingctx, like, array, index):
+    """Load consecutive numbers from flat `index` of a C-contiguous array; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        base = context.make_array(signature.args[1])(context, builder, args[1]).data
+        return _load(builder, builder.gep(base, [args[2]]), context.get_value_type(like))
+
+    return like(like, array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, vector):
+    """Store a vector at flat `index` of a C-contiguous array; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        base = context.make_array(signature.args[0])(context, builder, args[0]).data
+        _store(builder, args[2], builder.gep(base, [args[1]]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+# ---------------------------------------------------------------- arithmetic
+def _binary(emit):
+    @intrinsic
+    def operation(typingctx, a, b):
+        def codegen(context, builder, signature, args):
+            return emit(builder, *args)
+
+        return a(a, b), codegen
+
+    return operation
+
+
+_OPERATORS = {
+    operator.add: _binary(lambda builder, a, b: builder.fadd(a, b)),
+    operator.sub: _binary(lambda builder, a, b: builder.fsub(a, b)),
+    operator.mul: _binary(lambda builder, a, b: builder.fmul(a, b)),
+}
+
+
+def _overload(symbol, operation):
+    @overload(symbol)
+    def vector_operator(a, b):
+        return (lambda a, b: operation(a, b)) if isinstance(a, Vector) and a == b else None
+
+
+for _symbol, _operation in _OPERATORS.items():
+    _overload(_symbol, _operation)
+
+
+@intrinsic
+def fma(typingctx, a, b, c):
+    """a * b + c, rounded once where the host has the instruction."""
+
+    def codegen(context, builder, signature, args):
+        return _fma(builder, *args)
+
+    return a(a, b, c), codegen
+
+
+@intrinsic
+def where_negative(typingctx, test, a, b):
+    """Lane by lane: a where test < 0, else b. A NaN is not negative."""
+
+    def codegen(context, builder, signature, args):
+        test, a, b = args
+        return builder.select(builder.fcmp_ordered("<", test, ir.Constant(test.type, None)), a, b)
+
+    return a(test, a, b), codegen
+
+
+@intrinsic
+def where_positive(typingctx, test, a, b):
+    """Lane by lane: a where test > 0, else b; a too where test is NaN, so that it is not hidden."""
+
+    def codegen(context, builder, signature, args):
+        test, a, b = args
+        return builder.select(builder.fcmp_unordered(">", test, ir.Constant(test.type, None)), a, b)
+
+    return a(test, a, b), codegen
+
+
+# ---------------------------------------------------------------- the register tile
+def _register_tile(vector_count):
+    """A small matrix product, accumulated in registers, then stored in `out` (or added to it).
+
+    With R = `TILE_ROWS`, `rows[r] = min(first + r, last)`, and as many columns as one or two vectors have lanes::
+
+        acc[:, :] = 0
+        for i in range(runs):
+            for k in range(length):
+                for r in range(R):
+                    acc[r, :] += a[a_rows[rows[r]] + a_runs[i] + k * a_step] * b[b_start + b_runs[i] + k * b_step:]
+        for r in range(R):
+            out[out_rows[rows[r]]:] = acc[r, :] + (out[out_rows[rows[r]]:] if accumulate else 0)
+
+    The arrays are flat, and the rows of `a` lie wherever the table `a_rows` says. That is what makes
+    im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. Beyond `last` the
+    last row is computed again, and the same numbers are stored again, so that a ragged end needs no code of
+    its own. Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number
+    of vectors: with R = 8 the multiply-adds are the bound. All offsets count elements. Nothing is checked.
+    """
+
+    @intrinsic
+    def tile(
+        typingctx,
+        like,
+        a,
+        a_rows,
+        first,
+        last,
+        a_runs,
+        a_step,
+        b,
+        b_start,
+        b_runs,
+        b_step,
+        runs,
+        length,
+        out,
+        out_rows,
+        accumulate,
+    ):
+
+        def codegen(context, builder, signature, args):
+            (
+                _,
+                a,
+                a_rows,
+                first,
+                last,
+                a_runs,
+                a_step,
+                b,
+                b_start,
+                b_runs,
+                b_step,
+                runs,
+                length,
+                out,
+                out_rows,
+                accumulate,
+            ) = (
+                context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+                for kind, value in zip(signature.args, args, strict=True)
+            )
+            vector = context.get_value_type(like)
+            index = context.get_value_type(types.intp)
+
+            def element(data, *offsets):
+                for offset in offsets:
+                    data = builder.gep(data, [offset])
+                return data
+
+            def lookup(table, position):
+                return builder.load(element(table, position))
+
+            def vectors(address):
+                return [element(address, ir.Constant(index, v * vector.count)) for v in range(vector_count)]
+
+            a_row, out_row = [], []
+            for r in range(TILE_ROWS):
+                row = builder.add(first, ir.Constant(index, r))
+                row = builder.select(builder.icmp_signed("<", row, last), row, last)
+                a_row.append(element(a, lookup(a_rows, row)))
+                out_row.append(element(out, lookup(out_rows, row)))
+
+            # The accumulators are stack slots here; LLVM's mem2reg turns them into registers.
+            zero = ir.Constant(vector, None)
+            acc = [[cgutils.alloca_once_value(builder, zero) for _ in range(vector_count)] for _ in range(TILE_ROWS)]
+            with cgutils.for_range(builder, runs) as i:
+                a_run = [element(row, lookup(a_runs, i.index)) for row in a_row]
+                b_run = element(b, b_start, lookup(b_runs, i.index))
+                with cgutils.for_range(builder, length) as k:
+                    a_at, b_at = builder.mul(k.index, a_step), builder.mul(k.index, b_step)
+                    columns = [_load(builder, address, vector) for address in vectors(element(b_run, b_at))]
+                    for r in range(TILE_ROWS):
+                        scalar = _broadcast(builder, builder.load(element(a_run[r], a_at)), vector)
+                        for slot, column in zip(acc[r], columns, strict=True):
+                            builder.store(_fma(builder, scalar, column, builder.load(slot)), slot)
+            with builder.if_then(accumulate):  # all sums before the first store: rows beyond `last` must not see it
+                for row, slots in zip(out_row, acc, strict=True):
+                    for address, slot in zip(vectors(row), slots, strict=True):
+                        builder.store(builder.fadd(_load(builder, address, vector), builder.load(slot)), slot)
+            for row, slots in zip(out_row, acc, strict=True):
+                for address, slot in zip(vectors(row), slots, strict=True):
+                    _store(builder, builder.load(slot), address)
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(
+            like, a, a_rows, n, n, a_runs, n, b, n, b_runs, n, n, n, out, out_rows, types.boolean
+        ), codegen
+
+    return tile
+
+
+tile_of_one = _register_tile(1)
+tile_of_two = _register_tile(2)
+
+
+# ---------------------------------------------------------------- LLVM instructions
+def _load(builder, address, vector):
+    value = builder.load(builder.bitcast(address, vector.as_pointer()))
+    value.align = 4 if isinstance(vector.element, ir.FloatType) else 8
+    return value
+
+
+def _store(builder, value, address):
+    instruction = builder.store(value, builder.bitcast(address, value.type.as_pointer()))
+    instruction.align = 4 if isinstance(value.type.element, ir.FloatType) else 8
+
+
+def _broadcast(builder, scalar, vector):
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), lanes)
+
+
+def _fma(builder, a, b, c):
+    if not HAS_FMA:
+        return builder.fadd(builder.fmul(a, b), c)
+    # declared by name: llvmlite's declare_intrinsic knows scalars only
+    suffix = "f32" if isinstance(a.type.element, ir.FloatType) else "f64"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.v{a.type.count}{suffix}"
+    )
+    return builder.call(function, [a, b, c])

@@ -1,0 +1,168 @@
+"""Layers: an operation together with its parameters."""
+
+import math
+
+import numpy as np
+
+from tinyres import ops
+from tinyres.nn import init
+from tinyres.nn.module import Module, Parameter
+from tinyres.tape import Array
+from tinyres.tensor import Tensor
+
+_Size = int | tuple[int, int]
+
+
+def _pair(value: _Size) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _positive(layer: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{layer}: {name}: got {value}, expected 1 or more")
+
+
+class Conv2d(Module):
+    """Convolution, see `ops.conv2d`. Weights start as `init.kaiming_normal` (fan-out), the bias as zeros.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.nn.Conv2d(3, 16, 3, padding=1)(tr.Tensor(np.zeros((1, 3, 8, 8), "f4"))).shape
+    (1, 16, 8, 8)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _Size,
+        *,
+        stride: _Size = 1,
+        padding: _Size = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        _positive("Conv2d", in_channels=in_channels, out_channels=out_channels)
+        self.stride, self.padding = stride, padding
+        self.weight = Parameter(init.kaiming_normal((out_channels, in_channels, *_pair(kernel_size))))
+        self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+
+    def extra_repr(self) -> str:
+        o, c, *kernel = self.weight.shape
+        options = f"kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
+        return f"{c}, {o}, {options}, bias={self.bias is not None}"
+
+
+class Linear(Module):
+    """Affine map, see `ops.linear`. Starts uniform within 1 / sqrt(in_features), as in PyTorch.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.nn.Linear(3, 2)(tr.Tensor([[1.0, 2.0, 3.0]])).shape
+    (1, 2)
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
+        super().__init__()
+        _positive("Linear", in_features=in_features, out_features=out_features)
+        bound = 1 / math.sqrt(in_features)
+        self.weight = Parameter(init.uniform((out_features, in_features), bound))
+        self.bias = Parameter(init.uniform((out_features,), bound)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}"
+
+
+class BatchNorm2d(Module):
+    """Batch norm, see `ops.batch_norm`; calling it with ``residual=`` and ``relu=True`` fuses what follows it.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> bn = tr.nn.BatchNorm2d(2)
+    >>> bn(tr.Tensor(np.ones((4, 2, 1, 1), "f4")), relu=True).shape, int(bn.num_batches_tracked)
+    ((4, 2, 1, 1), 1)
+    """
+
+    running_mean: Array
+    running_var: Array
+    num_batches_tracked: Array
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        _positive("BatchNorm2d", num_features=num_features)
+        self.eps, self.momentum = eps, momentum
+        self.weight = Parameter(np.ones(num_features, np.float32))
+        self.bias = Parameter(np.zeros(num_features, np.float32))
+        self.register_buffer("running_mean", np.zeros(num_features, np.float32))
+        self.register_buffer("running_var", np.ones(num_features, np.float32))
+        self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
+
+    def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        if self.training:
+            self.num_batches_tracked += 1
+        return ops.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias,
+            training=self.training, momentum=self.momentum, eps=self.eps, residual=residual, relu=relu,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"{self.weight.shape[0]}, eps={self.eps}, momentum={self.momentum}"
+
+
+class MaxPool2d(Module):
+    """Largest element of each window, see `ops.max_pool2d`."""
+
+    def __init__(self, kernel_size: _Size, *, stride: _Size | None = None, padding: _Size = 0) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.max_pool2d(x, self.kernel_size, stride=self.stride, padding=self.padding)
+
+    def extra_repr(self) -> str:
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class AvgPool2d(MaxPool2d):
+    """Mean of each window, see `ops.avg_pool2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.avg_pool2d(x, self.kernel_size, stride=self.stride, padding=self.padding)
+
+
+class GlobalAvgPool2d(Module):
+    """Mean over all pixels, (N, C, H, W) -> (N, C, 1, 1)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.global_avg_pool2d(x)
+
+
+class ReLU(Module):
+    """max(x, 0)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.relu(x)
+
+
+class Flatten(Module):
+    """(N, C, H, W) -> (N, C * H * W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.flatten(x)
+
+
+class Identity(Module):
+    """x itself: the shortcut of a block that changes no shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

@@ -1,0 +1,240 @@
+"""Modules: parameters with names, in a tree."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from tinyres.tape import Array, scope
+from tinyres.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A tensor that training changes. As an attribute of a `Module` it is found by `parameters()`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.nn.Parameter([1.0]).requires_grad
+    True
+    """
+
+    __slots__ = ()
+
+    def __init__(self, array: Any) -> None:
+        super().__init__(array, requires_grad=True)
+
+
+class Module:
+    """Base class of layers and networks.
+
+    Assign parameters, buffers and other modules to attributes and define `forward`; the tree of attributes gives
+    every parameter its name, e.g. ``layer1.0.conv1.weight``.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> class Scale(tr.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.factor = tr.nn.Parameter(np.ones(1))
+    ...     def forward(self, x):
+    ...         return x * self.factor
+    >>> [name for name, _ in Scale().named_parameters()]
+    ['factor']
+    """
+
+    def __init__(self) -> None:
+        self.training = True
+        self._parameters: dict[str, Parameter] = {}
+        self._buffers: dict[str, Array] = {}
+        self._modules: dict[str, Module] = {}
+        self._forward_hooks: list[Callable[[Module, tuple[Any, ...], Any], None]] = []
+        self._name = ""
+
+    # -- the tree
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter | Module) and "_modules" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
+        for group in (self.__dict__.get(g, {}) for g in ("_parameters", "_buffers", "_modules")):
+            group.pop(name, None)
+        if isinstance(value, Parameter):
+            self._parameters[name] = value
+        elif isinstance(value, Module):
+            value._name = name
+            self._modules[name] = value
+        object.__setattr__(self, name, value)
+
+    def register_buffer(self, name: str, array: Array) -> None:
+        """An array that is saved with the parameters but not trained, such as a running mean."""
+        self.__setattr__(name, array)
+        self._buffers[name] = array
+
+    def children(self) -> Iterator["Module"]:
+        """Modules that are attributes of this one."""
+        yield from self._modules.values()
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
+        """This module (named "") and all below it, with their paths, parents first."""
+        yield prefix, self
+        for name, child in self._modules.items():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self) -> Iterator["Module"]:
+        """This module and all below it."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Parameters of this module and all below it, with their paths; one that is shared comes once."""
+        seen: set[Parameter] = set()
+        for path, module in self.named_modules():
+            for name, parameter in module._parameters.items():
+                if parameter not in seen:
+                    seen.add(parameter)
+                    yield f"{path}.{name}" if path else name, parameter
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Parameters of this module and all below it."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    # -- calling
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes; subclasses define it."""
+        raise TypeError(f"{type(self).__name__} defines no forward(), and that is what calling a module runs")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._name:
+            out = self.forward(*args, **kwargs)
+        else:
+            with scope(self._name):
+                out = self.forward(*args, **kwargs)
+        for hook in self._forward_hooks:
+            hook(self, args, out)
+        return out
+
+    def register_forward_hook(self, hook: Callable[["Module", tuple[Any, ...], Any], None]) -> Callable[[], None]:
+        """Call ``hook(module, args, output)`` after each forward. Returns a function that removes it."""
+        self._forward_hooks.append(hook)
+        return lambda: self._forward_hooks.remove(hook) if hook in self._forward_hooks else None
+
+    # -- modes
+    def train(self, mode: bool = True) -> "Module":
+        """Training behaviour (batch norm uses the batch's statistics) for this module and all below it."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self) -> "Module":
+        """Evaluation behaviour (batch norm uses the running statistics)."""
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients of all parameters."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    # -- state
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters and buffers by name, in PyTorch's order.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> list(tr.nn.BatchNorm2d(4).state_dict())
+        ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
+        """
+        return {name: array.copy() for name, array in self._state()}
+
+    def _state(self) -> Iterator[tuple[str, Array]]:
+        for path, module in self.named_modules():
+            prefix = f"{path}." if path else ""
+            for name, parameter in module._parameters.items():
+                yield prefix + name, parameter.data
+            for name, buffer in module._buffers.items():
+                yield prefix + name, buffer
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Copy values into all parameters and buffers.
+
+        Parameters
+        ----------
+        state : mapping of str to array
+            Dtypes are converted to those the module has.
+        strict : bool
+            Every name must occur on both sides; else what is missing or unexpected is passed over. A wrong shape
+            is an error in either case.
+
+        Raises
+        ------
+        ValueError
+            Listing all missing, unexpected and mis-shaped names at once. Nothing has been changed then.
+        """
+        own = dict(self._state())
+        arrays = {name: np.asarray(value) for name, value in state.items()}
+        problems = [
+            f"{name}: got shape {arrays[name].shape}, expected {array.shape}"
+            for name, array in own.items()
+            if name in arrays and arrays[name].shape != array.shape
+        ]
+        if strict:
+            problems += [f"{name}: missing" for name in own if name not in arrays]
+            problems += [f"{name}: unexpected" for name in arrays if name not in own]
+        if problems:
+            raise ValueError(f"state does not fit {type(self).__name__}:\n  " + "\n  ".join(problems))
+        for path, module in self.named_modules():
+            prefix = f"{path}." if path else ""
+            for name, parameter in module._parameters.items():
+                if prefix + name in arrays:  # a new array: a graph may still hold the old one
+                    parameter.data = np.array(arrays[prefix + name], parameter.dtype)
+            for name, buffer in module._buffers.items():
+                if prefix + name in arrays:
+                    buffer[...] = arrays[prefix + name]
+
+    def astype(self, dtype: Any) -> "Module":
+        """Convert all parameters and floating-point buffers, e.g. to float64 for a gradient check."""
+        for module in self.modules():
+            for parameter in module._parameters.values():
+                parameter._data, parameter.grad = parameter.data.astype(dtype), None
+            for name, buffer in list(module._buffers.items()):
+                if buffer.dtype.kind == "f":
+                    module.register_buffer(name, buffer.astype(dtype))
+        return self
+
+    def __repr__(self) -> str:
+        lines = [f"  ({n}): " + repr(m).replace("\n", "\n  ") for n, m in self._modules.items()]
+        return f"{type(self).__name__}({self.extra_repr()}" + ("\n" + "\n".join(lines) + "\n" if lines else "") + ")"
+
+    def extra_repr(self) -> str:
+        """What `repr` shows of the module itself."""
+        return ""
+
+
+class Sequential(Module):
+    """Modules called one after the other, named "0", "1", ...
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.nn.Sequential(tr.nn.Flatten(), tr.nn.Linear(4, 2))
+    >>> len(net), type(net[1]).__name__
+    (2, 'Linear')
+    """
+
+    def __init__(self, *modules: Module) -> None:
+        super().__init__()
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self._modules.values():
+            x = module(x)
+        return x
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __getitem__(self, index: int) -> Module:
+        return list(self._modules.values())[index]
+
+    def __iter__(self) -> Iterator[Module]:
+        return self.children()

@@ -1,0 +1,96 @@
+"""Functions of each element, and softmax."""
+
+import numpy as np
+
+from tinyres import backend
+from tinyres.tensor import Tensor, record
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0). The gradient passes where the result is positive, and is 0 at x = 0. NaN stays NaN.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.relu(tr.Tensor([-1.0, 2.0])).data
+    array([0., 2.], dtype=float32)
+    """
+    kernels = backend.active
+    y = kernels.relu(x.data)
+    return record("relu", y, (x,), lambda dy: (kernels.relu_grad(dy, y),))
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)). With y the result, dy/dx = y (1 - y), at most 1/4: the factor that makes gradients vanish.
+
+    Computed as (1 + tanh(x / 2)) / 2, which does not overflow.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.sigmoid(tr.Tensor([0.0])).data
+    array([0.5], dtype=float32)
+    """
+    y = 0.5 * (1 + np.tanh(0.5 * x.data))
+    return record("sigmoid", y, (x,), lambda dy: (dy * y * (1 - y),))
+
+
+def tanh(x: Tensor) -> Tensor:
+    """Hyperbolic tangent. With y the result, dy/dx = 1 - y^2.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.tanh(tr.Tensor([0.0])).data
+    array([0.], dtype=float32)
+    """
+    y = np.tanh(x.data)
+    return record("tanh", y, (x,), lambda dy: (dy * (1 - y * y),))
+
+
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """exp(x_i) / sum_j exp(x_j) along `axis`.
+
+    Notes
+    -----
+    With y the result, dy_i/dx_j = y_i ([i = j] - y_j), so dL/dx = y (dy - sum_i dy_i y_i).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.softmax(tr.Tensor([1.0, 1.0])).data
+    array([0.5, 0.5], dtype=float32)
+    """
+    _check_axis(x, axis)
+    y = np.exp(_shifted(x.data, axis))
+    y /= y.sum(axis, keepdims=True)
+    return record("softmax", y, (x,), lambda dy: (y * (dy - (dy * y).sum(axis, keepdims=True)),))
+
+
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """Logarithm of `softmax`, computed without forming it, so that small probabilities keep their digits.
+
+    Notes
+    -----
+    y_i = x_i - log sum_j exp(x_j), so dy_i/dx_j = [i = j] - softmax(x)_j and dL/dx = dy - softmax(x) sum_i dy_i.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.log_softmax(tr.Tensor([0.0, 0.0])).data.round(3)
+    array([-0.693, -0.693], dtype=float32)
+    """
+    _check_axis(x, axis)
+    shifted = _shifted(x.data, axis)
+    y = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
+    return record("log_softmax", y, (x,), lambda dy: (dy - np.exp(y) * dy.sum(axis, keepdims=True),))
+
+
+def _shifted(x: np.ndarray, axis: int) -> np.ndarray:
+    """Largest element 0: softmax does not change, and exp cannot overflow."""
+    return x - x.max(axis, keepdims=True)
+
+
+def _check_axis(x: Tensor, axis: int) -> None:
+    if not -x.ndim <= axis < x.ndim or x.shape[axis] == 0:
+        raise ValueError(f"axis: got {axis} for shape {x.shape}, expected one of its axes, of length 1 or more")

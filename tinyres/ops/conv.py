@@ -1,0 +1,115 @@
+"""Convolution, and the linear layer, which is a convolution of images of one pixel."""
+
+from collections.abc import Sequence
+
+from tinyres import backend
+from tinyres.ops import _check
+from tinyres.tape import Array
+from tinyres.tensor import Tensor, record
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, int] = 1,
+    padding: int | tuple[int, int] = 0,
+) -> Tensor:
+    """Two-dimensional convolution (cross-correlation, as in every deep-learning library).
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, H, W)
+    weight : Tensor of shape (O, C, KH, KW)
+    bias : Tensor of shape (O,), optional
+    stride, padding : int or pair of int
+        Vertical and horizontal; zeros are padded on both sides.
+
+    Returns
+    -------
+    Tensor of shape (N, O, OH, OW)
+        OH = (H + 2 * padding - KH) // stride + 1, and OW alike.
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not fit, or the kernel is larger than the padded image.
+
+    Notes
+    -----
+    With s the stride and p the padding, and x = 0 outside the image,
+
+        y[n,o,i,j] = b[o] + sum_{c,k,l} x[n, c, s i + k - p, s j + l - p] w[o,c,k,l].
+
+    Each y is linear in x and in w, so the chain rule only collects the terms in which one of them occurs
+    (Dumoulin and Visin, "A guide to convolution arithmetic", 2016, chapter 4):
+
+        dL/dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[n, c, s i + k - p, s j + l - p]
+        dL/dx[n,c,h,v] = sum_{o,k,l} dy[n,o,i,j] w[o,c,k,l]   over all i, j with s i + k - p = h, s j + l - p = v
+        dL/db[o]       = sum_{n,i,j} dy[n,o,i,j].
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x, w = tr.Tensor(np.ones((1, 1, 3, 3))), tr.Tensor(np.ones((1, 1, 3, 3)))
+    >>> tr.ops.conv2d(x, w, padding=1).data[0, 0]
+    array([[4., 6., 4.],
+           [6., 9., 6.],
+           [4., 6., 4.]])
+    """
+    stride, padding = _check.pair("stride", stride, 1), _check.pair("padding", padding, 0)
+    _check.images(x)
+    if weight.ndim != 4 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
+        raise ValueError(
+            f"weight: got shape {weight.shape}, expected (O, {x.shape[1]}, KH, KW) for x of shape {x.shape}"
+        )
+    _check.vector("bias", bias, weight.shape[0], "the output channels of weight")
+    _check.same_dtype(x, weight=weight, bias=bias)
+    _check.window(x, (weight.shape[2], weight.shape[3]), padding)
+    a, w, options = x.data, weight.data, {"stride": stride, "padding": padding}
+    needs_x, needs_w, kernels = x.requires_grad, weight.requires_grad, backend.active
+
+    def pullback(dy: Array) -> Sequence[Array | None]:
+        dx = kernels.conv2d_input_grad(dy, w, a.shape, **options) if needs_x else None
+        dw = kernels.conv2d_weight_grad(dy, a, w.shape, **options) if needs_w else None
+        return (dx, dw) if bias is None else (dx, dw, dy.sum((0, 2, 3)))
+
+    y = kernels.conv2d(a, w, None if bias is None else bias.data, **options)
+    return record("conv2d", y, (x, weight) if bias is None else (x, weight, bias), pullback)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Affine map of the last axis, y = x W^T + b.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, I)
+    weight : Tensor of shape (O, I)
+    bias : Tensor of shape (O,), optional
+
+    Returns
+    -------
+    Tensor of shape (N, O)
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not fit.
+
+    Notes
+    -----
+    A sample is an image of one pixel, and this is a 1x1 convolution: dx = dy W, dW = dy^T x, db = sum_n dy[n].
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.linear(tr.Tensor([[1.0, 2.0]]), tr.Tensor([[3.0, 4.0]]), tr.Tensor([0.5])).data
+    array([[11.5]], dtype=float32)
+    """
+    if x.ndim != 2:
+        raise ValueError(f"x: got shape {x.shape}, expected 2 axes (N, I); flatten it first")
+    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
+        raise ValueError(f"weight: got shape {weight.shape}, expected (O, {x.shape[1]}) for x of shape {x.shape}")
+    pixels, kernel = x.reshape(*x.shape, 1, 1), weight.reshape(*weight.shape, 1, 1)
+    return conv2d(pixels, kernel, bias).reshape(x.shape[0], weight.shape[0])

@@ -1,0 +1,61 @@
+"""The training loss."""
+
+from typing import Any
+
+import numpy as np
+
+from tinyres.tensor import Tensor, record
+
+
+def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy between the softmax of `logits` and the true classes.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (N, K)
+    target : array of int, shape (N,)
+        Class of each sample, 0 to K - 1.
+    label_smoothing : float
+        From 0 to 1: this much of the target's mass is spread evenly over all K classes (Szegedy et al.,
+        "Rethinking the Inception architecture", 2016, section 7).
+
+    Returns
+    -------
+    Tensor of shape ()
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not fit, or a class is out of range.
+
+    Notes
+    -----
+    With p = softmax(logits) and q the smoothed one-hot target, L = -1/N sum_{n,k} q[n,k] log p[n,k]. Since
+    d log p_k / d logit_j = [j = k] - p_j and sum_k q_k = 1, dL/dlogits = (p - q) / N.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> round(tr.ops.cross_entropy(tr.Tensor([[0.0, 0.0]]), [1]).item(), 4)
+    0.6931
+    """
+    target = np.asarray(target.data if isinstance(target, Tensor) else target)
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise ValueError(f"logits: got shape {logits.shape}, expected (N, K), N samples of K classes")
+    n, k = logits.shape
+    if target.shape != (n,) or target.dtype.kind not in "iu":
+        raise ValueError(
+            f"target: got shape {target.shape} {target.dtype}, expected ({n},) of int, a class for each sample"
+        )
+    if target.min() < 0 or target.max() >= k:
+        raise ValueError(f"target: got classes from {target.min()} to {target.max()}, expected 0 to {k - 1}")
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 to 1")
+
+    x = logits.data
+    shifted = x - x.max(1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+    q = np.full(x.shape, label_smoothing / k, x.dtype)
+    q[np.arange(n), target] += 1 - label_smoothing
+    loss = -(q * log_p).sum() / n
+    return record("cross_entropy", loss, (logits,), lambda dy: (dy * (np.exp(log_p) - q) / n,))

@@ -1,0 +1,112 @@
+"""Batch norm, fused with the shortcut's addition and the ReLU that follow it in a residual block."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tinyres import backend
+from tinyres.ops import _check
+from tinyres.tape import Array
+from tinyres.tensor import Tensor, record
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Array,
+    running_var: Array,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    training: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Normalise each channel, scale and shift it; optionally add a shortcut and apply ReLU in the same pass.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, H, W)
+    running_mean, running_var : ndarray of shape (C,)
+        Used in evaluation; in training they are updated in place,
+        running = (1 - momentum) * running + momentum * batch, with the unbiased variance of the batch.
+    weight, bias : Tensor of shape (C,)
+        gamma and beta.
+    training : bool
+        Normalise with the batch's own mean and variance.
+    momentum, eps : float
+    residual : Tensor of shape (N, C, H, W), optional
+        Added before the ReLU: the shortcut of a residual block.
+    relu : bool
+        Apply ReLU at the end.
+
+    Returns
+    -------
+    Tensor of shape (N, C, H, W)
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not fit, or there is only one value per channel in training: its variance says nothing.
+
+    Notes
+    -----
+    Ioffe and Szegedy, "Batch normalization", 2015, algorithm 1. Over the P = N H W values of a channel,
+
+        z = (x - mean) / sqrt(var + eps),   y = relu(gamma z + beta + residual).
+
+    Let g = dL/dy where y > 0 (all of dL/dy without ReLU): it is the gradient of the shortcut, and then
+
+        dL/dbeta = sum g,   dL/dgamma = sum g z.
+
+    In training mean and var depend on x as well. With r = 1 / sqrt(var + eps), d mean / dx_i = 1/P,
+    d var / dx_i = 2 (x_i - mean) / P and dr/dvar = -r^3 / 2,
+
+        dz_k/dx_i = r ([i = k] - 1/P) - (x_k - mean) r^3 (x_i - mean) / P = r ([i = k] - 1/P - z_i z_k / P)
+        dL/dx_i   = gamma sum_k g_k dz_k/dx_i = gamma r (g_i - dL/dbeta / P - z_i dL/dgamma / P),
+
+    which is the original paper's result with its terms collected. In evaluation only gamma r g_i is left.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.arange(4.0).reshape(4, 1, 1, 1))
+    >>> one, zero = tr.Tensor(np.ones(1)), tr.Tensor(np.zeros(1))
+    >>> y = tr.ops.batch_norm(x, np.zeros(1), np.ones(1), one, zero, training=True, relu=True)
+    >>> y.data.ravel().round(3)
+    array([0.   , 0.   , 0.447, 1.342])
+    """
+    _check.images(x)
+    channels = x.shape[1]
+    _check.vector("weight", weight, channels, "the channels of x")
+    _check.vector("bias", bias, channels, "the channels of x")
+    for name, array in (("running_mean", running_mean), ("running_var", running_var)):
+        if array.shape != (channels,):
+            raise ValueError(f"{name}: got shape {array.shape}, expected ({channels},), the channels of x")
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f"residual: got shape {residual.shape}, expected {x.shape}, that of x")
+    _check.same_dtype(x, weight=weight, bias=bias, residual=residual)
+    pixels = x.size // max(channels, 1)
+    if training and pixels < 2:
+        raise ValueError(f"x: got shape {x.shape}, expected more than one value per channel in training")
+
+    a, gamma, beta = x.data, weight.data, bias.data
+    kernels, shortcut = backend.active, residual is not None
+    if training:
+        mean, var = kernels.batch_norm_statistics(a)
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
+    else:
+        mean, var = running_mean, running_var
+    inv_std = (1 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(a.dtype)
+    mean = np.array(mean, a.dtype)  # a copy: the running one will change
+    y = kernels.batch_norm_apply(a, mean, gamma * inv_std, beta, None if residual is None else residual.data, relu=relu)
+
+    def pullback(dy: Array) -> Sequence[Array | None]:
+        dx, dgamma, dbeta, dresidual = kernels.batch_norm_grad(
+            dy, a, y, mean, inv_std, gamma, beta, training=training, relu=relu, residual=shortcut
+        )
+        return (dx, dgamma, dbeta, dresidual) if shortcut else (dx, dgamma, dbeta)
+
+    return record("batch_norm", y, (x, weight, bias) + ((residual,) if residual is not None else ()), pullback)

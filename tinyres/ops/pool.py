@@ -1,0 +1,103 @@
+"""Pooling: windows of an image reduced to their largest element or their mean."""
+
+from tinyres import backend
+from tinyres.ops import _check
+from tinyres.tensor import Tensor, record
+
+_Size = int | tuple[int, int]
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: _Size,
+    *,
+    stride: _Size | None = None,
+    padding: _Size = 0,
+) -> Tensor:
+    """Largest element of each window.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, H, W)
+    kernel_size : int or pair of int
+    stride : int or pair of int, optional
+        `kernel_size` by default: windows that touch and do not overlap.
+    padding : int or pair of int
+        Padding is never the maximum. At most half the kernel, so that no window is all padding.
+
+    Returns
+    -------
+    Tensor of shape (N, C, OH, OW)
+
+    Raises
+    ------
+    ValueError
+        Where the window does not fit the image, or padding is more than half of it.
+
+    Notes
+    -----
+    dL/dx at the position of a window's maximum gets that window's dL/dy; of equal elements, the first one in
+    reading order gets all of it.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.max_pool2d(tr.Tensor(np.arange(16.0).reshape(1, 1, 4, 4)), 2).data[0, 0]
+    array([[ 5.,  7.],
+           [13., 15.]])
+    """
+    kernel, options = _window(x, kernel_size, stride, padding)
+    shape, kernels = x.shape, backend.active
+    y, taps = kernels.max_pool2d(x.data, kernel, **options)
+    return record("max_pool2d", y, (x,), lambda dy: (kernels.max_pool2d_grad(dy, taps, shape, kernel, **options),))
+
+
+def avg_pool2d(
+    x: Tensor,
+    kernel_size: _Size,
+    *,
+    stride: _Size | None = None,
+    padding: _Size = 0,
+) -> Tensor:
+    """Mean of each window, padding counted as zeros. Parameters and errors as for `max_pool2d`.
+
+    Notes
+    -----
+    Every element of a window gets dL/dy / (KH KW) from it.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.avg_pool2d(tr.Tensor(np.arange(16.0).reshape(1, 1, 4, 4)), 2).data[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
+    """
+    kernel, options = _window(x, kernel_size, stride, padding)
+    shape, kernels = x.shape, backend.active
+    y = kernels.avg_pool2d(x.data, kernel, **options)
+    return record("avg_pool2d", y, (x,), lambda dy: (kernels.avg_pool2d_grad(dy, shape, kernel, **options),))
+
+
+def global_avg_pool2d(x: Tensor) -> Tensor:
+    """Mean over all pixels of each channel: (N, C, H, W) -> (N, C, 1, 1) (Lin et al., "Network in network", 2013).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.global_avg_pool2d(tr.Tensor(np.arange(4.0).reshape(1, 1, 2, 2))).data.ravel()
+    array([1.5])
+    """
+    _check.images(x)
+    return avg_pool2d(x, (x.shape[2], x.shape[3]))
+
+
+def _window(
+    x: Tensor, kernel_size: _Size, stride: _Size | None, padding: _Size
+) -> tuple[tuple[int, int], dict[str, tuple[int, int]]]:
+    """The kernel's size, and the other two as keyword arguments, checked."""
+    kernel, pad = _check.pair("kernel_size", kernel_size, 1), _check.pair("padding", padding, 0)
+    _check.images(x)
+    _check.window(x, kernel, pad)
+    if any(2 * p > k for p, k in zip(pad, kernel, strict=True)):
+        raise ValueError(f"padding: got {padding}, expected at most half of kernel_size {kernel_size}")
+    return kernel, {"stride": kernel if stride is None else _check.pair("stride", stride, 1), "padding": pad}

@@ -1,0 +1,240 @@
+"""Optimizers: how a gradient changes a parameter."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyres.nn.module import Module, Parameter
+from tinyres.tape import Array
+
+
+def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups with weight decay on weight matrices and kernels only, not on biases and batch norm.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.nn.Sequential(tr.nn.Linear(2, 2), tr.nn.Linear(2, 2))
+    >>> [(len(g["params"]), g["weight_decay"]) for g in tr.optim.decay_groups(net, 5e-4)]
+    [(2, 0.0005), (2, 0.0)]
+    """
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
+    """Scale all gradients so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
+
+    A norm that is NaN or infinite is returned and leaves the gradients as they are.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> p = tr.nn.Parameter([0.0, 0.0]); p.grad = np.array([3.0, 4.0], np.float32)
+    >>> tr.optim.clip_grad_norm([p], 1.0), p.grad
+    (5.0, array([0.6, 0.8], dtype=float32))
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm: got {max_norm}, expected more than 0")
+    with_gradient = [p for p in parameters if p.grad is not None]
+    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in (np.float64(p.grad) for p in with_gradient))))
+    if np.isfinite(norm) and norm > max_norm:
+        for p in with_gradient:
+            p.grad = p.grad * p.dtype.type(max_norm / norm)
+    return norm
+
+
+class Optimizer:
+    """Base class: parameters in groups, each with its own settings, and named arrays of state for each parameter.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or sequence of dict
+        Groups as in PyTorch: ``[{"params": [...], "weight_decay": 0.0}, ...]``; what a group leaves out it takes
+        from `defaults`.
+    defaults : mapping
+        Settings; ``groups[i]["lr"]`` can be assigned at any time.
+    """
+
+    slots: tuple[str, ...] = ()  # names of the state arrays, each of its parameter's shape
+
+    def __init__(self, params: Iterable[Parameter] | Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
+        entries = list(params)
+        groups = entries if entries and isinstance(entries[0], Mapping) else [{"params": entries}]
+        self.groups: list[dict[str, Any]] = [
+            {**defaults, **group, "params": list(group["params"])}  # type: ignore[dict-item,index]
+            for group in groups
+        ]
+        if not any(group["params"] for group in self.groups):
+            raise ValueError("params: got no parameters, expected at least one")
+        for group in self.groups:
+            for name, low in (("lr", 0.0), ("weight_decay", 0.0)):
+                if not group[name] >= low:
+                    raise ValueError(f"{name}: got {group[name]}, expected {low} or more")
+        self.step_count = 0
+        self.state: dict[Parameter, dict[str, Array]] = {
+            p: {slot: np.zeros_like(p.data) for slot in self.slots} for group in self.groups for p in group["params"]
+        }
+
+    def set_lr(self, lr: float) -> None:
+        """Use this learning rate from now on, in all groups."""
+        for group in self.groups:
+            group["lr"] = lr
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.state:
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient. Deterministic: parameters are taken in order."""
+        self.step_count += 1
+        for group in self.groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if not parameter.data.flags.writeable:  # a graph that is still alive has saved the old values
+                    parameter.data = parameter.data.copy()
+                self.update(parameter.data, parameter.grad, self.state[parameter], group)
+
+    def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
+        """Change the array `p` in place, given its gradient; subclasses define it."""
+        raise TypeError(f"{type(self).__name__} defines no update()")
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all state arrays, ``"0.momentum"`` being that of the first parameter, and the step count."""
+        arrays = {f"{i}.{slot}": s[slot].copy() for i, s in enumerate(self.state.values()) for slot in self.slots}
+        return {"step_count": np.array(self.step_count), **arrays}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of the same optimizer on the same parameters.
+
+        Raises
+        ------
+        ValueError
+            Where names or shapes differ. Nothing has been changed then.
+        """
+        own = self.state_dict()
+        wrong = [
+            n for n in own.keys() | state.keys() if n not in own or n not in state or np.shape(state[n]) != own[n].shape
+        ]
+        if wrong:
+            raise ValueError(
+        """Copies of all state arrays, and the step count; ``"0.momentum"`` is that of the first parameter."""
+            )
+        self.step_count = int(state["step_count"])
+        for i, arrays in enumerate(self.state.values()):
+            for slot in self.slots:
+                arrays[slot][...] = state[f"{i}.{slot}"]
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or groups
+    lr : float
+    momentum : float
+    weight_decay : float
+        Adds weight_decay * p to the gradient.
+    nesterov : bool
+
+    Notes
+    -----
+    As in PyTorch, with g the gradient plus weight decay,
+
+        v <- momentum v + g,   p <- p - lr v   (Nesterov: p <- p - lr (g + momentum v)).
+
+    Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the learning
+    rate outside of v.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> p = tr.nn.Parameter([1.0]); p.grad = np.ones(1, np.float32)
+    >>> tr.optim.SGD([p], lr=0.5).step(); p.data
+    array([0.5], dtype=float32)
+    """
+
+    slots = ("momentum",)
+
+    def __init__(
+        self,
+        params: Iterable[Parameter] | Sequence[Mapping[str, Any]],
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum: got {momentum}, expected 0 or more and less than 1")
+        if nesterov and not momentum:
+            raise ValueError("nesterov: got True without momentum, expected momentum > 0")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+
+    def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
+        lr, momentum, weight_decay = (p.dtype.type(group[k]) for k in ("lr", "momentum", "weight_decay"))
+        if weight_decay:
+            g = g + weight_decay * p
+        v = state["momentum"]
+        v *= momentum
+        v += g
+        p -= lr * (g + momentum * v if group["nesterov"] else v)
+
+
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or groups
+    lr : float
+    betas : pair of float
+        Decay of the running mean of the gradient, and of its square.
+    eps : float
+    weight_decay : float
+
+    Notes
+    -----
+    Loshchilov and Hutter, "Decoupled weight decay regularization", 2019, algorithm 2, in PyTorch's form: at step t,
+
+        p <- p (1 - lr weight_decay),   m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,
+        p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> p = tr.nn.Parameter([1.0]); p.grad = np.ones(1, np.float32)
+    >>> tr.optim.AdamW([p], lr=0.1, weight_decay=0.0).step(); p.data.round(3)
+    array([0.9], dtype=float32)
+    """
+
+    slots = ("mean", "square")
+
+    def __init__(
+        self,
+        params: Iterable[Parameter] | Sequence[Mapping[str, Any]],
+        lr: float = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas: got {betas}, expected two numbers of 0 or more and less than 1")
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
+        lr, (b1, b2), t = group["lr"], group["betas"], self.step_count
+        m, v = state["mean"], state["square"]
+        p *= p.dtype.type(1 - lr * group["weight_decay"])
+        m += p.dtype.type(1 - b1) * (g - m)
+        v += p.dtype.type(1 - b2) * (g * g - v)
+        scale = p.dtype.type(np.sqrt(1 - b2**t))
+        p -= p.dtype.type(lr / (1 - b1**t)) * m / (np.sqrt(v) / scale + p.dtype.type(group["eps"]))

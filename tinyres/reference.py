@@ -1,0 +1,109 @@
+"""Every kernel once more in plain NumPy, a few lines each: the definition, and the oracle of the tests.
+
+Shapes are PyTorch's: images (N, C, H, W), weights (O, C, KH, KW). Same names, arguments and results as
+`tinyres.kernels`; choose them with ``tr.use_backend("reference")``.
+"""
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+
+def _windows(x, kernel_size, stride):
+    """(N, C, H, W) -> (N, C, OH, OW, KH, KW): a view of every window."""
+    return sliding_window_view(x, kernel_size, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+
+
+def _padded(x, padding, value=0):
+    (ph, pw) = padding
+    return np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=value)
+
+
+def _scatter(parts, x_shape, kernel_size, stride, padding):
+    """Transpose of `_windows` of `_padded`: add parts (N, C, OH, OW, KH, KW) up where they came from."""
+    (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
+    n, c, height, width = x_shape
+    oh, ow = parts.shape[2:4]
+    padded = np.zeros((n, c, height + 2 * ph, width + 2 * pw), parts.dtype)
+    for k in range(kh):
+        for l in range(kw):
+            padded[:, :, k : k + oh * sh : sh, l : l + ow * sw : sw] += parts[..., k, l]
+    return padded[:, :, ph : ph + height, pw : pw + width]
+
+
+def conv2d(x, weight, bias=None, *, stride, padding):
+    windows = _windows(_padded(x, padding), weight.shape[2:], stride)
+    y = np.einsum("ncijkl,ockl->noij", windows, weight)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
+    parts = np.einsum("noij,ockl->ncijkl", dy, weight)
+    return _scatter(parts, x_shape, weight.shape[2:], stride, padding)
+
+
+def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
+    windows = _windows(_padded(x, padding), weight_shape[2:], stride)
+    return np.einsum("noij,ncijkl->ockl", dy, windows[:, :, : dy.shape[2], : dy.shape[3]])
+
+
+def batch_norm_statistics(x):
+    x = x.astype(np.float64)
+    return x.mean((0, 2, 3)), x.var((0, 2, 3))
+
+
+def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
+    y = (x - _per_channel(mean)) * _per_channel(scale) + _per_channel(bias)
+    if residual is not None:
+        y = y + residual
+    return np.maximum(y, 0) if relu else y
+
+
+def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual):
+    g = relu_grad(dy, y) if relu else dy
+    normalised = (x - _per_channel(mean)) * _per_channel(inv_std)
+    dbias = g.sum((0, 2, 3))
+    dweight = (g * normalised).sum((0, 2, 3))
+    dx = g
+    if training:
+        pixels = x.size // x.shape[1]
+        dx = g - (_per_channel(dbias) + normalised * _per_channel(dweight)) / pixels
+    return dx * _per_channel(weight * inv_std), dweight, dbias, g if residual else None
+
+
+def _per_channel(v):
+    return v[:, None, None]
+
+
+def add_to(total, part):
+    total += part
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def relu_grad(dy, y):
+    return np.where(y <= 0, 0, dy)
+
+
+def max_pool2d(x, kernel_size, *, stride, padding):
+    windows = _windows(_padded(x, padding, -np.inf), kernel_size, stride)
+    windows = windows.reshape(*windows.shape[:4], -1)
+    taps = windows.argmax(-1)
+    return np.take_along_axis(windows, taps[..., None], -1)[..., 0], taps.astype(np.int32)
+
+
+def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
+    parts = np.zeros((*dy.shape, kernel_size[0] * kernel_size[1]), dy.dtype)
+    np.put_along_axis(parts, taps[..., None].astype(np.intp), dy[..., None], -1)
+    return _scatter(parts.reshape(*dy.shape, *kernel_size), x_shape, kernel_size, stride, padding)
+
+
+def avg_pool2d(x, kernel_size, *, stride, padding):
+    return _windows(_padded(x, padding), kernel_size, stride).mean((4, 5))
+
+
+def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
+    share = dy / (kernel_size[0] * kernel_size[1])
+    parts = np.broadcast_to(share[..., None, None], (*dy.shape, *kernel_size))
+    return _scatter(parts, x_shape, kernel_size, stride, padding)

@@ -1,0 +1,292 @@
+"""The tape: what remembers a computation and runs it backward.
+
+A node is one operation that was carried out. It knows its parents, and a pullback: a function that takes dL/dy,
+the gradient of the loss with respect to the operation's result, and returns one gradient for each parent. Everything
+else about differentiation is in this file, once: the order of nodes, the sum where a result is used twice, the sums
+that undo broadcasting, and the errors. Reverse-mode differentiation is nothing more than this; see Baydin et al.,
+"Automatic differentiation in machine learning: a survey", JMLR 18 (2018), section 3.2.
+
+Leaves, where gradients end up, are tensors; all the tape knows of one is a shape, a dtype, `grad` and `hooks`.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from tinyres import backend
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Pullback: TypeAlias = Callable[[Array], Sequence[Array | None]]
+Hook: TypeAlias = Callable[[Array], Array | None]
+
+
+class Leaf(Protocol):
+    """Where gradients are collected."""
+
+    grad: Array | None
+    hooks: list[Hook]
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+
+# ---------------------------------------------------------------- state of the thread
+class _State(threading.local):
+    grad_enabled = True
+    anomaly = False
+
+    def __init__(self) -> None:
+        self.scope: list[str] = []  # names of the modules being called, outermost first
+
+
+state = _State()
+
+
+@contextlib.contextmanager
+def _setting(name: str, value: bool) -> Iterator[None]:
+    before = getattr(state, name)
+    setattr(state, name, value)
+    try:
+        yield
+    finally:
+        setattr(state, name, before)
+
+
+def no_grad() -> contextlib.AbstractContextManager[None]:
+    """Record nothing inside this block: for evaluation, where no gradient is wanted and memory matters.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> w = tr.Tensor([1.0, 2.0], requires_grad=True)
+    >>> with tr.no_grad():
+    ...     (w * 2).requires_grad
+    False
+    """
+    return _setting("grad_enabled", False)
+
+
+def detect_anomaly() -> contextlib.AbstractContextManager[None]:
+    """Raise `FloatingPointError` at the first operation, forward or backward, that gives a NaN or an infinity.
+
+    The message names the operation, the module it ran in, the first such element, and the range of the
+    values that went in. Each result is read once more, so a step is slower.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> with tr.detect_anomaly():
+    ...     tr.Tensor([1.0, 0.0]).log()
+    Traceback (most recent call last):
+    FloatingPointError: forward of 'log' gave -inf at index (1,) of an output of shape (2,); its inputs: [0, 1]
+    """
+    return _setting("anomaly", True)
+
+
+@contextlib.contextmanager
+def scope(name: str) -> Iterator[None]:
+    """Nodes recorded in this block belong to the module `name` (inside those of the blocks around it)."""
+    state.scope.append(name)
+    try:
+        yield
+    finally:
+        state.scope.pop()
+
+
+def check_finite(what: str, array: Array, kind: str, inputs: Sequence[Array]) -> None:
+    """Raise what `detect_anomaly` promises if the array has an element that is not finite."""
+    if np.isfinite(array).all():
+        return
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+    ranges = ", ".join(f"[{np.min(a):.4g}, {np.max(a):.4g}]" for a in inputs if a.size)
+    raise FloatingPointError(
+        f"{what} gave {array[index]} at index {index} of {kind} of shape {array.shape}; its inputs: {ranges}"
+    )
+
+
+# ---------------------------------------------------------------- arrays a pullback holds
+_locks: dict[int, tuple[Array, int]] = {}  # id -> the array and how many nodes hold it
+
+
+def _lock(arrays: list[Array]) -> None:
+    for array in arrays:
+        held, count = _locks.get(id(array), (array, 0))
+        if count or array.flags.writeable:
+            array.flags.writeable = False
+            _locks[id(array)] = held, count + 1
+
+
+def _unlock(arrays: list[Array]) -> None:
+    for array in arrays:
+        if id(array) not in _locks:
+            continue  # was read-only before any node held it
+        _, count = _locks.pop(id(array))
+        if count > 1:
+            _locks[id(array)] = array, count - 1
+        else:
+            with contextlib.suppress(ValueError):  # a view stays read-only while its base is
+                array.flags.writeable = True
+
+
+class Node:
+    """One recorded operation: who its parents are, and how a gradient passes from it to them.
+
+    Attributes
+    ----------
+    name : str
+        The operation, e.g. ``"conv2d"``.
+    module : str
+        Path of the module that called it, e.g. ``"layer1.0.conv1"``; empty outside any module.
+    shape, dtype
+        Of the operation's result.
+    parents : tuple of Node, Leaf or None
+        For each input: the node that computed it, or the leaf itself, or None where no gradient is wanted.
+    pullback : callable or None
+        None once the graph has been freed.
+    """
+
+    __slots__ = ("__weakref__", "dtype", "hooks", "module", "name", "parents", "pullback", "saved", "shape")
+
+    def __init__(self, name: str, y: Array, parents: Sequence["Node | Leaf | None"], pullback: Pullback) -> None:
+        self.name, self.module = name, ".".join(state.scope)
+        self.shape, self.dtype = y.shape, y.dtype
+        self.parents = tuple(parents)
+        self.pullback: Pullback | None = pullback
+        self.hooks: list[Hook] = []
+        cells = (cell.cell_contents for cell in getattr(pullback, "__closure__", None) or ())
+        self.saved = [value for value in cells if isinstance(value, np.ndarray)]
+
+    def lock(self, arrays: Sequence[Array]) -> None:
+        """Make what the pullback saved read-only, and those of `arrays` that share its memory."""
+        for array in arrays:
+            if any(array is not other and np.may_share_memory(array, other) for other in self.saved):
+                self.saved.append(array)
+        _lock(self.saved)
+
+    def free(self) -> None:
+        """Drop what the pullback holds. A later backward through this node says so."""
+        self.pullback, self.parents = None, ()
+        _unlock(self.saved)
+        self.saved = []
+
+    def __del__(self) -> None:
+        _unlock(self.saved)
+
+    def __repr__(self) -> str:
+        return f"<{self.name}{self.shape}{' in ' + self.module if self.module else ''}>"
+
+
+# ---------------------------------------------------------------- backward
+def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> None:
+    """Carry dL/droot to all leaves below `root` and add it to their `grad`; free each node once it is done."""
+    order = _topological_order(root)
+    gradients = {id(root): _Sum(gradient, owned=True)}
+    while order:
+        node = order.pop()
+        total = gradients.pop(id(node), None)
+        if total is None:
+            continue  # every pullback above it gave None
+        total = _run_hooks(node, total)
+        if not isinstance(node, Node):
+            node.grad = total.copied() if node.grad is None else node.grad + total.array
+            continue
+        parts = _pull(node, total.array)
+        for parent, part in zip(node.parents, parts, strict=True):
+            if parent is None or part is None:
+                continue
+            if id(parent) in gradients:
+                gradients[id(parent)].add(part)
+            else:
+                gradients[id(parent)] = _Sum(part, owned=_is_fresh(part, [total.array, *parts]))
+        if not retain_graph:
+            node.free()
+
+
+def _is_fresh(part: Array, others: Sequence[Array | None]) -> bool:
+    """Whether nobody else sees this array: it is in `others` once, and shares no memory with the rest of them."""
+    return part.flags.writeable and sum(o is not None and np.may_share_memory(part, o) for o in others) == 1
+
+
+class _Sum:
+    """A gradient while it is being added up. `owned`: nobody else sees the array, so it can be added to in place."""
+
+    __slots__ = ("array", "owned")
+
+    def __init__(self, array: Array, owned: bool) -> None:
+        self.array, self.owned = array, owned
+
+    def add(self, part: Array) -> None:
+        if self.owned:
+            backend.active.add_to(self.array, part)
+        else:
+            self.array, self.owned = self.array + part, True
+
+    def copied(self) -> Array:
+        return self.array if self.owned else self.array.copy()
+
+
+def _topological_order(root: Node | Leaf) -> list[Node | Leaf]:
+    """Everything `root` was computed from, each after all of its parents. Iterative, since graphs are deep."""
+    order: list[Node | Leaf] = []
+    seen: set[int] = set()
+    stack: list[tuple[Node | Leaf, bool]] = [(root, False)]
+    while stack:
+        node, parents_done = stack.pop()
+        if parents_done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            if isinstance(node, Node):
+                if node.pullback is None:
+                    raise RuntimeError(
+                        f"backward: the graph below {node!r} was freed by an earlier backward; run the forward "
+                        "pass again, or call the first backward with retain_graph=True"
+                    )
+                stack.extend((p, False) for p in node.parents if p is not None and id(p) not in seen)
+    return order
+
+
+def _run_hooks(node: Node | Leaf, total: _Sum) -> _Sum:
+    for hook in list(node.hooks):
+        changed = hook(total.array)
+        if changed is not None:
+            total = _Sum(_conform(changed, node, "gradient hook"), owned=False)
+    return total
+
+
+def _pull(node: Node, dy: Array) -> list[Array | None]:
+    """The gradients that a node gives its parents, checked, each of its parent's shape and dtype."""
+    assert node.pullback is not None
+    parts = list(node.pullback(dy))
+    if len(parts) != len(node.parents):
+        raise RuntimeError(f"pullback of {node!r} gave {len(parts)} gradients for {len(node.parents)} parents")
+    for i, parent in enumerate(node.parents):
+        part = parts[i]
+        if parent is None or part is None:
+            parts[i] = None
+            continue
+        parts[i] = part = _conform(part, parent, f"pullback of {node!r}")
+        if state.anomaly:
+            where = f"backward of '{node.name}'" + (f" in {node.module}" if node.module else "")
+            check_finite(where, part, "a gradient", [dy])
+    return parts
+
+
+def _conform(gradient: Array, target: Node | Leaf, source: str) -> Array:
+    """Undo broadcasting: sum over the axes that were added or stretched from length 1."""
+    gradient = np.asarray(gradient)
+    if gradient.dtype != target.dtype:
+        raise TypeError(f"{source} gave a gradient of dtype {gradient.dtype}, expected {target.dtype}")
+    if gradient.shape == target.shape:
+        return gradient
+    added = gradient.ndim - len(target.shape)
+    if added < 0 or np.broadcast_shapes(gradient.shape, target.shape) != gradient.shape:
+        raise ValueError(f"{source} gave a gradient of shape {gradient.shape}, expected {target.shape}")
+    stretched = [i + added for i, n in enumerate(target.shape) if n == 1]
+    return gradient.sum((*range(added), *stretched)).reshape(target.shape)
