@@ -106,7 +106,7 @@ class Optimizer:
         raise TypeError(f"{type(self).__name__} defines no update()")
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all state arrays, ``"0.momentum"`` being that of the first parameter, and the step count."""
+        """Copies of all state arrays (``"0.momentum"``: that of the first parameter) and the step count."""
         arrays = {f"{i}.{slot}": s[slot].copy() for i, s in enumerate(self.state.values()) for slot in self.slots}
         return {"step_count": np.array(self.step_count), **arrays}
 
@@ -123,9 +123,8 @@ class Optimizer:
             n for n in own.keys() | state.keys() if n not in own or n not in state or np.shape(state[n]) != own[n].shape
         ]
         if wrong:
-            raise ValueError(
-        """Copies of all state arrays, and the step count; ``"0.momentum"`` is that of the first parameter."""
-            )
+            names = ", ".join(sorted(wrong)[:5])
+            raise ValueError(f"optimizer state does not fit {type(self).__name__} on these parameters: {names}")
         self.step_count = int(state["step_count"])
         for i, arrays in enumerate(self.state.values()):
             for slot in self.slots:
