@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyres.data import (
@@ -32,7 +32,6 @@ from tinyres.data import (
 )
 
 STILL = {"mean": [0.0], "std": [1.0]}
-untimed = settings(deadline=None)  # the first call compiles
 
 
 # ---------------------------------------------------------------- loader
@@ -51,7 +50,6 @@ loaders = st.fixed_dictionaries(
 )
 
 
-@untimed
 @given(st.integers(0, 30), loaders, st.integers(0, 100))
 def test_epoch_has_each_image_once(n, options, epoch):
     images, labels = numbered(n)
@@ -67,7 +65,6 @@ def test_epoch_has_each_image_once(n, options, epoch):
         np.testing.assert_array_equal(x, images[y].astype(np.float32) / 255)
 
 
-@untimed
 @given(st.integers(1, 30), loaders, st.integers(0, 100), st.data())
 def test_epoch_can_be_joined_at_any_batch(n, options, epoch, data):
     loader = Loader(*numbered(n), **options, **STILL, augment=Augment(pad=2, cutout=2))
@@ -79,7 +76,6 @@ def test_epoch_can_be_joined_at_any_batch(n, options, epoch, data):
         np.testing.assert_array_equal(y, y_again)
 
 
-@untimed
 @given(seeds, st.integers(0, 100), st.integers(0, 100))
 def test_epochs_and_seeds_differ(seed, epoch, other):
     images, labels = numbered(40)
@@ -186,7 +182,6 @@ def test_epoch_says_what_is_wrong_at_once():
         loader.epoch(0, start=3)
 
 
-@untimed
 @given(st.integers(1, 30), seeds, st.data())
 def test_split_parts_the_images(n, seed, data):
     images, labels = numbered(n)
@@ -226,7 +221,6 @@ def test_augment_says_what_is_wrong(name):
         Augment(**{name: -1})
 
 
-@untimed
 @given(st.integers(1, 600), st.integers(1, 4), st.integers(0, 2**32 - 1))
 def test_statistics_are_those_of_float64(n, channels, seed):
     images = np.random.default_rng(seed).integers(0, 256, (n, channels, 2, 3), np.uint8)
@@ -524,7 +518,6 @@ def test_real_cifar10():
 
 
 # ---------------------------------------------------------------- shapes
-@untimed
 @given(st.integers(0, 450), st.sampled_from(["train", "test"]), seeds)
 def test_shapes_are_those_of_their_index(n, split, seed):
     images, labels = shapes(n, split, seed=seed, size=8)

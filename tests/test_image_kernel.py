@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyres.kernels.image import augment_batch
@@ -41,7 +41,6 @@ def calls(draw):
     }
 
 
-@settings(deadline=None)  # the first call compiles
 @given(calls())
 def test_kernel_is_its_definition(call):
     args, options = call
@@ -51,7 +50,6 @@ def test_kernel_is_its_definition(call):
     np.testing.assert_array_equal(y, definition(*args, **options))
 
 
-@settings(deadline=None)  # the first call compiles
 @given(calls(), st.sampled_from(["read-only", "reversed", "channels-last"]))
 def test_kernel_takes_images_in_any_memory(call, memory):
     (images, index), options = call

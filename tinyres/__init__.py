@@ -1,6 +1,6 @@
 """Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
 
-from tinyres import models, nn, ops
+from tinyres import checkpoint, data, models, nn, ops, optim, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.nn.init import manual_seed
 from tinyres.tape import detect_anomaly, no_grad
@@ -9,6 +9,8 @@ from tinyres.tensor import Tensor, record
 __version__ = "0.1.0"
 __all__ = [
     "Tensor",
+    "checkpoint",
+    "data",
     "detect_anomaly",
     "manual_seed",
     "models",
@@ -16,8 +18,12 @@ __all__ = [
     "no_grad",
     "num_threads",
     "ops",
+    "optim",
     "record",
+    "schedule",
     "set_num_threads",
+    "testing",
+    "train",
     "use_algorithm",
     "use_backend",
 ]

@@ -15,6 +15,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from tinyres import models
+from tinyres.nn import Module
 from tinyres.tape import Array
 
 FORMAT = 1
@@ -44,7 +46,7 @@ def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any])
     Written beside the target, flushed to the disk, renamed over it, and the folder flushed: a crash at any moment
     leaves one of the two versions.
     """
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, **info})
     write_whole(path, safetensors.numpy.save(contiguous, metadata={"tinyres": text}))
 
@@ -101,3 +103,35 @@ def write_whole(path: str | Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+# ---------------------------------------------------------------- models from checkpoints
+def load_model(path: str | Path) -> tuple[Module, dict[str, Any]]:
+    """Make the model of a checkpoint, in evaluation mode, and return it with the checkpoint's information.
+
+    Raises
+    ------
+    CheckpointError
+        Where the file is not a checkpoint, or its arrays do not fit the model it names.
+    """
+    arrays, info = load(path)
+    try:
+        model = models.create(info["model"]["name"], **info["model"]["options"])
+        [info[key] for key in ("classes", "image_size", "mean", "std", "config")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: does not describe a model that tinyres has ({error})") from error
+    load_arrays(path, model, arrays)
+    return model.eval(), info
+
+
+def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> None:
+    """Put the model's arrays of a checkpoint into a model."""
+    try:
+        model.load_state_dict(part(arrays, "model"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its arrays are not of this model: {error}") from error
+
+
+def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """The arrays whose names start with ``<prefix>.``, without it."""
+    return {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from tinyres.models.resnet import FAMILY, BasicBlock, PaddedIdentity, PlainBlock, ResNet, create, projection
+from tinyres.models.resnet import FAMILY, BasicBlock, PaddedIdentity, PlainBlock, ResNet, check_name, create, projection
+from tinyres.models.summary import Row, summarize
 
 resnet20, resnet32, resnet44, resnet56, resnet110, resnet1202, plain20, plain32, plain44, plain56 = (
     partial(create, name) for name in FAMILY
@@ -14,6 +15,8 @@ __all__ = [
     "PaddedIdentity",
     "PlainBlock",
     "ResNet",
+    "Row",
+    "check_name",
     "create",
     "plain20",
     "plain32",
@@ -26,4 +29,5 @@ __all__ = [
     "resnet56",
     "resnet110",
     "resnet1202",
+    "summarize",
 ]

@@ -5,6 +5,7 @@ channels in its first block. A block computes y = relu(F(x) + x), or F(x) + W x 
 equations 1 and 2). Names of modules and parameters are torchvision's.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -185,9 +186,13 @@ def create(name: str, **options: Any) -> ResNet:
     >>> sum(p.size for p in net.parameters())
     269722
     """
-    if name not in FAMILY:
-        import difflib
-
-        near = difflib.get_close_matches(name, FAMILY, n=3) or list(FAMILY)
-        raise ValueError(f"model: there is no {name!r}; did you mean {' or '.join(near)}?")
+    check_name(name)
     return ResNet(**{**FAMILY[name], **options})
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError, with the nearest names, where the family has no such model."""
+    if name not in FAMILY:
+        near = difflib.get_close_matches(name, FAMILY, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FAMILY)}"
+        raise ValueError(f"model: there is no {name!r}; {hint}")

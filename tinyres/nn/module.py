@@ -56,8 +56,12 @@ class Module:
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, Parameter | Module) and "_modules" not in self.__dict__:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
-        for group in (self.__dict__.get(g, {}) for g in ("_parameters", "_buffers", "_modules")):
-            group.pop(name, None)
+        buffers = self.__dict__.get("_buffers", {})
+        if name in buffers and isinstance(value, np.ndarray):
+            buffers[name] = value  # also what `self.count += 1` comes to
+        else:
+            for group in (self.__dict__.get(g, {}) for g in ("_parameters", "_buffers", "_modules")):
+                group.pop(name, None)
         if isinstance(value, Parameter):
             self._parameters[name] = value
         elif isinstance(value, Module):

@@ -1,0 +1,30 @@
+"""Compile every kernel that a float32 training step needs, one after the other."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from tinyres.kernels import conv, elementwise, image, norm, pool
+
+
+def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Names of kernels, and calls that compile them (or load them from the cache). Run them in this order."""
+    x: np.ndarray = np.ones((2, 8, 8, 4), dtype).transpose(0, 3, 1, 2)
+    weight: np.ndarray = np.ones((4, 4, 3, 3), dtype)
+    vector: np.ndarray = np.ones(4, dtype)
+    window = {"stride": (1, 1), "padding": (1, 1)}
+    yield "convolution", partial(conv.conv2d, x, weight, **window)
+    yield "convolution, weight gradient", partial(conv.conv2d_weight_grad, x, x, weight.shape, **window)
+    yield "batch norm, statistics", partial(norm.batch_norm_statistics, x)
+    yield "batch norm", partial(norm.batch_norm_apply, x, vector, vector, vector, relu=True)
+    flags = {"training": True, "relu": True, "residual": True}
+    yield "batch norm, gradient", partial(norm.batch_norm_grad, x, x, x, *[vector] * 4, **flags)
+    yield "ReLU", partial(elementwise.relu, x)
+    yield "sum of gradients", partial(elementwise.add_to, x.copy(order="K"), x)
+    size, square = (8, 8), {"stride": (8, 8), "padding": (0, 0)}
+    yield "average pooling", partial(pool.avg_pool2d, x, size, **square)
+    dy: np.ndarray = np.ones((2, 1, 1, 4), dtype).transpose(0, 3, 1, 2)
+    yield "average pooling, gradient", partial(pool.avg_pool2d_grad, dy, x.shape, size, **square)
+    draw = {"corner": [[0, 0]], "flip": [False], "centre": [[0, 0]], "mean": [0], "std": [1], "pad": 0, "cutout": 0}
+    yield "image pipeline", partial(image.augment_batch, np.zeros((1, 1, 2, 2), np.uint8), [0], **draw)

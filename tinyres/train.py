@@ -1,0 +1,426 @@
+"""Training: the loop, its run folder, and how it stops and goes on.
+
+A run folder holds ``config.json`` (what was asked for), ``metrics.jsonl`` (a line for each epoch, the test result at
+the end), ``last.safetensors`` and ``best.safetensors`` (checkpoints), and ``curves.png`` where matplotlib is installed.
+
+Everything a run does is a function of its configuration: the order of images and their variation come from
+(seed, epoch, batch), the learning rate from the step, and sums do not depend on the number of threads. So a run that
+was stopped goes on from ``last.safetensors`` as if it had not been.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from tinyres import checkpoint, data, models, ops, optim, schedule
+from tinyres.nn import Module
+from tinyres.nn.init import manual_seed
+from tinyres.tape import Array, detect_anomaly, no_grad
+from tinyres.tensor import Tensor
+
+EVAL_BATCH = 250
+ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is asked to do; the defaults are the recipe of the README.
+
+    Raises
+    ------
+    ValueError
+        Naming the first field whose value makes no sense.
+    """
+
+    dataset: str = "cifar10"
+    data: str | None = None
+    model: str = "resnet20"
+    shortcut: str | None = None  # None: the model's own
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.5
+    schedule: str = "one-cycle"
+    warmup: float = 0.2
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    decay_bias: bool = True
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    pad: int = 4
+    flip: bool = True
+    cutout: int = 0
+    validation: int = 5000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def expect(name: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+
+        expect("dataset", self.dataset in DATASETS, f"one of {', '.join(DATASETS)}")
+        expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
+        expect("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        for name in ("epochs", "batch_size"):
+            expect(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("pad", "cutout", "validation", "seed", "weight_decay"):
+            expect(name, getattr(self, name) >= 0, "0 or more")
+        expect("lr", 0 < self.lr < math.inf, "a positive number")
+        expect("momentum", 0 <= self.momentum < 1, "0 or more and less than 1")
+        expect("warmup", 0 <= self.warmup < 1, "0 or more and less than 1, a part of all steps")
+        expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
+        expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
+        models.check_name(self.model)
+
+
+DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
+    "cifar10": (data.cifar10, data.CLASSES),
+    "cifar100": (data.cifar100, tuple(f"class {i}" for i in range(100))),
+    "shapes": (data.shapes, data.SHAPES_CLASSES),
+}
+
+SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {
+    "one-cycle": lambda c, total: schedule.one_cycle(c.lr, total, warmup=c.warmup),
+    "cosine": lambda c, total: schedule.linear_warmup(schedule.cosine(c.lr, total), round(c.warmup * total)),
+    "steps": lambda c, total: schedule.linear_warmup(  # the paper's 32,000 and 48,000 of 64,000
+        schedule.steps(c.lr, [total // 2, total * 3 // 4]), round(c.warmup * total)
+    ),
+    "constant": lambda c, total: schedule.constant(c.lr),
+}
+
+
+class Data(NamedTuple):
+    """Images (N, 3, H, W) uint8 and labels (N,) int64 of each split, and what goes with them."""
+
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array]
+    test: tuple[Array, Array]
+    classes: tuple[str, ...]
+    mean: Array
+    std: Array
+
+
+def read_split(config: Config, split: str) -> tuple[Array, Array]:
+    """All images and labels of a split ("train" or "test") of a configuration's data set."""
+    where = {} if config.dataset == "shapes" else {"root": config.data}
+    return DATASETS[config.dataset][0](split=split, **where)
+
+
+def load_data(config: Config) -> Data:
+    """Read the data set of a configuration and hold out its validation images."""
+    images, labels = read_split(config, "train")
+    if config.validation >= len(images):
+        raise ValueError(f"validation: got {config.validation}, expected less than the {len(images)} training images")
+    mean, std = data.channel_statistics(images)
+    train, validation = data.split_validation(images, labels, config.validation, config.seed)
+    return Data(train, validation, read_split(config, "test"), DATASETS[config.dataset][1], mean, std)
+
+
+# ---------------------------------------------------------------- what a caller hears
+class Reporter(Protocol):
+    """What a run tells while it goes on."""
+
+    def start(self, run: "Run") -> None:
+        """Before the first step."""
+
+    def step(self, run: "Run", loss: float, lr: float, images: int) -> None:
+        """After each step, with the number of images it took."""
+
+    def epoch(self, run: "Run", record: dict[str, float]) -> None:
+        """After each epoch, with its line of metrics."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; it has finished its step and is saved."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a number any more."""
+
+
+# ---------------------------------------------------------------- the run
+class Run:
+    """A training run in its folder.
+
+    Parameters
+    ----------
+    config : Config
+    folder : str or Path
+        Made if it is not there.
+    resume : bool
+        Go on from the folder's ``last.safetensors``.
+    anomaly : bool
+        Train under `detect_anomaly`.
+
+    Raises
+    ------
+    FileExistsError
+        Where the folder holds a run already and `resume` is not set.
+    CheckpointError
+        Where there is nothing to resume, or it does not fit.
+
+    Examples
+    --------
+    >>> import tempfile, tinyres as tr
+    >>> config = tr.train.Config(dataset="shapes", epochs=1)
+    >>> run = tr.train.Run(config, tempfile.mkdtemp() + "/run")  # doctest: +SKIP
+    >>> run.fit()["test_accuracy"]  # doctest: +SKIP
+    0.44
+    """
+
+    def __init__(self, config: Config, folder: str | Path, *, resume: bool = False, anomaly: bool = False) -> None:
+        self.config, self.folder, self.anomaly = config, Path(folder), anomaly
+        if holds_run(self.folder) and not resume:
+            raise FileExistsError(ALREADY.format(self.folder))
+        saved = checkpoint.load(self.folder / "last.safetensors") if resume else None
+        self.data = load_data(config)
+        options: dict[str, Any] = {"num_classes": len(self.data.classes)}
+        if config.shortcut:
+            options["shortcut"] = config.shortcut
+        self.model_info = {"name": config.model, "options": options}
+        manual_seed(config.seed)
+        self.model: Module = models.create(config.model, **options)
+        self.optimizer = self._optimizer()
+        augment = data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout)
+        self.loader = self._loader(self.data.train, config.batch_size, shuffle=True, augment=augment, seed=config.seed)
+        self.total_steps = config.epochs * len(self.loader)
+        self.lr = SCHEDULES[config.schedule](config, self.total_steps)
+
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
+        if saved:
+            self._restore(*saved)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write_json("config.json", dataclasses.asdict(config))
+
+    def fit(self, reporter: Reporter | None = None) -> dict[str, float]:
+        """Train to the end, and test the chosen checkpoint.
+
+        Returns
+        -------
+        dict
+            ``test_accuracy`` and ``test_loss``, of the best checkpoint by validation accuracy, or of the last where
+            there are no validation images.
+
+        Raises
+        ------
+        Interrupted
+            On SIGINT or SIGTERM: the step was finished and saved.
+        Diverged
+            Where the loss becomes NaN or infinite. The last checkpoint is kept.
+        """
+        if reporter:
+            reporter.start(self)
+        with _stop_signals() as stopped, detect_anomaly() if self.anomaly else nullcontext():
+            while self.step < self.total_steps:
+                epoch, batch = divmod(self.step, len(self.loader))
+                for x, y in self.loader.epoch(epoch, batch):
+                    loss, lr = self._train_step(x, y)
+                    if reporter:
+                        reporter.step(self, loss, lr, len(y))
+                    if self.step % len(self.loader) and stopped():
+                        self.save("last")
+                        raise Interrupted
+                self._end_epoch()
+                if reporter:
+                    reporter.epoch(self, self.history[-1])
+                if stopped() and self.step < self.total_steps:
+                    raise Interrupted
+        return self._test()
+
+    def _train_step(self, x: Array, y: Array) -> tuple[float, float]:
+        config, lr = self.config, self.lr(self.step)
+        self.model.train()
+        self.optimizer.zero_grad()
+        logits = self.model(Tensor(x))
+        loss = ops.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Diverged(
+                f"the loss became {value} at step {self.step} (epoch {self.step // len(self.loader) + 1}), at learning "
+                f"rate {lr:.4g}. Try a lower --lr, --clip-norm or more --warmup; to find the first operation that "
+                "gives such a value, run again with --detect-anomaly (tr.detect_anomaly() in Python)"
+            )
+        loss.backward()
+        if config.clip_norm:
+            optim.clip_grad_norm(self.model.parameters(), config.clip_norm)
+        self.optimizer.set_lr(lr)
+        self.optimizer.step()
+        self.step += 1
+        self.sums["loss"] += value * len(y)
+        self.sums["correct"] += int((logits.data.argmax(1) == y).sum())
+        self.sums["images"] += len(y)
+        return value, lr
+
+    def _end_epoch(self) -> None:
+        images = self.sums["images"]
+        record: dict[str, float] = {
+            "epoch": self.step // len(self.loader),
+            "step": self.step,
+            "lr": self.lr(self.step - 1),
+            "train_loss": self.sums["loss"] / images,
+            "train_accuracy": self.sums["correct"] / images,
+        }
+        if self.config.validation:
+            loss, accuracy = evaluate(self.model, self._loader(self.data.validation, EVAL_BATCH))
+            record |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        best = max((r["validation_accuracy"] for r in self.history if "validation_accuracy" in r), default=-1.0)
+        self.history.append(record)
+        self.sums = {"loss": 0.0, "correct": 0, "images": 0}
+        if record.get("validation_accuracy", -1.0) > best:
+            self.save("best")
+        self.save("last")
+        self._write_metrics(self.history)
+
+    def _test(self) -> dict[str, float]:
+        chosen = "best" if self.config.validation else "last"
+        model, _ = checkpoint.load_model(self.folder / f"{chosen}.safetensors")
+        loss, accuracy = evaluate(model, self._loader(self.data.test, EVAL_BATCH))
+        result = {"test_loss": loss, "test_accuracy": accuracy}
+        self._write_metrics([*self.history, result])
+        return result
+
+    # -- parts
+    def _optimizer(self) -> optim.Optimizer:
+        config = self.config
+        if config.decay_bias:
+            groups: Any = [{"params": list(self.model.parameters()), "weight_decay": config.weight_decay}]
+        else:
+            groups = optim.decay_groups(self.model, config.weight_decay)
+        if config.optimizer == "adamw":
+            return optim.AdamW(groups, config.lr)
+        return optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
+
+    def _loader(self, split: tuple[Array, Array], batch_size: int, **options: Any) -> data.Loader:
+        options = {"shuffle": False, **options}
+        return data.Loader(*split, batch_size, mean=self.data.mean, std=self.data.std, **options)
+
+    # -- files
+    def save(self, name: str) -> None:
+        """Write the whole state of the run to ``<name>.safetensors`` in its folder."""
+        arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
+        info = {
+            "model": self.model_info,
+            "classes": self.data.classes,
+            "image_size": self.data.train[0].shape[2],
+            "mean": self.data.mean.tolist(),
+            "std": self.data.std.tolist(),
+            "config": dataclasses.asdict(self.config),
+            "step": self.step,
+            "sums": self.sums,
+            "history": self.history,
+        }
+        checkpoint.save(self.folder / f"{name}.safetensors", arrays, info)
+
+    def _restore(self, arrays: dict[str, Array], info: dict[str, Any]) -> None:
+        path = self.folder / "last.safetensors"
+        if info["config"] != dataclasses.asdict(self.config):
+            raise checkpoint.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
+        checkpoint.load_arrays(path, self.model, arrays)
+        try:
+            self.optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f"{path}: {error}") from error
+        self.step, self.history, self.sums = info["step"], info["history"], info["sums"]
+
+    def _write_json(self, name: str, content: Any) -> None:
+        checkpoint.write_whole(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+
+    def _write_metrics(self, records: list[dict[str, float]]) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        checkpoint.write_whole(self.folder / "metrics.jsonl", lines.encode())
+        picture = curves(self.history, f"{self.config.model} on {self.config.dataset}")
+        if picture:
+            checkpoint.write_whole(self.folder / "curves.png", picture)
+
+
+def holds_run(folder: str | Path) -> bool:
+    """Whether a folder has a run in it."""
+    return (Path(folder) / "config.json").exists() or (Path(folder) / "last.safetensors").exists()
+
+
+def read_config(folder: str | Path) -> Config:
+    """The configuration of the run in a folder.
+
+    Raises
+    ------
+    CheckpointError
+        Where there is none, or it cannot be read.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        return Config(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise checkpoint.CheckpointError(f"{path}: no configuration of a run ({error})") from error
+
+
+def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
+    """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader."""
+    training = model.training
+    model.eval()
+    total, correct = 0.0, 0
+    with no_grad():
+        for x, y in loader.epoch(0):
+            logits = model(Tensor(x))
+            total += ops.cross_entropy(logits, y).item() * len(y)
+            correct += int((logits.data.argmax(1) == y).sum())
+    model.train(training)
+    return total / len(loader.labels), correct / len(loader.labels)
+
+
+# ---------------------------------------------------------------- stopping and showing
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Note SIGINT and SIGTERM instead of raising; a second one raises as usual. Yields whether one came."""
+    came = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal came
+        came = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: signals are somebody else's business
+        pass
+    try:
+        yield lambda: came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def curves(history: list[dict[str, float]], title: str) -> bytes | None:
+    """A PNG of loss and accuracy by epoch; None where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    epochs = [record["epoch"] for record in history]
+    for axes, name, scale in zip(figure.subplots(1, 2), ("loss", "error"), (1, 100), strict=True):
+        for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
+            key = f"{split}_{'loss' if name == 'loss' else 'accuracy'}"
+            if all(key in record for record in history):
+                values = [record[key] if name == "loss" else 1 - record[key] for record in history]
+                axes.plot(epochs, [scale * v for v in values], marker="o", markersize=3, color=colour, label=split)
+        axes.set(xlabel="epoch", ylabel="loss" if name == "loss" else "error (%)", ylim=(0, None))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.suptitle(title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
