@@ -88,9 +88,10 @@ def relu_grad(dy, y):
 
 def max_pool2d(x, kernel_size, *, stride, padding):
     windows = _windows(_padded(x, padding, -np.inf), kernel_size, stride)
-    windows = windows.reshape(*windows.shape[:4], -1)
-    taps = windows.argmax(-1)
-    return np.take_along_axis(windows, taps[..., None], -1)[..., 0], taps.astype(np.int32)
+    inside = _windows(_padded(np.ones((1, 1, *x.shape[2:]), bool), padding), kernel_size, stride)
+    y = windows.max((4, 5))
+    hit = inside & ((windows == y[..., None, None]) | np.isnan(windows))  # padding is no maximum, not even of -inf
+    return y, hit.reshape(*y.shape, kernel_size[0] * kernel_size[1]).argmax(-1).astype(np.int32)
 
 
 def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):

@@ -11,6 +11,7 @@ Leaves, where gradients end up, are tensors; all the tape knows of one is a shap
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -111,6 +112,7 @@ def check_finite(what: str, array: Array, kind: str, inputs: Sequence[Array]) ->
 
 # ---------------------------------------------------------------- arrays a pullback holds
 _locks: dict[int, tuple[Array, int]] = {}  # id -> the array and how many nodes hold it
+_waiting: dict[int, list[weakref.ref[Array]]] = {}  # id of an array that is held -> views of it that are not any more
 
 
 def _lock(arrays: list[Array]) -> None:
@@ -129,8 +131,17 @@ def _unlock(arrays: list[Array]) -> None:
         if count > 1:
             _locks[id(array)] = array, count - 1
         else:
-            with contextlib.suppress(ValueError):  # a view stays read-only while its base is
-                array.flags.writeable = True
+            _make_writable(array)
+
+
+def _make_writable(array: Array) -> None:
+    try:
+        array.flags.writeable = True
+    except ValueError:  # a view is read-only while its base is
+        _waiting.setdefault(id(array.base), []).append(weakref.ref(array))
+    for view in _waiting.pop(id(array), ()) if array.flags.writeable else ():
+        if (alive := view()) is not None:
+            _make_writable(alive)
 
 
 class Node:
@@ -162,10 +173,12 @@ class Node:
         self.saved = [value for value in cells if isinstance(value, np.ndarray)]
 
     def lock(self, arrays: Sequence[Array]) -> None:
-        """Make what the pullback saved read-only, and those of `arrays` that share its memory."""
+        """Make what the pullback saved read-only, the arrays it is views of, and those of `arrays` that share memory."""
         for array in arrays:
             if any(array is not other and np.may_share_memory(array, other) for other in self.saved):
                 self.saved.append(array)
+        # bases come first, since no view can become writable again before its base does
+        self.saved = [b for a in self.saved if isinstance(b := a.base, np.ndarray) and b.flags.owndata] + self.saved
         _lock(self.saved)
 
     def free(self) -> None:
@@ -286,7 +299,7 @@ def _conform(gradient: Array, target: Node | Leaf, source: str) -> Array:
     if gradient.shape == target.shape:
         return gradient
     added = gradient.ndim - len(target.shape)
-    if added < 0 or np.broadcast_shapes(gradient.shape, target.shape) != gradient.shape:
+    if added < 0 or any(n not in (1, m) for n, m in zip(target.shape, gradient.shape[added:], strict=True)):
         raise ValueError(f"{source} gave a gradient of shape {gradient.shape}, expected {target.shape}")
     stretched = [i + added for i, n in enumerate(target.shape) if n == 1]
     return gradient.sum((*range(added), *stretched)).reshape(target.shape)

@@ -51,6 +51,14 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
+# Only what is written as a prange runs in parallel: to turn every array expression into a parallel loop as well would
+# make kernels slower to compile, and some of them, by reductions, dependent on the number of threads.
+_PRANGE_ONLY = {
+    "prange": True,
+    "fusion": False,
+    **dict.fromkeys(("comprehension", "inplace_binop", "numpy", "reduction", "setitem", "stencil"), False),
+}
+
 _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
 
@@ -64,6 +72,8 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda f: jit(f, **options)
+    if options.get("parallel"):
+        options["parallel"] = _PRANGE_ONLY
     options = {"fastmath": {"contract"}, "nogil": True, "cache": _CACHE, "error_model": "numpy", **options}
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
@@ -89,3 +99,13 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     """
     array = np.ascontiguousarray(array)
     return array if array.flags.writeable else np.asarray(_Alias(array))
+
+
+def inner(function: Callable[..., Any]) -> Any:
+    """`jit` for functions that only other kernels call: without the code that Python would call them by.
+
+    A parallel kernel is best a bare ``prange`` around a call of one of these: Numba translates the body of a
+    prange several times over. The loop's variable is unsigned there; ``np.int64(worker)`` keeps it from spoiling
+    index arithmetic, and from asking for a second compilation.
+    """
+    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -20,7 +20,7 @@ def im2col(x, kernel_size, *, stride, padding):
     oh, ow = ((x.shape[i + 1] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
     columns = zeros((x.shape[0], oh, ow, *kernel_size, x.shape[3]), x.dtype)
     _im2col(x, columns, stride, padding)
-    return columns.reshape(x.shape[0] * oh * ow, -1)
+    return columns.reshape(x.shape[0] * oh * ow, kernel_size[0] * kernel_size[1] * x.shape[3])
 
 
 def col2im(columns, x_shape, kernel_size, *, stride, padding):

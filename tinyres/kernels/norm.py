@@ -11,7 +11,7 @@ index order. Chunks depend on P and C alone: the result does not depend on the n
 import numpy as np
 from numba import get_num_threads, prange
 
-from tinyres.kernels.compile import jit
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
 from tinyres.kernels.simd import fma, lanes, load, single, splat, store, where_negative, where_positive, wide
@@ -22,102 +22,116 @@ CHUNK_BLOCKS = 16
 
 def batch_norm_statistics(x):
     """Mean and (biased) variance of each channel, (C,) float64, of x (N, C, H, W)."""
-    x = channels_last(x)
-    return _statistics(x.reshape(-1, x.shape[3]), get_num_threads())
+    x = _rows(x)
+    pixels, block = len(x), _block(x)
+    starts = range(0, pixels, block * CHUNK_BLOCKS)
+    parts = np.zeros((len(starts), 2, x.shape[1]))  # mean and M2 of each chunk
+    _statistics(x, block, parts, get_num_threads())
+    mean, m2 = parts[0]
+    for start, (chunk_mean, chunk_m2) in zip(starts[1:], parts[1:], strict=True):
+        n = min(block * CHUNK_BLOCKS, pixels - start)
+        delta = chunk_mean - mean
+        mean += delta * (n / (start + n))
+        m2 += chunk_m2 + delta * delta * (start * n / (start + n))
+    return mean, m2 / pixels
 
 
 def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     """(x - mean) * scale + bias, then + residual, then ReLU, in one pass. x (N, C, H, W), the others (C,)."""
-    x = channels_last(x)
-    y = empty(x.shape, x.dtype)
-    added = x if residual is None else channels_last(residual)
-    _apply(_rows(x), mean, scale, bias, _rows(added), residual is not None, relu, _rows(y), get_num_threads())
+    memory = channels_last(x)
+    y = empty(memory.shape, x.dtype)
+    constants = np.array([mean, scale, bias], x.dtype)
+    rows, added = _rows(x), _rows(x if residual is None else residual)
+    add = residual is not None
+    _apply(rows, constants, _block(rows), added, add, relu, y.reshape(rows.shape), get_num_threads())
     return y.transpose(0, 3, 1, 2)
 
 
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual):
     """Gradients of batch norm (+ residual) (+ ReLU); see `tinyres.ops.batch_norm` for the derivation.
 
+    With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and
+    dx = weight inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a
+    shortcut, g is its gradient: the first pass stores it, and the second reads it instead of dy. Without one, y is not
+    read at all: its sign comes from x again, by the operations of the forward pass.
+
     Returns dx, dweight, dbias and dresidual (None without `residual`; dy itself without ReLU).
     """
-    dy, x, y = channels_last(dy), channels_last(x), channels_last(y)
-    dx = empty(x.shape, x.dtype)
-    masked = empty(x.shape, x.dtype) if residual and relu else dy
-    dweight, dbias = _grad(
-        _rows(dy),
-        _rows(x),
-        _rows(y),
-        mean,
-        inv_std,
-        weight,
-        bias,
-        training,
-        relu,
-        residual,
-        _rows(masked),
-        _rows(dx),
-        get_num_threads(),
+    recompute, keep = relu and not residual, relu and residual
+    n, channels, height, width = x.shape
+    pixels, block, workers = n * height * width, _block(_rows(x)), get_num_threads()
+    dx = empty((n, height, width, channels), x.dtype)
+    g = empty(dx.shape, x.dtype) if keep else channels_last(dy)
+    constants = np.zeros((5, channels), x.dtype)
+    constants[:3] = mean, weight * inv_std, bias
+    sums = np.zeros((-(-pixels // (block * CHUNK_BLOCKS)), 2, channels))
+    _grad_sums(
+        _rows(dy), _rows(x), _rows(y), constants, block, recompute, keep, g.reshape(pixels, channels), sums, workers
     )
-    return dx.transpose(0, 3, 1, 2), dweight, dbias, masked.transpose(0, 3, 1, 2) if residual else None
+    total, moment = sums.sum(axis=0)  # of g and of g (x - mean): chunks in index order
+    if training:
+        constants[3:] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
+    _grad_apply(
+        g.reshape(pixels, channels), _rows(x), constants, block, recompute, dx.reshape(pixels, channels), workers
+    )
+    dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
+    return dx.transpose(0, 3, 1, 2), dweight, dbias, g.transpose(0, 3, 1, 2) if residual else None
 
 
 def _rows(x):
-    return x.reshape(-1, x.shape[3])
+    """(N, C, H, W) -> (P, C), channels-last."""
+    return channels_last(x).reshape(-1, x.shape[1]) if x.size else np.empty((0, x.shape[1]), x.dtype)
+
+
+def _block(rows):
+    """Pixels in a block."""
+    return max(8, BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize))
 
 
 # ---------------------------------------------------------------- kernels
-@jit
-def _block(x):
-    """Pixels in a block."""
-    return max(8, BLOCK_BYTES // (x.shape[1] * x.itemsize))
-
-
-@jit
+# Each is a thin parallel loop over workers around a serial function, which compiles several times as fast.
+@inner
 def _whole(zero, channels):
     """Channels that whole vectors cover; the rest are done one by one."""
     return channels // lanes(zero) * lanes(zero)
 
 
 @jit(parallel=True)
-def _statistics(x, workers):
-    """Mean and biased variance of each column of x (P, C), in float64.
+def _statistics(x, block, parts, workers):
+    """Mean of each column of x (P, C) and squared distances M2 from it, for each chunk: parts (chunks, 2, C).
 
-    Two passes over each block while it is in L1, one for its sum and one for its squared distances M2 from
-    its own mean; blocks merge as (n, mean, M2), Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose
-    all digits where the mean is large beside the spread. ::
+    Two passes over each block while it is in L1, one for its sum and one for its M2; blocks merge as (n, mean, M2),
+    Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose all digits where the mean is large beside the spread. ::
 
         parallel for each chunk: for each block of pixels: for each vector of channels: for each pixel, twice
 
     Cost: reads x once.
     """
-    pixels, channels = x.shape
-    block = _block(x)
-    chunk = block * CHUNK_BLOCKS
-    chunks = -(-pixels // chunk)
-    means = np.zeros((chunks, channels), np.float64)
-    squares = np.zeros((chunks, channels), np.float64)
     for worker in prange(workers):
-        sums, m2 = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-        for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
-            seen = 0
-            for start in range(k * chunk, min(pixels, (k + 1) * chunk), block):
-                stop = min(pixels, (k + 1) * chunk, start + block)
-                whole = _whole(wide(x), channels)
-                _moments(wide(x), x, start, stop, 0, whole, sums, m2)
-                _moments(single(x), x, start, stop, whole, channels, sums, m2)
-                _merge(means[k], squares[k], seen, sums, m2, stop - start)
-                seen += stop - start
-    mean, m2 = means[0].copy(), squares[0].copy()
-    for k in range(1, chunks):
-        n = min(chunk, pixels - k * chunk)
-        for c in range(channels):
-            delta = means[k, c] - mean[c]
-            mean[c] += delta * n / (k * chunk + n)
-            m2[c] += squares[k, c] + delta * delta * k * chunk * n / (k * chunk + n)
-    return mean, m2 / pixels
+        _statistics_of_chunks(x, block, parts, np.int64(worker), workers)
 
 
-@jit
+@inner
+def _statistics_of_chunks(x, block, parts, worker, workers):
+    pixels, channels = x.shape
+    chunks, chunk = parts.shape[0], block * CHUNK_BLOCKS
+    whole = _whole(wide(x), channels)
+    sums, m2 = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
+        seen = 0
+        for start in range(k * chunk, min(pixels, (k + 1) * chunk), block):
+            stop = min(pixels, start + block)
+            _moments(wide(x), x, start, stop, 0, whole, sums, m2)
+            _moments(single(x), x, start, stop, whole, channels, sums, m2)
+            n = stop - start
+            for c in range(channels):
+                delta = sums[c] / np.float64(n) - parts[k, 0, c]
+                parts[k, 0, c] += delta * n / (seen + n)
+                parts[k, 1, c] += m2[c] + delta * delta * seen * n / (seen + n)
+            seen += n
+
+
+@inner
 def _moments(zero, x, start, stop, first, last, sums, m2):
     """Sum and squared distances from the mean of the pixels from start to stop, channels first to last."""
     channels = x.shape[1]
@@ -134,36 +148,32 @@ def _moments(zero, x, start, stop, first, last, sums, m2):
         store(m2, c, square)
 
 
-@jit
-def _merge(mean, m2, seen, sums, block_m2, n):
-    for c in range(mean.size):
-        delta = sums[c] / np.float64(n) - mean[c]
-        mean[c] += delta * n / (seen + n)
-        m2[c] += block_m2[c] + delta * delta * seen * n / (seen + n)
-
-
 @jit(parallel=True)
-def _apply(x, mean, scale, bias, residual, add, relu, y, workers):
+def _apply(x, constants, block, residual, add, relu, y, workers):
     """y = (x - mean) * scale + bias (+ residual) (then ReLU). Cost: reads x (and residual), writes y."""
-    pixels, channels = x.shape
-    block = _block(x)
-    blocks = -(-pixels // block)
     for worker in prange(workers):
-        whole = _whole(wide(x), channels)
-        for k in range(worker * blocks // workers, (worker + 1) * blocks // workers):
-            start, stop = k * block, min(pixels, (k + 1) * block)
-            _apply_block(wide(x), x, mean, scale, bias, residual, add, relu, y, start, stop, 0, whole)
-            _apply_block(single(x), x, mean, scale, bias, residual, add, relu, y, start, stop, whole, channels)
+        _apply_blocks(x, constants, block, residual, add, relu, y, np.int64(worker), workers)
 
 
-@jit
-def _apply_block(zero, x, mean, scale, bias, residual, add, relu, y, start, stop, first, last):
+@inner
+def _apply_blocks(x, constants, block, residual, add, relu, y, worker, workers):
+    pixels, channels = x.shape
+    blocks = -(-pixels // block)
+    whole = _whole(wide(x), channels)
+    for k in range(worker * blocks // workers, (worker + 1) * blocks // workers):
+        start, stop = k * block, min(pixels, (k + 1) * block)
+        _apply_block(wide(x), x, constants, residual, add, relu, y, start, stop, 0, whole)
+        _apply_block(single(x), x, constants, residual, add, relu, y, start, stop, whole, channels)
+
+
+@inner
+def _apply_block(zero, x, constants, residual, add, relu, y, start, stop, first, last):
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
-        m, s, b = load(zero, mean, c), load(zero, scale, c), load(zero, bias, c)
+        mean, scale, bias = _three(zero, constants, c)
         for p in range(start, stop):
             at = p * channels + c
-            value = fma(load(zero, x, at) - m, s, b)
+            value = fma(load(zero, x, at) - mean, scale, bias)
             if add:
                 value = value + load(zero, residual, at)
             if relu:
@@ -171,114 +181,88 @@ def _apply_block(zero, x, mean, scale, bias, residual, add, relu, y, start, stop
             store(y, at, value)
 
 
+@inner
+def _three(zero, constants, c):
+    """Mean, scale and bias of the channels from c on."""
+    channels = constants.shape[1]
+    return load(zero, constants, c), load(zero, constants, channels + c), load(zero, constants, 2 * channels + c)
+
+
 @jit(parallel=True)
-def _grad(dy, x, y, mean, inv_std, weight, bias, training, relu, residual, masked, dx, workers):
-    """Two passes: the sums over pixels that the gradient needs, then the gradient.
+def _grad_sums(dy, x, y, constants, block, recompute, keep, masked, sums, workers):
+    """Sums of g and of g (x - mean) over the pixels of each chunk: sums (chunks, 2, C), float64.
 
-    With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and
-    dx = weight inv_std (g - dbias / P - (x - mean) inv_std dweight / P). With a shortcut, g is its gradient:
-    the first pass stores it in `masked`, and the second reads it instead of dy. Without one, y is not read at all: its
-    sign comes from x again, by the operations of the forward pass.
+    `recompute`: the ReLU's sign from x; `keep`: from y, and g is stored in `masked`.
 
-    Cost: reads dy and x twice (and y once), writes dx (and masked).
+    Cost: reads dy and x (and y), writes nothing else (or masked).
     """
-    keep, mask = residual and relu, relu and not residual
+    for worker in prange(workers):
+        _grad_sums_of_chunks(dy, x, y, constants, block, recompute, keep, masked, sums, np.int64(worker), workers)
+
+
+@inner
+def _grad_sums_of_chunks(dy, x, y, constants, block, recompute, keep, masked, sums, worker, workers):
     pixels, channels = x.shape
-    block = _block(x)
-    chunk = block * CHUNK_BLOCKS
-    chunks = -(-pixels // chunk)
-    sums = np.zeros((chunks, 2, channels), np.float64)
-    scale = np.empty(channels, x.dtype)
-    for c in range(channels):
-        scale[c] = weight[c] * inv_std[c]
-    for worker in prange(workers):
-        whole = _whole(wide(x), channels)
-        g_sum, gx_sum = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
-        for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
-            for start in range(k * chunk, min(pixels, (k + 1) * chunk), block):
-                stop = min(pixels, (k + 1) * chunk, start + block)
-                _sums(wide(x), dy, x, y, mean, scale, bias, mask, keep, masked, start, stop, 0, whole, g_sum, gx_sum)
-                _sums(
-                    single(x),
-                    dy,
-                    x,
-                    y,
-                    mean,
-                    scale,
-                    bias,
-                    mask,
-                    keep,
-                    masked,
-                    start,
-                    stop,
-                    whole,
-                    channels,
-                    g_sum,
-                    gx_sum,
-                )
-                for c in range(channels):
-                    sums[k, 0, c] += g_sum[c]
-                    sums[k, 1, c] += gx_sum[c]
-
-    dbias, dweight = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
-    mean_g, slope = np.zeros(channels, x.dtype), np.zeros(channels, x.dtype)
-    for c in range(channels):
-        total, moment = 0.0, 0.0
-        for k in range(chunks):
-            total += sums[k, 0, c]
-            moment += sums[k, 1, c]
-        dbias[c] = total
-        dweight[c] = moment * inv_std[c]
-        if training:
-            mean_g[c] = total / pixels
-            slope[c] = moment / pixels * inv_std[c] * inv_std[c]
-
-    blocks = -(-pixels // block)
-    for worker in prange(workers):
-        whole = _whole(wide(x), channels)
-        g = masked if keep else dy
-        for k in range(worker * blocks // workers, (worker + 1) * blocks // workers):
-            start, stop = k * block, min(pixels, (k + 1) * block)
-            _grad_block(wide(x), g, x, mean, scale, bias, mean_g, slope, mask, dx, start, stop, 0, whole)
-            _grad_block(single(x), g, x, mean, scale, bias, mean_g, slope, mask, dx, start, stop, whole, channels)
-    return dweight, dbias
+    chunks, chunk = sums.shape[0], block * CHUNK_BLOCKS
+    whole = _whole(wide(x), channels)
+    part = np.empty((2, channels), x.dtype)
+    for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
+        for start in range(k * chunk, min(pixels, (k + 1) * chunk), block):
+            ends = start, min(pixels, start + block)
+            _grad_sums_block(wide(x), dy, x, y, constants, recompute, keep, masked, ends, 0, whole, part)
+            _grad_sums_block(single(x), dy, x, y, constants, recompute, keep, masked, ends, whole, channels, part)
+            for c in range(channels):
+                sums[k, 0, c] += part[0, c]
+                sums[k, 1, c] += part[1, c]
 
 
-@jit
-def _sums(zero, dy, x, y, mean, scale, bias, mask, keep, masked, start, stop, first, last, g_sum, gx_sum):
-    """Sums of g and of g (x - mean) over the pixels from start to stop."""
+@inner
+def _grad_sums_block(zero, dy, x, y, constants, recompute, keep, masked, ends, first, last, part):
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
-        m, s, b, total, moment = load(zero, mean, c), load(zero, scale, c), load(zero, bias, c), zero, zero
-        for p in range(start, stop):
+        mean, scale, bias = _three(zero, constants, c)
+        total, moment = zero, zero
+        for p in range(ends[0], ends[1]):
             at = p * channels + c
-            g, distance = load(zero, dy, at), load(zero, x, at) - m
-            if mask:
-                g = where_positive(fma(distance, s, b), g, zero)
+            g, distance = load(zero, dy, at), load(zero, x, at) - mean
+            if recompute:
+                g = where_positive(fma(distance, scale, bias), g, zero)
             if keep:
                 g = where_positive(load(zero, y, at), g, zero)
                 store(masked, at, g)
             total = total + g
             moment = fma(g, distance, moment)
-        store(g_sum, c, total)
-        store(gx_sum, c, moment)
+        store(part, c, total)
+        store(part, channels + c, moment)
 
 
-@jit
-def _grad_block(zero, g, x, mean, scale, bias, mean_g, slope, mask, dx, start, stop, first, last):
-    """dx = scale * ((g - mean_g) - (x - mean) * slope)."""
+@jit(parallel=True)
+def _grad_apply(g, x, constants, block, recompute, dx, workers):
+    """dx = scale * ((g - mean of g) - (x - mean) * slope). Cost: reads g and x, writes dx."""
+    for worker in prange(workers):
+        _grad_apply_blocks(g, x, constants, block, recompute, dx, np.int64(worker), workers)
+
+
+@inner
+def _grad_apply_blocks(g, x, constants, block, recompute, dx, worker, workers):
+    pixels, channels = x.shape
+    blocks = -(-pixels // block)
+    whole = _whole(wide(x), channels)
+    for k in range(worker * blocks // workers, (worker + 1) * blocks // workers):
+        start, stop = k * block, min(pixels, (k + 1) * block)
+        _grad_apply_block(wide(x), g, x, constants, recompute, dx, start, stop, 0, whole)
+        _grad_apply_block(single(x), g, x, constants, recompute, dx, start, stop, whole, channels)
+
+
+@inner
+def _grad_apply_block(zero, g, x, constants, recompute, dx, start, stop, first, last):
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
-        m, s, b, shift, k = (
-            load(zero, mean, c),
-            load(zero, scale, c),
-            load(zero, bias, c),
-            load(zero, mean_g, c),
-            load(zero, slope, c),
-        )
+        mean, scale, bias = _three(zero, constants, c)
+        mean_g, slope = load(zero, constants, 3 * channels + c), load(zero, constants, 4 * channels + c)
         for p in range(start, stop):
             at = p * channels + c
-            value, distance = load(zero, g, at), load(zero, x, at) - m
-            if mask:
-                value = where_positive(fma(distance, s, b), value, zero)
-            store(dx, at, s * ((value - shift) - distance * k))
+            value, distance = load(zero, g, at), load(zero, x, at) - mean
+            if recompute:
+                value = where_positive(fma(distance, scale, bias), value, zero)
+            store(dx, at, scale * ((value - mean_g) - distance * slope))

@@ -185,7 +185,7 @@ def _register_tile(vector_count):
         for i in range(runs):
             for k in range(length):
                 for r in range(R):
-                    acc[r, :] += a[a_rows[rows[r]] + a_runs[i] + k * a_step] * b[b_start + b_runs[i] + k * b_step:]
+                    acc[r, :] += a[a_rows[rows[r]] + a_runs[i] + k * a_step] * b[b_runs[i] + k * b_step:]
         for r in range(R):
             out[out_rows[rows[r]]:] = acc[r, :] + (out[out_rows[rows[r]]:] if accumulate else 0)
 
@@ -193,53 +193,22 @@ def _register_tile(vector_count):
     im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. Beyond `last` the
     last row is computed again, and the same numbers are stored again, so that a ragged end needs no code of
     its own. Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number
-    of vectors: with R = 8 the multiply-adds are the bound. All offsets count elements. Nothing is checked.
+    of vectors: with R = 8 the multiply-adds are the bound. All offsets count elements, from
+    `a_start`, `b_start` and `out_start`. Nothing is checked.
     """
 
+    # fmt: off
     @intrinsic
-    def tile(
-        typingctx,
-        like,
-        a,
-        a_rows,
-        first,
-        last,
-        a_runs,
-        a_step,
-        b,
-        b_start,
-        b_runs,
-        b_step,
-        runs,
-        length,
-        out,
-        out_rows,
-        accumulate,
-    ):
-
+    def tile(typingctx, zero, a, a_start, a_rows, first, last, a_runs, a_step, b, b_start, b_runs, b_step,
+             runs, length, out, out_start, out_rows, accumulate):
+        # fmt: on
         def codegen(context, builder, signature, args):
-            (
-                _,
-                a,
-                a_rows,
-                first,
-                last,
-                a_runs,
-                a_step,
-                b,
-                b_start,
-                b_runs,
-                b_step,
-                runs,
-                length,
-                out,
-                out_rows,
-                accumulate,
-            ) = (
+            (_, a, a_start, a_rows, first, last, a_runs, a_step, b, b_start, b_runs, b_step,
+             runs, length, out, out_start, out_rows, accumulate) = (
                 context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
                 for kind, value in zip(signature.args, args, strict=True)
-            )
-            vector = context.get_value_type(like)
+            )  # fmt: skip
+            vector = context.get_value_type(zero)
             index = context.get_value_type(types.intp)
 
             def element(data, *offsets):
@@ -257,12 +226,12 @@ def _register_tile(vector_count):
             for r in range(TILE_ROWS):
                 row = builder.add(first, ir.Constant(index, r))
                 row = builder.select(builder.icmp_signed("<", row, last), row, last)
-                a_row.append(element(a, lookup(a_rows, row)))
-                out_row.append(element(out, lookup(out_rows, row)))
+                a_row.append(element(a, a_start, lookup(a_rows, row)))
+                out_row.append(element(out, out_start, lookup(out_rows, row)))
 
             # The accumulators are stack slots here; LLVM's mem2reg turns them into registers.
-            zero = ir.Constant(vector, None)
-            acc = [[cgutils.alloca_once_value(builder, zero) for _ in range(vector_count)] for _ in range(TILE_ROWS)]
+            none = ir.Constant(vector, None)
+            acc = [[cgutils.alloca_once_value(builder, none) for _ in range(vector_count)] for _ in range(TILE_ROWS)]
             with cgutils.for_range(builder, runs) as i:
                 a_run = [element(row, lookup(a_runs, i.index)) for row in a_row]
                 b_run = element(b, b_start, lookup(b_runs, i.index))
@@ -283,9 +252,8 @@ def _register_tile(vector_count):
             return context.get_dummy_value()
 
         n = types.intp
-        return types.void(
-            like, a, a_rows, n, n, a_runs, n, b, n, b_runs, n, n, n, out, out_rows, types.boolean
-        ), codegen
+        factors = (a, n, a_rows, n, n, a_runs, n, b, n, b_runs, n)
+        return types.void(zero, *factors, n, n, out, n, out_rows, types.boolean), codegen
 
     return tile
 

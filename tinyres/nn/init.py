@@ -37,7 +37,9 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
     `mode` "fan_in" keeps it on the way forward, "fan_out" that of gradients on the way back. He et al., "Delving
     deep into rectifiers", 2015, equations 10 and 14.
     """
-    fan = fans(shape)[("fan_in", "fan_out").index(mode)]
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"mode: got {mode!r}, expected 'fan_in' or 'fan_out'")
+    fan = fans(shape)[mode == "fan_out"]
     return (_generator.standard_normal(shape) * math.sqrt(2 / fan)).astype(dtype)
 
 

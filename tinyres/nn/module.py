@@ -54,25 +54,37 @@ class Module:
 
     # -- the tree
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Parameter | Module) and "_modules" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
-        buffers = self.__dict__.get("_buffers", {})
-        if name in buffers and isinstance(value, np.ndarray):
-            buffers[name] = value  # also what `self.count += 1` comes to
-        else:
-            for group in (self.__dict__.get(g, {}) for g in ("_parameters", "_buffers", "_modules")):
-                group.pop(name, None)
-        if isinstance(value, Parameter):
-            self._parameters[name] = value
-        elif isinstance(value, Module):
+        group: dict[str, Any] | None = None
+        if isinstance(value, Parameter | Module):
+            self._expect_init(name)
+            group = self._parameters if isinstance(value, Parameter) else self._modules
+        elif name in self.__dict__.get("_buffers", {}) and isinstance(value, np.ndarray | np.generic):
+            value, group = np.asarray(value), self._buffers  # `self.count = self.count + 1` gives a scalar
+        self._forget(name, but=group)
+        if group is not None:
+            group[name] = value
+        if isinstance(value, Module):
             value._name = name
-            self._modules[name] = value
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        self._forget(name)
+
+    def _forget(self, name: str, *, but: dict[str, Any] | None = None) -> None:
+        for group in (self.__dict__.get(g) for g in ("_parameters", "_buffers", "_modules")):
+            if group is not None and group is not but:  # what replaces its like keeps its place
+                group.pop(name, None)
+
+    def _expect_init(self, name: str) -> None:
+        if "_modules" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
 
     def register_buffer(self, name: str, array: Array) -> None:
         """An array that is saved with the parameters but not trained, such as a running mean."""
-        self.__setattr__(name, array)
+        self._expect_init(name)
         self._buffers[name] = array
+        self.__setattr__(name, array)
 
     def children(self) -> Iterator["Module"]:
         """Modules that are attributes of this one."""
@@ -85,8 +97,8 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def modules(self) -> Iterator["Module"]:
-        """This module and all below it."""
-        return (module for _, module in self.named_modules())
+        """This module and all below it; one that is shared comes once."""
+        return iter(dict.fromkeys(module for _, module in self.named_modules()))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Parameters of this module and all below it, with their paths; one that is shared comes once."""
@@ -179,6 +191,11 @@ class Module:
             f"{name}: got shape {arrays[name].shape}, expected {array.shape}"
             for name, array in own.items()
             if name in arrays and arrays[name].shape != array.shape
+        ]
+        problems += [
+            f"{name}: got dtype {arrays[name].dtype}, expected {array.dtype}"
+            for name, array in own.items()
+            if name in arrays and arrays[name].dtype.kind not in "fiub"
         ]
         if strict:
             problems += [f"{name}: missing" for name in own if name not in arrays]
