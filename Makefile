@@ -6,7 +6,7 @@
 VENV   ?= .venv
 PYTHON ?= python3.11
 BIN    := $(VENV)/bin
-TRAIN  ?= --epochs 4
+TRAIN  ?= --epochs 3
 
 .PHONY: train test check bench clean
 

@@ -125,7 +125,7 @@ def test_thread_ends_when_the_epoch_is_left_early():
     for _ in zip(range(3), loader.epoch(0), strict=False):
         pass
     assert not loader_threads()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012
         for _ in loader.epoch(0):
             raise ZeroDivisionError
     list(loader.epoch(0))
@@ -363,7 +363,7 @@ def test_cifar_archive_cut_short(tmp_path, kept):
     path = tmp_path / cifar.CIFAR10.filename
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(DatasetError, match=r"cifar-10-binary\.tar\.gz"):
+    with pytest.raises(DatasetError, match=r"cifar-10-binary\.tar\.gz"):  # noqa: PT012
         for split in ("train", "test"):
             cifar10(path, split)
 

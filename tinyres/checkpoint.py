@@ -60,15 +60,21 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
         Where it is missing, is not safetensors, is damaged or cut off, or was not written by tinyres.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
-    except IsADirectoryError as error:
-        raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}") from error
-    except (safetensors.SafetensorError, OSError, ValueError, TypeError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # NumPy has no float8
         raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
     try:
         info = json.loads(metadata["tinyres"])
@@ -76,7 +82,7 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
             raise CheckpointError(
                 f"{path}: format {info['format']}, expected {FORMAT}: written by another version of tinyres"
             )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error
@@ -129,7 +135,9 @@ def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> No
     try:
         model.load_state_dict(part(arrays, "model"))
     except ValueError as error:
-        raise CheckpointError(f"{path}: its arrays are not of this model: {error}") from error
+        first, more = (lines := str(error).splitlines())[:9], len(lines) - 9  # of another model all names are wrong
+        text = "\n".join(first) + (f"\n  and {more} more" if more > 0 else "")
+        raise CheckpointError(f"{path}: its arrays are not of this model: {text}") from error
 
 
 def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:

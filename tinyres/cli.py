@@ -263,7 +263,10 @@ def evaluate(
         if split not in ("train", "test"):
             raise UserError(f"--split: got {split!r}, expected train or test")
         model, info = checkpoint.load_model(checkpoint_file)
-        config = training.Config(**{**info["config"], "data": data or info["config"]["data"]})
+        try:
+            config = training.Config(**{**info["config"], "data": data or info["config"].get("data")})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{checkpoint_file}: not a configuration that tinyres has ({error})") from error
         images, labels = training.read_split(config, split)
         loader = tr.data.Loader(images, labels, training.EVAL_BATCH, mean=info["mean"], std=info["std"], shuffle=False)
         loss, accuracy = training.evaluate(model, loader)

@@ -71,13 +71,16 @@ class Optimizer:
         ]
         if not any(group["params"] for group in self.groups):
             raise ValueError("params: got no parameters, expected at least one")
+        parameters = [p for group in self.groups for p in group["params"]]
+        if len(set(parameters)) < len(parameters):
+            raise ValueError("params: one parameter is there twice, and would be changed twice in each step")
         for group in self.groups:
             for name, low in (("lr", 0.0), ("weight_decay", 0.0)):
                 if not group[name] >= low:
                     raise ValueError(f"{name}: got {group[name]}, expected {low} or more")
         self.step_count = 0
         self.state: dict[Parameter, dict[str, Array]] = {
-            p: {slot: np.zeros_like(p.data) for slot in self.slots} for group in self.groups for p in group["params"]
+            p: {slot: np.zeros_like(p.data) for slot in self.slots} for p in parameters
         }
 
     def set_lr(self, lr: float) -> None:

@@ -173,7 +173,7 @@ class Node:
         self.saved = [value for value in cells if isinstance(value, np.ndarray)]
 
     def lock(self, arrays: Sequence[Array]) -> None:
-        """Make what the pullback saved read-only, the arrays it is views of, and those of `arrays` that share memory."""
+        """Make read-only what the pullback saved, what that is views of, and those of `arrays` that share memory."""
         for array in arrays:
             if any(array is not other and np.may_share_memory(array, other) for other in self.saved):
                 self.saved.append(array)

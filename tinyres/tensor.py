@@ -345,7 +345,9 @@ class Tensor:
         axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
         order = _axes(tuple(axes), self.ndim) if axes else tuple(reversed(range(self.ndim)))
         if sorted(order) != list(range(self.ndim)):
-            raise ValueError(f"axes: got {tuple(axes)}, expected each of the {self.ndim} axes of shape {self.shape} once")
+            raise ValueError(
+                f"axes: got {tuple(axes)}, expected each of the {self.ndim} axes of shape {self.shape} once"
+            )
         inverse = tuple(int(i) for i in np.argsort(order))
         return record("transpose", self._data.transpose(order), (self,), lambda dy: (dy.transpose(inverse),))
 

@@ -67,6 +67,7 @@ class Config:
                 raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
 
         expect("dataset", self.dataset in DATASETS, f"one of {', '.join(DATASETS)}")
+        expect("shortcut", self.shortcut in (None, "A", "B", "C"), "A, B or C")
         expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
         expect("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         for name in ("epochs", "batch_size"):
@@ -83,7 +84,7 @@ class Config:
 
 DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
     "cifar10": (data.cifar10, data.CLASSES),
-    "cifar100": (data.cifar100, tuple(f"class {i}" for i in range(100))),
+    "cifar100": (data.cifar100, data.CIFAR100_CLASSES),
     "shapes": (data.shapes, data.SHAPES_CLASSES),
 }
 
@@ -325,14 +326,14 @@ class Run:
 
     def _restore(self, arrays: dict[str, Array], info: dict[str, Any]) -> None:
         path = self.folder / "last.safetensors"
-        if info["config"] != dataclasses.asdict(self.config):
+        if info.get("config") != dataclasses.asdict(self.config):
             raise checkpoint.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
         checkpoint.load_arrays(path, self.model, arrays)
         try:
             self.optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
-        except ValueError as error:
-            raise checkpoint.CheckpointError(f"{path}: {error}") from error
-        self.step, self.history, self.sums = info["step"], info["history"], info["sums"]
+            self.step, self.history, self.sums = info["step"], info["history"], info["sums"]
+        except (ValueError, KeyError) as error:
+            raise checkpoint.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
     def _write_json(self, name: str, content: Any) -> None:
         checkpoint.write_whole(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())

@@ -1,11 +1,12 @@
 """Images and labels: where they come from, how they are varied, and how they reach the network in batches."""
 
 from tinyres.data.augment import Augment, channel_statistics
-from tinyres.data.cifar import CLASSES, DatasetError, DatasetNotFound, cifar10, cifar100
+from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, DatasetError, DatasetNotFound, cifar10, cifar100
 from tinyres.data.loader import Loader, split_validation
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
 
 __all__ = [
+    "CIFAR100_CLASSES",
     "CLASSES",
     "SHAPES_CLASSES",
     "Augment",

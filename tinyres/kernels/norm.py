@@ -125,7 +125,7 @@ def _statistics_of_chunks(x, block, parts, worker, workers):
             _moments(single(x), x, start, stop, whole, channels, sums, m2)
             n = stop - start
             for c in range(channels):
-                delta = sums[c] / np.float64(n) - parts[k, 0, c]
+                delta = x[start, c] + sums[c] / np.float64(n) - parts[k, 0, c]
                 parts[k, 0, c] += delta * n / (seen + n)
                 parts[k, 1, c] += m2[c] + delta * delta * seen * n / (seen + n)
             seen += n
@@ -133,16 +133,19 @@ def _statistics_of_chunks(x, block, parts, worker, workers):
 
 @inner
 def _moments(zero, x, start, stop, first, last, sums, m2):
-    """Sum and squared distances from the mean of the pixels from start to stop, channels first to last."""
+    """Sum of the pixels' distances from the first of them, and squared distances from their mean, from start to stop.
+
+    Distances, since a float32 sum of values loses the digits in which they differ. Channels first to last.
+    """
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
-        total = zero
+        total, origin = zero, load(zero, x, start * channels + c)
         for p in range(start, stop):
-            total = total + load(zero, x, p * channels + c)
+            total = total + (load(zero, x, p * channels + c) - origin)
         mean = total * splat(zero, 1 / (stop - start))
         square = zero
         for p in range(start, stop):
-            distance = load(zero, x, p * channels + c) - mean
+            distance = (load(zero, x, p * channels + c) - origin) - mean
             square = fma(distance, distance, square)
         store(sums, c, total)
         store(m2, c, square)

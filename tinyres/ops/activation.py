@@ -3,7 +3,7 @@
 import numpy as np
 
 from tinyres import backend
-from tinyres.tensor import Tensor, record
+from tinyres.tensor import Tensor, as_tensor, record
 
 
 def relu(x: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def relu(x: Tensor) -> Tensor:
     >>> tr.ops.relu(tr.Tensor([-1.0, 2.0])).data
     array([0., 2.], dtype=float32)
     """
-    kernels = backend.active
+    x, kernels = as_tensor("x", x), backend.active
     y = kernels.relu(x.data)
     return record("relu", y, (x,), lambda dy: (kernels.relu_grad(dy, y),))
 
@@ -31,6 +31,7 @@ def sigmoid(x: Tensor) -> Tensor:
     >>> tr.ops.sigmoid(tr.Tensor([0.0])).data
     array([0.5], dtype=float32)
     """
+    x = as_tensor("x", x)
     y = 0.5 * (1 + np.tanh(0.5 * x.data))
     return record("sigmoid", y, (x,), lambda dy: (dy * y * (1 - y),))
 
@@ -44,6 +45,7 @@ def tanh(x: Tensor) -> Tensor:
     >>> tr.ops.tanh(tr.Tensor([0.0])).data
     array([0.], dtype=float32)
     """
+    x = as_tensor("x", x)
     y = np.tanh(x.data)
     return record("tanh", y, (x,), lambda dy: (dy * (1 - y * y),))
 
@@ -61,6 +63,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> tr.ops.softmax(tr.Tensor([1.0, 1.0])).data
     array([0.5, 0.5], dtype=float32)
     """
+    x = as_tensor("x", x)
     _check_axis(x, axis)
     y = np.exp(_shifted(x.data, axis))
     y /= y.sum(axis, keepdims=True)
@@ -80,6 +83,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> tr.ops.log_softmax(tr.Tensor([0.0, 0.0])).data.round(3)
     array([-0.693, -0.693], dtype=float32)
     """
+    x = as_tensor("x", x)
     _check_axis(x, axis)
     shifted = _shifted(x.data, axis)
     y = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tinyres import backend
 from tinyres.ops import _check
 from tinyres.tape import Array
-from tinyres.tensor import Tensor, record
+from tinyres.tensor import Tensor, as_tensor, record
 
 
 def conv2d(
@@ -58,6 +58,8 @@ def conv2d(
            [6., 9., 6.],
            [4., 6., 4.]])
     """
+    x, weight = as_tensor("x", x), as_tensor("weight", weight)
+    bias = None if bias is None else as_tensor("bias", bias)
     stride, padding = _check.pair("stride", stride, 1), _check.pair("padding", padding, 0)
     _check.images(x)
     if weight.ndim != 4 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
@@ -107,6 +109,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     >>> tr.ops.linear(tr.Tensor([[1.0, 2.0]]), tr.Tensor([[3.0, 4.0]]), tr.Tensor([0.5])).data
     array([[11.5]], dtype=float32)
     """
+    x, weight = as_tensor("x", x), as_tensor("weight", weight)
     if x.ndim != 2:
         raise ValueError(f"x: got shape {x.shape}, expected 2 axes (N, I); flatten it first")
     if weight.ndim != 2 or weight.shape[1] != x.shape[1]:

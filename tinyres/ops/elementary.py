@@ -6,44 +6,44 @@ from typing import Any
 import numpy as np
 
 from tinyres.tape import Array
-from tinyres.tensor import Tensor, record
+from tinyres.tensor import Tensor, as_tensor, record
 
 _Axis = int | tuple[int, ...] | None
 
 
 def exp(x: Tensor) -> Tensor:
     """e^x; its own derivative."""
-    return x.exp()
+    return as_tensor("x", x).exp()
 
 
 def log(x: Tensor) -> Tensor:
     """Natural logarithm; derivative 1 / x."""
-    return x.log()
+    return as_tensor("x", x).log()
 
 
 def sqrt(x: Tensor) -> Tensor:
     """Square root y; derivative 1 / (2 y)."""
-    return x.sqrt()
+    return as_tensor("x", x).sqrt()
 
 
 def matmul(a: Tensor, b: Any) -> Tensor:
     """Matrix product of the last two axes, the others broadcast."""
-    return a @ b
+    return as_tensor("a", a) @ b
 
 
 def sum(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Sum over the given axes (all by default)."""
-    return x.sum(axis, keepdims=keepdims)
+    return as_tensor("x", x).sum(axis, keepdims=keepdims)
 
 
 def mean(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Mean over the given axes (all by default)."""
-    return x.mean(axis, keepdims=keepdims)
+    return as_tensor("x", x).mean(axis, keepdims=keepdims)
 
 
 def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Maximum over the given axes (all by default); equal maxima share the gradient."""
-    return x.max(axis, keepdims=keepdims)
+    return as_tensor("x", x).max(axis, keepdims=keepdims)
 
 
 def maximum(a: Tensor, b: Any) -> Tensor:
@@ -55,6 +55,7 @@ def maximum(a: Tensor, b: Any) -> Tensor:
     >>> tr.ops.maximum(tr.Tensor([1.0, 5.0]), 3.0).data
     array([3., 5.], dtype=float32)
     """
+    a = as_tensor("a", a)
     b = b if isinstance(b, Tensor) else Tensor(np.asarray(b, a.dtype))
     if a.dtype != b.dtype:
         raise TypeError(f"b: got dtype {b.dtype}, expected {a.dtype}, that of a")

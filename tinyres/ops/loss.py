@@ -1,10 +1,12 @@
 """The training loss."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tinyres.tensor import Tensor, record
+from tinyres.tape import Array
+from tinyres.tensor import Tensor, as_tensor, record
 
 
 def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) -> Tensor:
@@ -39,6 +41,7 @@ def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) 
     >>> round(tr.ops.cross_entropy(tr.Tensor([[0.0, 0.0]]), [1]).item(), 4)
     0.6931
     """
+    logits = as_tensor("logits", logits)
     target = np.asarray(target.data if isinstance(target, Tensor) else target)
     if logits.ndim != 2 or 0 in logits.shape:
         raise ValueError(f"logits: got shape {logits.shape}, expected (N, K), N samples of K classes")
@@ -55,7 +58,13 @@ def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) 
     x = logits.data
     shifted = x - x.max(1, keepdims=True)
     log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    q = np.full(x.shape, label_smoothing / k, x.dtype)
-    q[np.arange(n), target] += 1 - label_smoothing
-    loss = -(q * log_p).sum() / n
-    return record("cross_entropy", loss, (logits,), lambda dy: (dy * (np.exp(log_p) - q) / n,))
+    loss = -(1 - label_smoothing) * log_p[np.arange(n), target].mean()
+    if label_smoothing:  # not 0 times log_p: a class with logit -inf has no part in the loss of another
+        loss -= label_smoothing * log_p.mean()
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        q = np.full(x.shape, label_smoothing / k, x.dtype)
+        q[np.arange(n), target] += 1 - label_smoothing
+        return (dy * (np.exp(log_p) - q) / n,)
+
+    return record("cross_entropy", loss, (logits,), pullback)

@@ -7,7 +7,7 @@ import numpy as np
 from tinyres import backend
 from tinyres.ops import _check
 from tinyres.tape import Array
-from tinyres.tensor import Tensor, record
+from tinyres.tensor import Tensor, as_tensor, record
 
 
 def batch_norm(
@@ -77,6 +77,8 @@ def batch_norm(
     >>> y.data.ravel().round(3)
     array([0.   , 0.   , 0.447, 1.342])
     """
+    x, weight, bias = as_tensor("x", x), as_tensor("weight", weight), as_tensor("bias", bias)
+    residual = None if residual is None else as_tensor("residual", residual)
     _check.images(x)
     channels = x.shape[1]
     _check.vector("weight", weight, channels, "the channels of x")

@@ -2,7 +2,7 @@
 
 from tinyres import backend
 from tinyres.ops import _check
-from tinyres.tensor import Tensor, record
+from tinyres.tensor import Tensor, as_tensor, record
 
 _Size = int | tuple[int, int]
 
@@ -46,6 +46,7 @@ def max_pool2d(
     array([[ 5.,  7.],
            [13., 15.]])
     """
+    x = as_tensor("x", x)
     kernel, options = _window(x, kernel_size, stride, padding)
     shape, kernels = x.shape, backend.active
     y, taps = kernels.max_pool2d(x.data, kernel, **options)
@@ -72,6 +73,7 @@ def avg_pool2d(
     array([[ 2.5,  4.5],
            [10.5, 12.5]])
     """
+    x = as_tensor("x", x)
     kernel, options = _window(x, kernel_size, stride, padding)
     shape, kernels = x.shape, backend.active
     y = kernels.avg_pool2d(x.data, kernel, **options)
@@ -87,6 +89,7 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
     >>> tr.ops.global_avg_pool2d(tr.Tensor(np.arange(4.0).reshape(1, 1, 2, 2))).data.ravel()
     array([1.5])
     """
+    x = as_tensor("x", x)
     _check.images(x)
     return avg_pool2d(x, (x.shape[2], x.shape[3]))
 

@@ -6,21 +6,22 @@ from typing import Any
 import numpy as np
 
 from tinyres.tape import Array
-from tinyres.tensor import Tensor, record
+from tinyres.tensor import Tensor, as_tensor, record
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The same elements in another shape; one length may be -1."""
-    return x.reshape(shape)
+    return as_tensor("x", x).reshape(shape)
 
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
     """Permute the axes; reverse them by default."""
-    return x.transpose(*axes) if axes else x.transpose()
+    return as_tensor("x", x).transpose(*axes or ())
 
 
 def flatten(x: Tensor, start: int = 1) -> Tensor:
     """Merge all axes from `start` on: (N, C, H, W) -> (N, C * H * W)."""
+    x = as_tensor("x", x)
     if not 0 <= start < max(x.ndim, 1):
         raise ValueError(f"start: got {start}, expected 0 to {x.ndim - 1} for shape {x.shape}")
     return x.reshape(*x.shape[:start], int(np.prod(x.shape[start:])))
@@ -53,6 +54,7 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     >>> tr.ops.pad(tr.Tensor([1.0, 2.0]), (1, 2)).data
     array([0., 1., 2., 0., 0.], dtype=float32)
     """
+    x = as_tensor("x", x)
     widths = [int(p) for p in padding]
     if len(widths) % 2 or len(widths) > 2 * x.ndim or any(w < 0 for w in widths):
         raise ValueError(
@@ -86,6 +88,7 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     >>> tr.ops.concat([tr.Tensor([1.0]), tr.Tensor([2.0, 3.0])]).data
     array([1., 2., 3.], dtype=float32)
     """
+    tensors = [as_tensor("tensors", t) for t in tensors]
     shapes = [t.shape for t in tensors]
     if not tensors or not -len(shapes[0]) <= axis < len(shapes[0]):
         raise ValueError(
@@ -98,7 +101,7 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
         raise TypeError(f"tensors: got dtypes {[str(t.dtype) for t in tensors]}, expected one dtype")
     cuts = np.cumsum([s[axis] for s in shapes])[:-1]
     y = np.concatenate([t.data for t in tensors], axis)
-    return record("concat", y, tuple(tensors), lambda dy: np.split(dy, cuts, axis))
+    return record("concat", y, tensors, lambda dy: np.split(dy, cuts, axis))
 
 
 def where(condition: Any, a: Tensor, b: Tensor) -> Tensor:
@@ -110,6 +113,7 @@ def where(condition: Any, a: Tensor, b: Tensor) -> Tensor:
     >>> tr.ops.where([True, False], tr.Tensor([1.0, 2.0]), tr.Tensor([3.0, 4.0])).data
     array([1., 4.], dtype=float32)
     """
+    a, b = as_tensor("a", a), as_tensor("b", b)
     if a.dtype != b.dtype:
         raise TypeError(f"b: got dtype {b.dtype}, expected {a.dtype}, that of a")
     chosen = np.asarray(condition, bool)

@@ -1,0 +1,148 @@
+"""Imports only point down: files are ordered simple to complex, and reading down the tree reads up the ideas."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import tinyres
+
+PACKAGE = Path(tinyres.__file__).parent
+
+# From the bottom. What shares a floor does not import each other. A new file gets a floor here.
+FLOORS = [
+    {"kernels"},
+    {"reference"},
+    {"backend"},
+    {"tape"},
+    {"tensor"},
+    {"ops"},
+    {"testing"},
+    {"nn"},
+    {"models"},
+    {"optim", "schedule"},
+    {"data"},
+    {"checkpoint"},
+    {"train"},
+    {"study"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
+]
+KERNELS = [
+    {"compile", "memory"},
+    {"simd"},
+    {"conv"},
+    {"im2col", "winograd", "elementwise", "norm", "pool", "image"},
+    {"__init__"},
+    {"warmup"},
+]
+
+
+def modules(package=PACKAGE):
+    """Dotted name below tinyres -> its source."""
+    return {
+        ".".join(path.relative_to(package).with_suffix("").parts): path.read_text()
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+def imported(name, source):
+    """Dotted names below tinyres of the modules that a module imports, anywhere in it. `name` is its own."""
+    parent = ["tinyres", *name.split(".")[:-1]]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = parent[: len(parent) - node.level + 1] if node.level else []
+            base = ".".join(base + ([node.module] if node.module else []))
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for target in names:
+            if target.split(".")[0] == "tinyres":
+                yield as_module(target.split(".")[1:])
+
+
+def as_module(parts):
+    """The longest beginning of a dotted name that is a module: the rest names something in it."""
+    for count in range(len(parts), 0, -1):
+        path = PACKAGE.joinpath(*parts[:count])
+        if path.with_suffix(".py").exists():
+            return ".".join(parts[:count])
+        if path.is_dir():
+            return ".".join([*parts[:count], "__init__"])
+    return "__init__"
+
+
+def floor(part, floors):
+    return next(i for i, names in enumerate(floors) if part in names)
+
+
+def wrong_imports(sources):
+    for name, source in sources.items():
+        top, _, rest = name.partition(".")
+        for target in imported(name, source):
+            target_top, _, target_rest = target.partition(".")
+            if target_top != top:
+                up = floor(target_top, FLOORS) >= floor(top, FLOORS)
+            else:
+                up = top == "kernels" and floor(target_rest, KERNELS) >= floor(rest, KERNELS)
+            if up:
+                yield f"{name} imports {target}"
+
+
+def test_imports_point_down():
+    assert list(wrong_imports(modules())) == []
+
+
+def test_every_file_has_a_floor():
+    for name in modules():
+        top, _, rest = name.partition(".")
+        assert any(top in names for names in FLOORS), f"{name} has no floor"
+        if top == "kernels":
+            assert any(rest in names for names in KERNELS), f"{name} has no floor among the kernels"
+
+
+def test_kernels_know_nothing_of_autograd():
+    for name, source in modules().items():
+        if name.startswith("kernels."):
+            assert all(target.split(".")[0] == "kernels" for target in imported(name, source)), name
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("tape", "from tinyres.tensor import Tensor"),
+        ("tape", "from tinyres import tensor"),
+        ("tape", "def f():\n    import tinyres.nn.layers"),
+        ("tape", "import tinyres"),
+        ("tape", "from tinyres import Tensor"),
+        ("__init__", "from tinyres import cli"),
+        ("tape", "from . import ops"),
+        ("ops.conv", "from ..nn import Module"),
+        ("ops.conv", "from ..testing.gradcheck import gradcheck"),
+        ("optim", "from tinyres import schedule"),
+        ("kernels.conv", "from tinyres.kernels.norm import batch_norm_apply"),
+        ("kernels.conv", "from .norm import batch_norm_apply"),
+        ("kernels.simd", "from tinyres.kernels import conv"),
+        ("kernels.simd", "from tinyres import backend"),
+        ("data.loader", "from tinyres.train import train"),
+    ],
+)
+def test_imports_that_point_up_are_found(name, source):
+    assert len(list(wrong_imports({name: source}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("ops.conv", "from tinyres import backend\nfrom tinyres.ops import _check\nimport numpy"),
+        ("nn.layers", "from ..tensor import Tensor\nfrom . import init"),
+        ("kernels.norm", "from tinyres.kernels.conv import channels_last"),
+        ("kernels.warmup", "from tinyres.kernels import conv2d"),
+        ("cli", "from tinyres import __version__, train"),
+    ],
+)
+def test_imports_that_point_down_are_not(name, source):
+    assert list(wrong_imports({name: source})) == []

@@ -1,0 +1,532 @@
+"""The kernels against their definition in plain NumPy; threads, memory, and other processors."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
+
+import tinyres as tr
+from tinyres import backend, kernels, reference
+from tinyres.kernels import compile, conv, elementwise, im2col, memory, norm, pool
+from tinyres.testing.strategies import (
+    ORDERS,
+    batch_norm_problems,
+    conv_problems,
+    in_order,
+    numbers,
+    pool_problems,
+    shapes,
+)
+
+F4, F8 = np.float32, np.float64
+ALL_ORDERS = (*ORDERS, "read-only")
+dtypes = st.sampled_from([F4, F8])
+seeds = st.integers(0, 2**32 - 1)
+each_algorithm = pytest.mark.parametrize("algorithm", sorted(backend.ALGORITHMS))
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before():
+    before = tr.num_threads()
+    tr.set_num_threads(1)  # most arrays here are tiny
+    yield
+    tr.set_num_threads(before)
+
+
+def assert_close(result, expected, tolerance):
+    """To `tolerance`, relative to the largest element."""
+    assert result.shape == expected.shape
+    np.testing.assert_allclose(result, expected, rtol=0, atol=tolerance * max(1, np.abs(expected).max(initial=0)))
+
+
+# ---------------------------------------------------------------- convolution
+def convolutions(functions, p):
+    """Forward without and with bias, input gradient, weight gradient."""
+    return (
+        functions.conv2d(p.x, p.weight, **p.options),
+        functions.conv2d(p.x, p.weight, p.bias, **p.options),
+        functions.conv2d_input_grad(p.dy, p.weight, p.x.shape, **p.options),
+        functions.conv2d_weight_grad(p.dy, p.x, p.weight.shape, **p.options),
+    )
+
+
+def changed(p, f):
+    """The same problem with `f` of each of its arrays."""
+    names = ("x", "weight", "bias", "dy")
+    arrays = {name: None if (a := getattr(p, name)) is None else f(a) for name in names}
+    return SimpleNamespace(**arrays, options=p.options)
+
+
+def assert_convolutions_are_exact(results, p):
+    """Each sum of products to the rounding errors that its terms allow: terms * u * sum of their absolute values."""
+    exact = convolutions(reference, changed(p, lambda a: a.astype(F8)))
+    sizes = convolutions(reference, changed(p, lambda a: np.abs(a).astype(F8)))
+    o, c, kh, kw = p.weight.shape
+    terms = (c * kh * kw, c * kh * kw + 1, o * kh * kw, p.dy.shape[0] * p.dy.shape[2] * p.dy.shape[3])
+    for result, value, size, count in zip(results, exact, sizes, terms, strict=True):
+        assert result.shape == value.shape
+        assert result.dtype == p.x.dtype
+        bound = 2 * (count + 1) * np.finfo(p.x.dtype).eps * size
+        assert (np.abs(result - value) <= bound).all()
+
+
+@each_algorithm
+@given(p=dtypes.flatmap(lambda dtype: conv_problems(dtype, min_batch=0, orders=ALL_ORDERS)))
+def test_convolution_is_its_definition(algorithm, p):
+    before = changed(p, np.array)
+    results = convolutions(backend.ALGORITHMS[algorithm], p)
+    assert_convolutions_are_exact(results, p)
+    for name in ("x", "weight", "dy"):
+        np.testing.assert_array_equal(getattr(p, name), getattr(before, name))
+    for y in results[:3]:
+        assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+@each_algorithm
+@given(p=dtypes.flatmap(conv_problems))
+def test_gradients_are_adjoint_to_the_forward(algorithm, p):
+    """<conv(x, w), dy> = <x, input gradient> = <w, weight gradient>: conv is linear in x, and in w."""
+    y, _, dx, dw = (r.astype(F8) for r in convolutions(backend.ALGORITHMS[algorithm], p))
+    products = [(y * p.dy).sum(), (dx * p.x).sum(), (dw * p.weight).sum()]
+    sizes = convolutions(reference, changed(p, lambda a: np.abs(a).astype(F8)))[0]
+    tolerance = 200 * np.finfo(p.x.dtype).eps * (sizes * np.abs(p.dy)).sum()
+    assert abs(products[0] - products[1]) <= tolerance
+    assert abs(products[0] - products[2]) <= tolerance
+
+
+@given(dtypes.flatmap(lambda dtype: conv_problems(dtype, orders=["contiguous"])))
+def test_col2im_is_the_transpose_of_im2col(p):
+    size, x = p.weight.shape[2:], p.x.astype(F8)
+    columns = im2col.im2col(x, size, **p.options)
+    other = numbers(np.random.default_rng(0), columns.shape)
+    back = im2col.col2im(other, x.shape, size, **p.options)
+    np.testing.assert_allclose((columns * other).sum(), (x * back).sum(), rtol=1e-10, atol=1e-10)
+
+
+# Several strips of an image, several images to a strip, several slots of weight gradients, ragged ends everywhere.
+CHANNELS = [(3, 16), (16, 17), (17, 33), (33, 64), (64, 3)]
+LARGE = [
+    ((n, c, *size), (o, c, k, k), (s, s), (p, p))
+    for n, size in [(20, (17, 19)), (1, (17, 19)), (2, (45, 50))]
+    for c, o in CHANNELS
+    for k in (1, 3, 5, 7)
+    for s, p in [(1, k // 2), (2, 0), (3, k - 1)]
+    if n == 20 or s + k in (4, 5, 8)
+]
+
+
+def large_problem(x, weight, stride, padding):
+    rng = np.random.default_rng(sum(x) + sum(weight))
+    out = [(x[i + 2] + 2 * padding[i] - weight[i + 2]) // stride[i] + 1 for i in (0, 1)]
+    arrays = (numbers(rng, s, F4) for s in (x, weight, (weight[0],), (x[0], weight[0], *out)))
+    x, weight, bias, dy = (in_order(a, "channels-last") if a.ndim == 4 else a for a in arrays)
+    return SimpleNamespace(x=x, weight=weight, bias=bias, dy=dy, options={"stride": stride, "padding": padding})
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_large_convolutions_are_those_of_the_textbook(channels):
+    """im2col, which the tests above compare with the definition, in float64: the definition itself is slow."""
+    for case in LARGE:
+        if case[1][1::-1] == channels:
+            p = large_problem(*case)
+            exact = convolutions(im2col, changed(p, lambda a: a.astype(F8)))
+            for result, value in zip(convolutions(kernels, p), exact, strict=True):
+                assert_close(result, value, 1e-5)
+
+
+# ---------------------------------------------------------------- threads
+@pytest.fixture
+def on_one_and_two_threads():
+    if tr.backend.max_threads() < 2:
+        pytest.skip("needs two cores")
+
+    def compare(run):
+        results = []
+        for n in (1, 2):
+            tr.set_num_threads(n)
+            results.append(run())
+        for one, two in zip(*results, strict=True):
+            np.testing.assert_array_equal(one, two)  # bit for bit
+
+    return compare
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_convolution_does_not_depend_on_threads(channels, on_one_and_two_threads):
+    for case in LARGE:
+        if case[1][1::-1] == channels:
+            p = large_problem(*case)
+            on_one_and_two_threads(lambda p=p: convolutions(kernels, p))
+
+
+def test_linear_does_not_depend_on_threads(on_one_and_two_threads):
+    for n, c, o in [(300, 64, 10), (1, 64, 10), (128, 33, 17)]:
+        p = large_problem((n, c, 1, 1), (o, c, 1, 1), (1, 1), (0, 0))
+        on_one_and_two_threads(lambda p=p: convolutions(kernels, p))
+
+
+@pytest.mark.parametrize("shape", [(20, 5, 17, 19), (1, 33, 17, 19), (64, 16, 16, 16), (300, 3, 1, 1), (2, 1, 1, 1)])
+def test_other_kernels_do_not_depend_on_threads(shape, on_one_and_two_threads):
+    rng = np.random.default_rng(0)
+    x, dy, residual = (in_order(numbers(rng, shape, F4), "channels-last") for _ in range(3))
+    mean, inv_std, weight, bias = (numbers(rng, shape[1:2], F4) for _ in range(4))
+
+    def run():
+        results = [*norm.batch_norm_statistics(x), elementwise.relu(x), elementwise.relu_grad(dy, x)]
+        for relu in (False, True):
+            y = norm.batch_norm_apply(x, mean, weight * inv_std, bias, residual, relu=relu)
+            for shortcut in (False, True):
+                gradients = norm.batch_norm_grad(
+                    dy, x, y, mean, inv_std, weight, bias, training=True, relu=relu, residual=shortcut
+                )
+                results += [y, *(g for g in gradients if g is not None)]
+        total = x.copy(order="K")
+        elementwise.add_to(total, dy)
+        results.append(total)
+        if shape[2] > 3:
+            options = {"stride": (2, 1), "padding": (1, 1)}
+            y, taps = pool.max_pool2d(x, (3, 3), **options)
+            results += [y, taps, pool.max_pool2d_grad(y, taps, shape, (3, 3), **options)]
+            results += [pool.avg_pool2d(x, (3, 3), **options), pool.avg_pool2d_grad(y, shape, (3, 3), **options)]
+        return results
+
+    on_one_and_two_threads(run)
+
+
+def test_number_of_threads():
+    assert 1 <= tr.num_threads() <= backend.max_threads()
+    for wrong in (0, -1, backend.max_threads() + 1):
+        with pytest.raises(ValueError, match=rf"n: got {wrong} threads, expected 1 to {backend.max_threads()}"):
+            tr.set_num_threads(wrong)
+
+
+# ---------------------------------------------------------------- batch norm
+def batch_norms(functions, p):
+    """Statistics, result, and gradients."""
+    inv_std = 1 / np.sqrt(p.running_var)
+    y = functions.batch_norm_apply(
+        p.x, p.running_mean, p.weight * inv_std, p.bias, p.residual, relu=p.relu
+    )  # fmt: skip
+    gradients = functions.batch_norm_grad(
+        p.dy, p.x, y, p.running_mean, inv_std, p.weight, p.bias,
+        training=p.training, relu=p.relu, residual=p.residual is not None,
+    )  # fmt: skip
+    return [*functions.batch_norm_statistics(p.x), y, *(g for g in gradients if g is not None)]
+
+
+@given(dtypes.flatmap(lambda dtype: batch_norm_problems(dtype, orders=ALL_ORDERS)))
+def test_batch_norm_is_its_definition(p):
+    names = ("x", "dy", "residual", "running_mean", "running_var", "weight", "bias")
+    wide = {name: None if (a := getattr(p, name)) is None else a.astype(F8) for name in names}
+    exact = SimpleNamespace(**wide, training=p.training, relu=p.relu)
+    before_relu = batch_norms(reference, SimpleNamespace(**{**vars(exact), "relu": False}))[2]
+    assume(np.abs(before_relu).min() > 1e-5)  # where rounding decides the sign, gradients jump
+    results, expected = batch_norms(kernels, p), batch_norms(reference, exact)
+    for result, value in zip(results, expected, strict=True):
+        assert_close(result, value, 1e-5 if p.x.dtype == F4 else 1e-13)
+    assert all(r.dtype == F8 for r in results[:2])
+    assert all(r.dtype == p.x.dtype for r in results[2:])
+    for name in names:
+        if (a := getattr(p, name)) is not None:
+            np.testing.assert_array_equal(a, wide[name])
+
+
+@pytest.mark.parametrize("shape", [(64, 16, 32, 32), (8, 17, 33, 31), (128, 3, 1, 1), (2, 1, 7, 5), (1, 64, 100, 100)])
+@pytest.mark.parametrize("mean", [0, 1e4, -1e4])
+def test_statistics_keep_their_digits(shape, mean):
+    """E[x^2] - E[x]^2 in float32 would be wrong in every digit."""
+    x = (np.random.default_rng(0).standard_normal(shape) + mean).astype(F4)
+    expected_mean, expected_var = x.astype(F8).mean((0, 2, 3)), x.astype(F8).var((0, 2, 3))
+    result_mean, result_var = norm.batch_norm_statistics(x)
+    np.testing.assert_allclose(result_mean, expected_mean, rtol=1e-7, atol=1e-7)
+    np.testing.assert_allclose(result_var, expected_var, rtol=1e-5)
+
+
+def test_a_channel_that_is_constant_has_no_variance():
+    x = np.full((9, 3, 20, 20), 0.1, F4)
+    mean, var = norm.batch_norm_statistics(x)
+    np.testing.assert_array_equal(mean, np.float64(F4(0.1)))
+    np.testing.assert_array_equal(var, 0)
+
+
+def test_batch_norm_shows_nan_and_infinity():
+    x = np.ones((2, 3, 4, 4), F4)
+    x[0, 0, 1, 1], x[0, 1, 1, 1] = np.nan, np.inf
+    one = np.ones(3, F4)
+    y = norm.batch_norm_apply(x, 0 * one, one, 0 * one, relu=True)
+    np.testing.assert_array_equal(y, x)
+    mean, var = norm.batch_norm_statistics(x)
+    np.testing.assert_array_equal(np.isfinite(mean), [False, False, True])
+    np.testing.assert_array_equal(np.isfinite(var), [False, False, True])
+
+
+# ---------------------------------------------------------------- pooling
+def poolings(functions, p):
+    y, taps = functions.max_pool2d(p.x, p.kernel_size, **p.options)
+    return (
+        y,
+        taps,
+        functions.max_pool2d_grad(p.dy, taps, p.x.shape, p.kernel_size, **p.options),
+        functions.avg_pool2d(p.x, p.kernel_size, **p.options),
+        functions.avg_pool2d_grad(p.dy, p.x.shape, p.kernel_size, **p.options),
+    )
+
+
+@given(dtypes.flatmap(lambda dtype: pool_problems(dtype, min_batch=0, orders=ALL_ORDERS)))
+def test_pooling_is_its_definition(p):
+    results, expected = poolings(kernels, p), poolings(reference, p)
+    for result, value in zip(results, expected, strict=True):
+        assert_close(result, value, 1e-5 if p.x.dtype == F4 else 1e-13)
+    for i in (0, 1):
+        np.testing.assert_array_equal(results[i], expected[i])
+    assert results[1].dtype == np.int32
+    assert all(r.dtype == p.x.dtype for i, r in enumerate(results) if i != 1)
+
+
+@given(dtypes.flatmap(pool_problems), seeds)
+def test_max_pooling_of_ties_nan_and_infinity(p, seed):
+    x = np.random.default_rng(seed).choice([np.nan, -np.inf, -np.inf, np.inf, 0, 1], p.x.shape).astype(p.x.dtype)
+    x[0] = -np.inf  # not even there is padding the maximum
+    q = SimpleNamespace(x=x, dy=p.dy, kernel_size=p.kernel_size, options=p.options)
+    with np.errstate(invalid="ignore"):  # of the means
+        results, expected = poolings(kernels, q), poolings(reference, q)
+    for i in (0, 1):
+        np.testing.assert_array_equal(results[i], expected[i])
+    np.testing.assert_allclose(results[2], expected[2], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(results[2].sum((1, 2, 3)), p.dy.sum((1, 2, 3)), rtol=1e-4, atol=1e-4)  # none is lost
+
+
+@given(dtypes.flatmap(lambda dtype: pool_problems(dtype, values="normal")))
+def test_average_pooling_is_adjoint_to_its_gradient(p):
+    y = kernels.avg_pool2d(p.x, p.kernel_size, **p.options).astype(F8)
+    dx = kernels.avg_pool2d_grad(p.dy, p.x.shape, p.kernel_size, **p.options).astype(F8)
+    tolerance = 1e-5 if p.x.dtype == F4 else 1e-13
+    size = np.abs(y * p.dy).sum() + np.abs(dx * p.x).sum()
+    assert abs((y * p.dy).sum() - (dx * p.x).sum()) <= tolerance * size
+
+
+# ---------------------------------------------------------------- elementwise
+@given(shapes(max_dims=5, min_side=0), dtypes, st.sampled_from(ALL_ORDERS), st.sampled_from(ALL_ORDERS), seeds)
+def test_relu_and_its_gradient_are_their_definitions(shape, dtype, order, dy_order, seed):
+    rng = np.random.default_rng(seed)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0])
+    x = np.where(rng.random(shape) < 0.3, rng.choice(special, shape), rng.standard_normal(shape)).astype(dtype)
+    x, dy = in_order(x, order), in_order(numbers(rng, shape, dtype), dy_order)
+    y = kernels.relu(x)
+    np.testing.assert_array_equal(y, reference.relu(x))
+    np.testing.assert_array_equal(kernels.relu_grad(dy, y), reference.relu_grad(dy, y))
+    assert y.dtype == dtype
+    assert y.shape == shape
+
+
+@given(shapes(max_dims=4, min_side=0), dtypes, st.sampled_from(ORDERS[:3]), st.sampled_from(ALL_ORDERS), seeds)
+def test_add_to(shape, dtype, order, part_order, seed):
+    rng = np.random.default_rng(seed)
+    total, part = in_order(numbers(rng, shape, dtype), order), in_order(numbers(rng, shape, dtype), part_order)
+    expected, before = total + part, part.copy()
+    kernels.add_to(total, part)
+    np.testing.assert_array_equal(total, expected)
+    np.testing.assert_array_equal(part, before)
+
+
+def test_one_compiled_kernel_serves_every_memory_order():
+    """A read-only or strided array is another type to Numba: it would compile for seconds, each time."""
+
+    def run(order):
+        rng = np.random.default_rng(0)
+        a = {name: in_order(numbers(rng, s, F4), order) for name, s in dict(x=(2, 3, 4, 4), w=(3, 3, 1, 1)).items()}
+        v = [in_order(numbers(rng, (3,), F4, "positive"), order) for _ in range(4)]
+        one = {"stride": (1, 1), "padding": (0, 0)}
+        x = a["x"]
+        for functions in (kernels, im2col):
+            functions.conv2d(x, a["w"], v[0], **one)
+            functions.conv2d_input_grad(x, a["w"], x.shape, **one)
+            functions.conv2d_weight_grad(x, x, a["w"].shape, **one)
+        kernels.batch_norm_statistics(x)
+        kernels.batch_norm_apply(x, *v[:3], x, relu=True)
+        kernels.batch_norm_grad(x, x, x, *v, training=True, relu=True, residual=True)
+        kernels.relu_grad(x, kernels.relu(x))
+        part = in_order(x, "channels-last")  # as the total lies: else NumPy adds
+        part.flags.writeable = order != "read-only"
+        kernels.add_to(in_order(x, "channels-last"), part)
+        y, taps = kernels.max_pool2d(x, (2, 2), **one)
+        kernels.max_pool2d_grad(y, taps, x.shape, (2, 2), **one)
+        kernels.avg_pool2d_grad(kernels.avg_pool2d(x, (2, 2), **one), x.shape, (2, 2), **one)
+
+    def compiled():
+        modules = (conv, elementwise, im2col, norm, pool)
+        return {
+            f"{module.__name__}.{name}": len(f.signatures)
+            for module in modules
+            for name, f in vars(module).items()
+            if isinstance(f, Dispatcher)
+        }
+
+    run("contiguous")
+    before = compiled()
+    assert sum(before.values()) > 8
+    for order in ALL_ORDERS:
+        run(order)
+    assert compiled() == before
+
+
+# ---------------------------------------------------------------- memory
+@pytest.fixture
+def own_pool(monkeypatch):
+    monkeypatch.setattr(memory, "_pool", memory._Pool())
+    return memory._pool
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
+
+
+def test_memory_comes_back_with_the_last_view(own_pool):
+    a = memory.empty((4, memory.SMALLEST), np.uint8)
+    place, view = address(a), a.reshape(-1).view(F4)[::2].reshape(2, -1).T[3:5]
+    del a
+    b = memory.empty((4, memory.SMALLEST), np.uint8)
+    assert address(b) != place
+    view[...] = 1
+    del view
+    c = memory.empty((memory.SMALLEST,), F4)  # as many bytes, of another shape
+    assert address(c) == place
+    assert own_pool.in_use == 8 * memory.SMALLEST
+    assert own_pool.kept == 0
+
+
+def test_memory_of_read_only_aliases_is_not_handed_out(own_pool):
+    a = memory.empty((2 * memory.SMALLEST,), np.uint8)
+    a[...] = 1
+    a.flags.writeable = False
+    alias = compile.contiguous(a)
+    assert alias.flags.writeable
+    assert address(alias) == address(a)
+    del a
+    b = memory.empty((2 * memory.SMALLEST,), np.uint8)
+    b[...] = 2
+    assert (alias == 1).all()
+
+
+def test_small_arrays_are_numpys_own(own_pool):
+    small = memory.empty((memory.SMALLEST - 1,), np.uint8)
+    assert own_pool.in_use == 0
+    assert small.flags.owndata
+    assert memory.empty((0, 3), F4).shape == (0, 3)
+    assert memory.empty((), F4).shape == ()
+
+
+def test_zeros_are_zero_in_used_memory(own_pool):
+    a = memory.empty((memory.SMALLEST,), F4)
+    place = address(a)
+    a[...] = 7
+    del a
+    b = memory.zeros((memory.SMALLEST,), F4)
+    assert address(b) == place
+    assert not b.any()
+    assert b.flags.c_contiguous
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30))
+def test_memory_is_never_in_two_arrays_and_never_more_than_there_has_been(steps):
+    before, memory._pool = memory._pool, memory._Pool()
+    try:
+        live, most = [], 0
+        for i, (make, k) in enumerate(steps):
+            if make:
+                array = memory.empty((memory.SMALLEST * (k + 1),), np.uint8)
+                array[:: memory.SMALLEST // 4] = i
+                live.append((i, array))
+                del array
+            elif live:
+                live.pop(k % len(live))
+            in_use = sum(array.nbytes for _, array in live)
+            most = max(most, in_use)
+            assert memory._pool.in_use == in_use
+            assert memory._pool.kept == sum(size * len(free) for size, free in memory._pool.free.items())
+            assert memory._pool.kept + in_use <= most == memory._pool.peak
+            assert all((array[:: memory.SMALLEST // 4] == j).all() for j, array in live)
+    finally:
+        memory._pool = before
+
+
+# ---------------------------------------------------------------- compilation
+def test_cache_folder_depends_on_source_and_processor(monkeypatch, tmp_path):
+    monkeypatch.setenv("TINYRES_CACHE", str(tmp_path))
+    folder = compile.cache_folder()
+    assert folder == compile.cache_folder()
+    assert folder.parent == tmp_path / "kernels"
+    monkeypatch.setattr(compile, "host_features", lambda: frozenset({"another"}))
+    assert compile.cache_folder() != folder
+
+
+def test_contiguous_copies_only_what_is_not():
+    a = np.ones((3, 4), F4)
+    assert compile.contiguous(a) is a
+    assert compile.contiguous(a.T).flags.c_contiguous
+    a.flags.writeable = False
+    alias = compile.contiguous(a)
+    assert address(alias) == address(a)
+    assert alias.flags.writeable
+    np.testing.assert_array_equal(alias, a)
+
+
+OTHER_PROCESSOR = """
+import json
+import numpy as np
+from tinyres import kernels, reference
+from tinyres.kernels import simd
+
+rng = np.random.default_rng(0)
+worst = 0.0
+
+def compare(name, *args, **options):
+    global worst
+    results, expected = (getattr(functions, name)(*args, **options) for functions in (kernels, reference))
+    if not isinstance(results, tuple):
+        results, expected = (results,), (expected,)
+    for r, e in zip(results, expected, strict=True):
+        if e is not None:
+            assert r.shape == e.shape, name
+            worst = max(worst, float(np.abs(r - e).max() / max(1, np.abs(e).max())))
+    return results
+
+for c, o in [(3, 16), (17, 5), (16, 33)]:
+    x, w, dy, b = (rng.standard_normal(s, np.float32) for s in [(2, c, 7, 9), (o, c, 3, 3), (2, o, 4, 5), (o,)])
+    options = {"stride": (2, 2), "padding": (1, 1)}
+    compare("conv2d", x, w, b, **options)
+    compare("conv2d_input_grad", dy, w, x.shape, **options)
+    compare("conv2d_weight_grad", dy, x, w.shape, **options)
+    compare("batch_norm_statistics", x)
+    v = [rng.uniform(0.5, 1, c).astype(np.float32) for _ in range(4)]
+    y, = compare("batch_norm_apply", x, *v[:3], x, relu=True)
+    compare("batch_norm_grad", y, x, y, *v, training=True, relu=True, residual=True)
+    compare("relu", x)
+print(json.dumps({"width": simd.WIDTH, "fma": simd.HAS_FMA, "worst": worst}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "features", "width", "fma"),
+    [("x86-64", "", 16, False), ("haswell", "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt", 32, True)],
+)
+def test_other_processors(name, features, width, fma, tmp_path):
+    """Kernels built for an older processor run on this one, and are right."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("needs an x86-64 processor")
+    if fma and not {"avx2", "fma"} <= compile.host_features():
+        pytest.skip("needs a processor with AVX2")
+    env = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "TINYRES_CACHE": str(tmp_path)}
+    result = subprocess.run([sys.executable, "-c", OTHER_PROCESSOR], env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["width"], report["fma"]) == (width, fma)
+    assert report["worst"] < 1e-5
