@@ -59,6 +59,10 @@ _PRANGE_ONLY = {
     **dict.fromkeys(("comprehension", "inplace_binop", "numpy", "reduction", "setitem", "stencil"), False),
 }
 
+# Threads that wait for the others should soon sleep, not spin: where another process wants a core too, GNU OpenMP's
+# habit of spinning long made a step eight times slower. Read when Numba starts its threads; a user's setting stands.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
 
@@ -88,7 +92,8 @@ class _Alias:
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array  # kept alive
-        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.memory import empty, zeros
-from tinyres.kernels.simd import TILE_ROWS, lanes, tile_columns, tile_of_one, tile_of_two, wide
+from tinyres.kernels.simd import TILE_ROWS, clear, copy, lanes, tile_columns, tile_of_one, tile_of_two, wide
 
 STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
 STRIP_PIXELS = 256  # output pixels of one strip of the weight gradient: one block of channels stays in L1
@@ -294,7 +294,7 @@ def _strip_input(x, height, width, c, plan, image, images, first, rows, scratch)
     top = plan.top + first * plan.stride
     if plan.inside:
         return x, ((image * height + top) * width + plan.left) * c
-    before = max(0, -plan.left) * c  # padding, then image, then padding
+    before = min(max(0, -plan.left), plan.in_columns) * c  # padding, then image, then padding
     stop = max(before, min(plan.in_columns, width - plan.left) * c)
     pitch = plan.in_columns * c
     for g in range(images):
@@ -302,15 +302,11 @@ def _strip_input(x, height, width, c, plan, image, images, first, rows, scratch)
             row = (g * plan.in_rows + r) * pitch
             if 0 <= top + r < height:
                 source = (((image + g) * height + top + r) * width + plan.left) * c
-                for i in range(before):
-                    scratch[row + i] = 0
-                for i in range(before, stop):
-                    scratch[row + i] = x[source + i]
-                for i in range(stop, pitch):
-                    scratch[row + i] = 0
+                clear(scratch, row, before)
+                copy(scratch, row + before, x, source + before, stop - before)
+                clear(scratch, row + stop, pitch - stop)
             else:
-                for i in range(pitch):
-                    scratch[row + i] = 0
+                clear(scratch, row, pitch)
     return scratch, 0
 
 
@@ -343,8 +339,7 @@ def _weight_grad_slots(x, dy, total, columns, plan, worker, workers):
     scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * c, x.dtype)
     wider = np.zeros(0 if o == o_size else plan.group * plan.rows * ow * o_size, x.dtype)
     for slot in range(worker * slots // workers, (worker + 1) * slots // workers):
-        for i in range(slot * size, (slot + 1) * size):
-            total_flat[i] = 0
+        clear(total_flat, slot * size, size)
         stop = (slot + 1) * n // slots
         for image in range(slot * n // slots, stop, plan.group):
             images = min(plan.group, stop - image)
@@ -354,8 +349,7 @@ def _weight_grad_slots(x, dy, total, columns, plan, worker, workers):
                 b, b_start = dy_flat, (image * oh + first) * ow * o
                 if o != o_size:  # the tile reads whole vectors of channels
                     for p in range(images * rows * ow):
-                        for channel in range(o):
-                            wider[p * o_size + channel] = dy_flat[b_start + p * o + channel]
+                        copy(wider, p * o_size, dy_flat, b_start + p * o, o)
                     b, b_start = wider, 0
                 for column in range(0, o_size, columns):
                     out_start = slot * size + column

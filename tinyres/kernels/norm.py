@@ -24,15 +24,13 @@ def batch_norm_statistics(x):
     """Mean and (biased) variance of each channel, (C,) float64, of x (N, C, H, W)."""
     x = _rows(x)
     pixels, block = len(x), _block(x)
-    starts = range(0, pixels, block * CHUNK_BLOCKS)
-    parts = np.zeros((len(starts), 2, x.shape[1]))  # mean and M2 of each chunk
+    chunk = block * CHUNK_BLOCKS
+    parts = np.zeros((-(-pixels // chunk), 2, x.shape[1]))  # mean and M2 of each chunk
     _statistics(x, block, parts, get_num_threads())
-    mean, m2 = parts[0]
-    for start, (chunk_mean, chunk_m2) in zip(starts[1:], parts[1:], strict=True):
-        n = min(block * CHUNK_BLOCKS, pixels - start)
-        delta = chunk_mean - mean
-        mean += delta * (n / (start + n))
-        m2 += chunk_m2 + delta * delta * (start * n / (start + n))
+    means, squares = parts[:, 0], parts[:, 1]
+    n = np.minimum(chunk, pixels - chunk * np.arange(len(parts)))[:, None]  # pixels of each chunk
+    mean = (n * means).sum(axis=0) / pixels
+    m2 = squares.sum(axis=0) + (n * (means - mean) ** 2).sum(axis=0)
     return mean, m2 / pixels
 
 

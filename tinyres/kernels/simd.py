@@ -114,6 +114,36 @@ def store(typingctx, array, index, vector):
     return types.void(array, types.intp, vector), codegen
 
 
+@intrinsic
+def copy(typingctx, out, at, array, start, count):
+    """out[at : at + count] = array[start : start + count], flat and of one dtype; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        out, at, array, start, count = args
+        target = context.make_array(signature.args[0])(context, builder, out).data
+        source = context.make_array(signature.args[2])(context, builder, array).data
+        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+        cgutils.raw_memcpy(builder, builder.gep(target, [at]), builder.gep(source, [start]), count, size)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def clear(typingctx, out, at, count):
+    """out[at : at + count] = 0, flat; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        out, at, count = args
+        target = context.make_array(signature.args[0])(context, builder, out).data
+        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+        length = builder.mul(count, ir.Constant(count.type, size))
+        cgutils.memset(builder, builder.gep(target, [at]), length, 0)
+        return context.get_dummy_value()
+
+    return types.void(out, types.intp, types.intp), codegen
+
+
 # ---------------------------------------------------------------- arithmetic
 def _binary(emit):
     @intrinsic
