@@ -1,0 +1,476 @@
+"""The command line: what it prints, what it leaves behind, and one short message for each mistake."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import tinyres as tr
+from tinyres import checkpoint, cli, models, train
+from tinyres.data import cifar
+
+# also run in new processes, so it is text
+TINY = """
+import tinyres as tr
+from tinyres import models, train
+def pictures(split):
+    return tr.data.shapes(50 if split == "train" else 20, split, size=16)
+models.FAMILY["tiny"] = {
+    "block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "A", "num_classes": 10
+}
+train.DATASETS["shapes"] = (pictures, tr.data.SHAPES_CLASSES)
+tr.set_num_threads(1)
+"""
+TRAIN = ["train", "--dataset", "shapes", "--model", "tiny", "--epochs", "2", "--batch-size", "12", "--validation", "8"]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    """Small models and data, an empty current folder, and no data or network from outside."""
+    threads = tr.num_threads()
+    for table in (models.FAMILY, train.DATASETS):
+        for name, value in table.items():
+            monkeypatch.setitem(table, name, value)
+    with monkeypatch.context() as patch:
+        patch.setitem(models.FAMILY, "tiny", None)
+        exec(TINY, {})
+        monkeypatch.chdir(tmp_path)
+        patch.delenv("TINYRES_DATA", raising=False)
+        patch.setattr(cifar.pooch, "os_cache", lambda project: tmp_path / "cache")
+        patch.setattr(cifar, "_probe", no_network)
+        yield
+    tr.set_num_threads(threads)
+
+
+def no_network(url):
+    raise ConnectionError("no network in this test")
+
+
+def tinyres(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def good(*arguments):
+    result = tinyres(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return result.stdout
+
+
+def bad(*arguments, code=1):
+    """Run what must fail, and return its message."""
+    result = tinyres(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert len(result.stderr) < 1500
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", result.stderr).split())
+
+
+@pytest.fixture
+def run(tmp_path):
+    good(*TRAIN, "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# ---------------------------------------------------------------- help
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["summary"], ["warmup"]])
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(command, option):
+    text = good(*command, option)
+    assert "Usage" in text
+    assert "--help" in text
+
+
+def test_no_command_shows_help():
+    result = tinyres()
+    assert "Usage" in result.output
+    assert "train" in result.output
+
+
+def test_version():
+    assert good("--version").split() == ["tinyres", tr.__version__]
+
+
+# ---------------------------------------------------------------- train, eval
+def test_train_writes_a_run_and_says_where(tmp_path):
+    text = good(*TRAIN, "--out", tmp_path / "run")
+    assert "tiny (" in text
+    assert "on shapes (42 images)" in text
+    for epoch in (1, 2):
+        assert re.search(rf"epoch +{epoch}  train loss \d\.\d+ accuracy [\d.]+%  validation loss", text)
+    assert re.search(r"Test accuracy [\d.]+%, loss \d\.\d{4} \(.*best\.safetensors\)", text)
+    assert "Traceback" not in text
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {"config.json", "metrics.jsonl", "last.safetensors"}
+
+
+def test_train_makes_a_folder_of_its_own(tmp_path):
+    good(*TRAIN)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"tiny-shapes-\d{8}-\d{6}", folder.name)
+
+
+def test_every_option_reaches_the_configuration(tmp_path):
+    options = {
+        "shortcut": "B", "epochs": 1, "batch_size": 25, "optimizer": "adamw", "lr": 0.01, "schedule": "cosine",
+        "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
+        "cutout": 3, "validation": 5, "seed": 7,
+    }  # fmt: skip
+    arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
+    flags = ["--no-nesterov", "--no-decay-bias", "--no-flip", "--threads", "1"]
+    good("train", "--dataset", "shapes", "--model", "tiny", *arguments, *flags, "--out", tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    expected = {**options, "dataset": "shapes", "model": "tiny", "data": None}
+    assert config == {**expected, "nesterov": False, "decay_bias": False, "flip": False}
+
+
+def test_eval_agrees_with_the_end_of_training(run):
+    scores = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    text = good("eval", run / "best.safetensors")
+    assert f"shapes test: accuracy {scores['test_accuracy']:.2%}, loss {scores['test_loss']:.4f} (20 images)" in text
+    assert "shapes train: accuracy" in good("eval", run / "best.safetensors", "--split", "train")
+
+
+def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
+    step = cli.Bar.step
+
+    def stop(self, run, *arguments):
+        step(self, run, *arguments)
+        if run.step == 6:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.Bar, "step", stop)
+        result = tinyres(*TRAIN, "--out", tmp_path / "other")
+    assert result.exit_code == 130
+    assert "Stopped and saved at step 6 of 8. To go on:" in result.stdout
+    assert f"tinyres train --out {tmp_path / 'other'} --resume" in result.stdout
+    text = good("train", "--out", tmp_path / "other", "--resume")
+    assert "from step 6 of 8" in text
+    for name in ("last", "best"):
+        a, b = (checkpoint.load(folder / f"{name}.safetensors") for folder in (run, tmp_path / "other"))
+        assert a[1] == b[1]
+        assert all(np.array_equal(a[0][n], b[0][n]) for n in a[0])
+    good("train", "--out", tmp_path / "other", "--resume", "--epochs", "2", "--seed", "0")  # the same once more is fine
+
+
+def test_fallback_to_shapes_says_so_in_one_line(tmp_path):
+    text = good("train", "--model", "tiny", "--epochs", "1", "--validation", "8", "--out", tmp_path / "run")
+    line = "CIFAR-10 is neither on this machine nor to be downloaded: training on the built-in shapes."
+    (told,) = [t for t in text.splitlines() if "CIFAR" in t]
+    assert told.startswith(line)
+    assert "--data DIR" in told
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "shapes"
+
+
+# ---------------------------------------------------------------- predict
+@pytest.mark.parametrize(
+    ("name", "mode", "size"),
+    [
+        ("a.png", "RGB", (16, 16)),
+        ("a.jpg", "RGB", (40, 30)),
+        ("a.png", "RGBA", (20, 50)),
+        ("a.png", "L", (7, 9)),
+        ("a.png", "1", (8, 8)),
+        ("a.png", "P", (16, 20)),
+        ("a.png", "LA", (16, 20)),
+        ("a.png", "I;16", (16, 20)),
+        ("a.jpg", "CMYK", (16, 20)),
+        ("a.png", "RGB", (1, 1)),
+        ("a.png", "RGB", (3000, 2)),
+        ("a.png", "RGB", (1, 2000)),
+    ],
+)
+def test_predict_takes_any_picture(run, tmp_path, name, mode, size):
+    Image.new(mode, size).save(tmp_path / name)
+    text = good("predict", run / "best.safetensors", tmp_path / name, "--top", "1")
+    assert any(kind[:4] in text for kind in tr.data.SHAPES_CLASSES)
+    assert "%" in text
+
+
+def test_predict_agrees_with_the_network(run, tmp_path):
+    images, _ = tr.data.shapes(3, "test", size=16)
+    model, info = checkpoint.load_model(run / "best.safetensors")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+        np.testing.assert_array_equal(cli._read_image(path, 16), image)
+    x = (images.astype(np.float32) / 255 - np.array(info["mean"])[:, None, None]) / np.array(info["std"])[:, None, None]
+    p = tr.ops.softmax(model(tr.Tensor(x.astype(np.float32)))).data
+    text = good("predict", run / "best.safetensors", *(f"{i}.png" for i in range(3)), "--top", "1")
+    for i in range(3):
+        best = int(p[i].argmax())
+        assert re.search(rf"{i}\.png +│ {tr.data.SHAPES_CLASSES[best]} {p[i, best]:.1%}", text)
+
+
+def test_wide_pictures_are_cut_around_their_middle(tmp_path):
+    pixels = np.zeros((16, 64, 3), np.uint8)
+    pixels[:, 24:40] = 255
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert cli._read_image(tmp_path / "a.png", 16).min() == 255
+
+
+# ---------------------------------------------------------------- summary, warmup
+def test_summary_as_json_and_as_a_table():
+    found = json.loads(good("summary", "resnet20", "--json"))
+    assert (found["model"], found["parameters"], found["multiply_adds"]) == ("resnet20", 269_722, 40_551_040)
+    assert found["layers"][0]["name"] == "conv1"
+    text = good("summary", "resnet20")
+    assert "269,722" in text
+    assert "40,551,040" in text
+    assert json.loads(good("summary", "tiny", "--num-classes", "3", "--json"))["layers"][-1]["output"] == [3]
+    assert json.loads(good("summary", "tiny", "--image-size", "9", "--json"))["layers"][0]["output"] == [8, 9, 9]
+
+
+def test_warmup_compiles_each_kernel_once_and_says_so(monkeypatch):
+    called = []
+    steps = [(name, lambda name=name: called.append(name)) for name in ("one", "two")]
+    monkeypatch.setattr(cli.kernels, "steps", lambda: iter(steps))
+    assert re.search(r"2 kernels ready in \d", good("warmup"))
+    assert called == ["one", "two"]
+
+
+def test_warmup_is_all_that_a_training_step_needs():
+    """In a new process: after the calls of `warmup` a step compiles nothing more, nor loads it."""
+    code = """
+from tinyres.kernels import warmup
+for name, compile_kernel in warmup.steps():
+    compile_kernel()
+import numpy as np, numba, tinyres as tr
+from numba.core import event
+class Listener(event.Listener):
+    def on_start(self, e): raise SystemExit(f"compiles {e.data}")
+    def on_end(self, e): pass
+event.register("numba:compile", Listener())
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (4, 3, 16, 16), np.uint8)
+loader = tr.data.Loader(images, np.arange(4), 4, mean=[0.5] * 3, std=[0.2] * 3, augment=tr.data.Augment())
+for net in (tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(16, 32), shortcut=s) for s in "AB"):
+    for x, y in loader.epoch(0):
+        loss = tr.ops.cross_entropy(net(tr.Tensor(x)), y)
+        loss.backward()
+        tr.optim.SGD(net.parameters(), 0.1).step()
+        net.eval()
+        with tr.no_grad():
+            net(tr.Tensor(x))
+print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert done.stdout.strip() == "done", done.stderr
+
+
+# ---------------------------------------------------------------- mistakes
+def fake_cifar(root, *, label=0, cut=0):
+    folder = root / cifar.CIFAR10.folder
+    folder.mkdir(parents=True)
+    record = bytes([0]) + bytes(cifar.PIXELS)
+    for names in cifar.CIFAR10.files.values():
+        for name in names:
+            content = record * 3 + bytes([label]) + bytes(cifar.PIXELS)
+            (folder / name).write_bytes(content[: len(content) - cut])
+    return root
+
+
+@pytest.fixture
+def few_records(monkeypatch):
+    records = dict.fromkeys(cifar.CIFAR10.records, 4)
+    monkeypatch.setattr(cifar, "CIFAR10", cifar.CIFAR10._replace(records=records))
+
+
+@pytest.mark.usefixtures("few_records")
+@pytest.mark.parametrize("dataset", ["auto", "cifar10"])
+def test_bad_data(tmp_path, dataset):
+    train_on = ["train", "--dataset", dataset, "--model", "tiny", "--out", tmp_path / "run", "--data"]
+    message = bad(*train_on, tmp_path / "nowhere")
+    assert "CIFAR-10 was not found: there is no" in message
+    assert "--data DIR" in message
+    assert "expected 12,292 bytes, found 12,291" in bad(*train_on, fake_cifar(tmp_path / "cut", cut=1))
+    message = bad(*train_on, fake_cifar(tmp_path / "label", label=10))
+    assert "record 3 has label 10, expected 0 to 9" in message
+    (tmp_path / "file").write_bytes(b"no archive")
+    assert "not a whole .tar.gz archive" in bad(*train_on, tmp_path / "file")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--batch-size", "0"], "batch_size: got 0, expected 1 or more"),
+        (["--epochs", "0"], "epochs: got 0, expected 1 or more"),
+        (["--lr", "0"], "lr: got 0.0, expected a positive number"),
+        (["--lr", "nan"], "lr: got nan"),
+        (["--model", "resnet2"], "there is no 'resnet2'; did you mean resnet"),
+        (["--model", "plain21"], " plain20 "),
+        (["--dataset", "cifar"], "dataset: got 'cifar', expected one of cifar10, cifar100, shapes"),
+        (["--optimizer", "adam"], "optimizer: got 'adam', expected sgd or adamw"),
+        (["--schedule", "linear"], "schedule: got 'linear', expected one of"),
+        (["--shortcut", "D"], "shortcut: got 'D', expected A, B or C"),
+        (["--validation", "50"], "validation: got 50, expected less than the 50 training images"),
+        (["--momentum", "1"], "momentum: got 1.0"),
+        (["--warmup", "1"], "warmup: got 1.0"),
+        (["--label-smoothing", "2"], "label_smoothing: got 2.0"),
+        (["--clip-norm", "0"], "clip_norm: got 0.0"),
+        (["--seed", "-1"], "seed: got -1"),
+        (["--threads", "0"], "n: got 0 threads, expected 1 to"),
+        (["--threads", "100000"], "n: got 100000 threads, expected 1 to"),
+    ],
+)
+def test_bad_options(tmp_path, options, message):
+    assert message in bad(*TRAIN, "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [["--epochs", "three"], ["--lr", "high"], ["--no-such-option"], ["--seed"]])
+def test_options_that_cannot_be_read(tmp_path, options):
+    message = bad(*TRAIN, "--out", tmp_path / "run", *options, code=2)
+    assert options[0] in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_that_holds_a_run_is_not_overwritten(run):
+    before = contents(run)
+    message = bad(*TRAIN, "--out", run)
+    assert (
+        message == f"Error: {run} already holds a run: choose another folder with --out, or continue it with --resume"
+    )
+    assert contents(run) == before
+
+
+def test_out_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    assert "file" in bad(*TRAIN, "--out", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_bad_resume(run, tmp_path):
+    before = contents(run)
+    assert "--resume needs the run's folder: --out DIR" in bad("train", "--resume")
+    assert "no configuration of a run" in bad("train", "--resume", "--out", tmp_path / "nowhere")
+    message = bad("train", "--resume", "--out", run, "--batch-size", "13")
+    assert f"--batch-size: got 13, but the run in {run} has 12; leave it out to resume" in message
+    assert "--model: got resnet20, but" in bad("train", "--resume", "--out", run, "--model", "resnet20")
+    assert contents(run) == before
+    whole = (run / "last.safetensors").read_bytes()
+    (run / "last.safetensors").write_bytes(whole[:-1])
+    assert "last.safetensors: not a safetensors file, or a damaged one" in bad("train", "--resume", "--out", run)
+    (run / "last.safetensors").unlink()
+    assert "last.safetensors: no such file" in bad("train", "--resume", "--out", run)
+
+
+@pytest.mark.parametrize("command", [["eval"], ["predict", "a.png"]])
+def test_bad_checkpoints(run, tmp_path, command):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    command, *image = command
+    path = tmp_path / "bad.safetensors"
+    whole = (run / "best.safetensors").read_bytes()
+
+    def message():
+        return bad(command, path, *image)
+
+    assert "bad.safetensors: no such file" in message()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "bad.safetensors: not a safetensors file, or a damaged one" in message()
+    path.write_bytes(b"")
+    assert "damaged" in message()
+    path.write_text("not safetensors at all")
+    assert "damaged" in message()
+    arrays, info = checkpoint.load(run / "best.safetensors")
+    checkpoint.save(path, arrays, {**info, "model": {"name": "resnet20", "options": {}}})
+    text = message()
+    assert "its arrays are not of this model: state does not fit ResNet: " in text
+    assert re.search(r"conv1\.weight: got shape \(8, 3, 3, 3\), expected \(16, 3, 3, 3\) .* and \d+ more$", text)
+    checkpoint.save(path, arrays, {**info, "model": {"name": "resnet21", "options": {}}})
+    assert "does not describe a model that tinyres has" in message()
+    checkpoint.save(path, arrays, {"step": 1})
+    assert "does not describe a model" in message()
+    assert f"{run}: a folder, expected a checkpoint" in bad(command, run, *image)
+    if command == "eval":
+        checkpoint.save(path, arrays, {**info, "config": {**info["config"], "future": 1}})
+        assert "bad.safetensors: " in message()
+        assert "future" in message()
+
+
+def test_bad_pictures(run, tmp_path):
+    best = run / "best.safetensors"
+    assert "none.png: no such file" in bad("predict", best, "none.png")
+    (tmp_path / "text.png").write_text("no picture")
+    assert "text.png: not an image that can be read" in bad("predict", best, "text.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert "empty.png: not an image" in bad("predict", best, "empty.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    assert "cut.png: not an image" in bad("predict", best, "cut.png")
+    assert "run: not an image" in bad("predict", best, run)
+    assert "--top: got 0, expected 1 or more" in bad("predict", best, "whole.png", "--top", "0")
+
+
+def test_bad_split_model_and_size(run):
+    message = bad("eval", run / "best.safetensors", "--split", "validation")
+    assert "--split: got 'validation', expected train or test" in message
+    assert "there is no 'resnet200'; did you mean resnet20" in bad("summary", "resnet200")
+    assert "--image-size: got 0" in bad("summary", "tiny", "--image-size", "0")
+    assert "got 0, expected 1 or more" in bad("summary", "tiny", "--num-classes", "0")
+
+
+def test_divergence_is_one_message(tmp_path, monkeypatch):
+    step = cli.Bar.step
+
+    def poison(self, run, *arguments):
+        step(self, run, *arguments)
+        run.model.fc.bias.data[0] = np.nan
+
+    monkeypatch.setattr(cli.Bar, "step", poison)
+    with np.errstate(invalid="ignore"):
+        message = bad(*TRAIN, "--out", tmp_path / "run")
+    assert "the loss became nan at step 1 (epoch 1), at learning rate" in message
+
+
+# ---------------------------------------------------------------- real processes
+def process(*arguments, **options):
+    code = TINY + "from tinyres.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_process_trains_and_fails_with_the_right_codes(tmp_path):
+    out, err = (done := process(*TRAIN, "--out", tmp_path / "run")).communicate(timeout=300)
+    assert (done.returncode, err) == (0, "")
+    assert "Test accuracy" in out
+    out, err = (done := process(*TRAIN, "--out", tmp_path / "run")).communicate(timeout=300)
+    assert (done.returncode, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals to processes are not the same on Windows")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_process_that_is_stopped_saves_and_says_how_to_go_on(tmp_path, number):
+    running = process(*TRAIN, "--epochs", "100000", "--out", tmp_path / "run")
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert running.poll() is None, running.communicate()
+    running.send_signal(number)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, err) == (130, "")
+    step, total = map(int, re.search(r"Stopped and saved at step (\d+) of (\d+)", out).groups())
+    assert 0 < step < total
+    assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["step"] == step
+
+
+def test_python_m_tinyres_cli():
+    command = [sys.executable, "-m", "tinyres.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout.split()) == (0, ["tinyres", tr.__version__])

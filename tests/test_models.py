@@ -1,0 +1,267 @@
+"""The networks: sizes, names, shortcuts, gradients of whole nets, and depth."""
+
+import numpy as np
+import pytest
+
+import tinyres as tr
+from tinyres import models, nn
+from tinyres.models import BasicBlock, ResNet
+from tinyres.testing import gradcheck
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Images this small gain nothing from more, and wait for them where cores are busy."""
+    before = tr.num_threads()
+    tr.set_num_threads(1)
+    yield
+    tr.set_num_threads(before)
+
+
+PARAMETERS = {  # He et al., table 6: 0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 million
+    "resnet20": 269_722,
+    "resnet32": 464_154,
+    "resnet44": 658_586,
+    "resnet56": 853_018,
+    "resnet110": 1_727_962,
+    "resnet1202": 19_421_274,
+}
+
+
+def size(net):
+    return sum(p.size for p in net.parameters())
+
+
+def images(n=2, side=8, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal((n, 3, side, side)).astype(dtype)
+
+
+def small(**options):
+    return ResNet(BasicBlock, [1, 1], widths=(4, 8), **options)
+
+
+# ---------------------------------------------------------------- sizes
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "resnet1202"])  # that one is built below
+def test_parameter_counts_are_the_papers(name):
+    assert size(models.create(name)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56])
+def test_plain_nets_are_as_large_as_residual_ones(depth):
+    plain, residual = models.create(f"plain{depth}"), models.create(f"resnet{depth}")
+    assert size(plain) == size(residual)
+    shapes = [(n, p.shape) for n, p in plain.named_parameters()]
+    assert shapes == [(n, p.shape) for n, p in residual.named_parameters()]
+    assert not [n for n, _ in plain.named_modules() if "downsample" in n]
+
+
+def test_family_can_be_called_by_name():
+    for name in models.FAMILY:
+        make = getattr(models, name)
+        assert make.args == (name,)
+    assert size(models.resnet20(num_classes=100)) == PARAMETERS["resnet20"] + 90 * 65
+
+
+def test_depth_is_counted_in_layers_with_weights():
+    for name, depth in (("resnet20", 20), ("plain20", 20), ("resnet56", 56)):
+        layers = [m for m in models.create(name).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert len(layers) == depth
+
+
+def test_summary_counts_the_papers_multiply_adds():
+    rows = models.summarize(models.create("resnet20"))
+    assert sum(row.multiply_adds for row in rows) == 40_551_040
+    assert sum(row.parameters for row in rows) == PARAMETERS["resnet20"]
+    assert rows[-1] == ("fc", "Linear", (10,), 650, 640)
+    by_name = {row.name: row for row in rows}
+    assert by_name["layer2.0.conv1"].output == (32, 16, 16)
+    assert by_name["layer2.0.conv1"].multiply_adds == 32 * 16 * 9 * 16 * 16
+    assert by_name["bn1"].multiply_adds == 0
+
+
+def test_summary_leaves_the_model_as_it_was():
+    net = small()
+    before = net.state_dict()
+    net.train()
+    rows = models.summarize(net, 9)
+    assert rows[0].output == (4, 9, 9)
+    assert net.training
+    assert not any(m._forward_hooks for m in net.modules())
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+    with pytest.raises(ValueError, match="image"):
+        models.summarize(nn.Sequential(nn.Conv2d(3, 1, 5)), 3)
+
+
+# ---------------------------------------------------------------- shortcuts
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
+def test_shortcut_options(shortcut):
+    """The paper, section 4.1: zeros, projections where shapes change, projections everywhere."""
+    net = ResNet(BasicBlock, [2, 2], widths=(4, 8), shortcut=shortcut)
+    kinds = [type(block.downsample).__name__ for stage in (net.layer1, net.layer2) for block in stage]
+    expected = {
+        "A": ["NoneType", "NoneType", "PaddedIdentity", "NoneType"],
+        "B": ["NoneType", "NoneType", "Sequential", "NoneType"],
+        "C": ["Sequential"] * 4,
+    }
+    assert kinds == expected[shortcut]
+    plain = ResNet(models.PlainBlock, [2, 2], widths=(4, 8), shortcut=None)
+    projections = {"A": [], "B": [(4, 8)], "C": [(4, 4), (4, 4), (4, 8), (8, 8)]}[shortcut]
+    assert size(net) == size(plain) + sum(i * o + 2 * o for i, o in projections)
+    assert net(tr.Tensor(images(side=6))).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(4, 2), (5, 2), (7, 3), (4, 1)])
+def test_padded_identity_keeps_every_stride_th_pixel(side, stride):
+    x = images(side=side)
+    y = models.PaddedIdentity(3, 5, stride)(tr.Tensor(x)).data
+    np.testing.assert_array_equal(y[:, :3], x[:, :, ::stride, ::stride])
+    assert not y[:, 3:].any()
+    assert y.shape[1] == 5
+
+
+def test_a_block_is_a_relu_of_a_sum():
+    """With the second scale at zero nothing is left of F, and a block is the ReLU of its shortcut."""
+    block = BasicBlock(4, 4)
+    block.bn2.weight.data[...] = 0
+    x = np.random.default_rng(0).standard_normal((2, 4, 5, 5)).astype("f4")
+    np.testing.assert_array_equal(block(tr.Tensor(x)).data, np.maximum(x, 0))
+    plain = models.PlainBlock(4, 4)
+    plain.bn2.weight.data[...] = 0
+    assert not plain(tr.Tensor(x)).data.any()
+
+
+# ---------------------------------------------------------------- names
+def test_names_are_torchvisions():
+    net = ResNet(BasicBlock, [2, 2, 2, 2])
+    names = list(net.state_dict())
+    bn = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+
+    def block(prefix, downsample):
+        yield f"{prefix}.conv1.weight"
+        yield from (f"{prefix}.bn1.{n}" for n in bn)
+        yield f"{prefix}.conv2.weight"
+        yield from (f"{prefix}.bn2.{n}" for n in bn)
+        if downsample:
+            yield f"{prefix}.downsample.0.weight"
+            yield from (f"{prefix}.downsample.1.{n}" for n in bn)
+
+    expected = ["conv1.weight", *(f"bn1.{n}" for n in bn)]
+    for stage in (1, 2, 3, 4):
+        for i in (0, 1):
+            expected += block(f"layer{stage}.{i}", downsample=stage > 1 and i == 0)
+    assert names == [*expected, "fc.weight", "fc.bias"]
+    assert net(tr.Tensor(images(1, 32))).shape == (1, 10)
+    assert net.layer4[1].conv2.weight.shape == (512, 512, 3, 3)
+
+
+def test_a_block_of_ones_own_slots_in():
+    class Wide(nn.Module):
+        expansion = 3
+
+        def __init__(self, in_channels, channels, stride=1, downsample=None):
+            super().__init__()
+            self.conv = nn.Conv2d(in_channels, channels * self.expansion, 3, stride=stride, padding=1)
+            self.downsample = downsample
+
+        def forward(self, x):
+            return tr.ops.relu(self.conv(x) + (x if self.downsample is None else self.downsample(x)))
+
+    net = ResNet(Wide, [2, 1], widths=(4, 8), num_classes=7)
+    assert net.layer1[0].downsample[0].weight.shape == (12, 4, 1, 1)
+    assert net.layer1[1].downsample is None
+    assert net.layer2[0].downsample[0].weight.shape == (24, 12, 1, 1)
+    assert net.fc.weight.shape == (7, 24)
+    y = net(tr.Tensor(images()))
+    assert y.shape == (2, 7)
+    tr.ops.cross_entropy(y, [0, 1]).backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_block_may_be_any_callable():
+    net = ResNet(lambda *args: BasicBlock(*args), [1], widths=(4,))
+    assert net(tr.Tensor(images())).shape == (2, 10)
+
+
+# ---------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ResNet(BasicBlock, []), r"layers: got \[\]"),
+        (lambda: ResNet(BasicBlock, [1, 0]), r"layers: got \[1, 0\] with widths \[64, 128\], expected .* 1 or more"),
+        (lambda: ResNet(BasicBlock, [1, 1], widths=(4,)), r"layers: got \[1, 1\] with widths \(4,\)"),
+        (lambda: ResNet(BasicBlock, [1], widths=(0,)), r"layers: got \[1\] with widths \(0,\)"),
+        (lambda: small(shortcut="D"), r"shortcut: got 'D', expected 'A', 'B', 'C' or None"),
+        (lambda: small(num_classes=0), r"out_features: got 0, expected 1 or more"),
+        (lambda: models.create("resnet21"), r"there is no 'resnet21'; did you mean .*resnet20"),
+        (lambda: models.create("ResNet-20"), r"there is no 'ResNet-20'; did you mean .*resnet20"),
+        (lambda: models.create("plane20"), r"there is no 'plane20'; did you mean plain20"),
+        (lambda: models.create("zzz"), r"there is no 'zzz'; there are resnet20, .*plain56"),
+    ],
+)
+def test_models_say_what_is_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8), (2, 8, 8, 3)])
+def test_input_must_be_images(shape):
+    with pytest.raises(ValueError, match=r"x: got shape .*, expected images \(N, 3, H, W\)"):
+        small()(tr.Tensor(np.zeros(shape, "f4")))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 33])
+def test_images_may_have_any_size(side):
+    assert small()(tr.Tensor(images(side=side))).shape == (2, 10)
+
+
+# ---------------------------------------------------------------- gradients of whole nets
+def as_function(net):
+    """The net's loss as a function of all of its parameters, and their values."""
+    places = [(m, n) for _, m in net.named_modules() for n in m._parameters]
+    values = [m._parameters[n].data for m, n in places]
+
+    def loss(x, *parameters):
+        for (module, name), value in zip(places, parameters, strict=True):
+            object.__setattr__(module, name, value)  # forward sees it, the tree does not
+        return tr.ops.cross_entropy(net(x), [3, 7], label_smoothing=0.1)
+
+    return loss, values
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet20", {"shortcut": s}) for s in "ABC"] + [("plain20", {})],
+    ids=["resnet20-A", "resnet20-B", "resnet20-C", "plain20"],
+)
+def test_gradient_of_a_whole_network(name, options, training):
+    """Along one random direction of image and all 270,000 parameters at once.
+
+    A step of 1e-7 for each of them is one of 5e-5 altogether, so it must be smaller than for one operation: few of
+    the 15,000 ReLUs should be pushed over their kink. Rounding, 1e-15 of a loss near 1, is then 1e-8 of the
+    difference quotient, a number from 0.5 to 25. Errors are found to be 3e-10 to 5e-9; the tolerance is 20 times that.
+    """
+    tr.manual_seed(0)
+    net = models.create(name, **options).astype(np.float64).train(training)
+    loss, values = as_function(net)
+    assert gradcheck(loss, images(dtype=np.float64), *values, full=False, eps=1e-7, rtol=1e-7)
+
+
+# ---------------------------------------------------------------- depth
+@pytest.mark.parametrize("name", ["resnet110", "resnet1202"])
+def test_very_deep_nets_train_a_step(name):
+    """1,202 layers make a graph far deeper than Python's recursion limit."""
+    tr.manual_seed(0)
+    net = models.create(name)
+    assert size(net) == PARAMETERS[name]
+    optimizer = tr.optim.SGD(net.parameters(), 0.01)
+    before = net.conv1.weight.data.copy()
+    loss = tr.ops.cross_entropy(net(tr.Tensor(images())), [0, 1])
+    loss.backward()
+    assert all(np.isfinite(p.grad).all() for p in net.parameters())
+    optimizer.step()
+    assert np.isfinite(loss.item())
+    assert not np.array_equal(net.conv1.weight.data, before)
+    state = net.state_dict()
+    assert len(state) == len(set(state)) == 6 * (2 * 3 * len(net.layer1) + 1) + 2

@@ -1,0 +1,306 @@
+"""Optimizers against their formulas in plain Python, their groups, and what they save."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyres as tr
+from tinyres import nn, optim
+
+seeds = st.integers(0, 2**32 - 1)
+sgd_options = st.fixed_dictionaries(
+    {"lr": st.floats(0, 1), "momentum": st.floats(0, 0.99), "weight_decay": st.floats(0, 0.1)}
+)
+adamw_options = st.fixed_dictionaries(
+    {
+        "lr": st.floats(0, 0.1),
+        "betas": st.tuples(st.floats(0, 0.99), st.floats(0, 0.999)),
+        "eps": st.floats(1e-8, 1e-2),
+        "weight_decay": st.floats(0, 0.1),
+    }
+)
+
+
+def parameter(values):
+    return nn.Parameter(np.array(values, np.float64))
+
+
+def trajectory(optimizer, p, gradients):
+    for g in gradients:
+        p.grad = None if g is None else np.array(g)
+        optimizer.step()
+    return p.data.copy()
+
+
+# ---------------------------------------------------------------- formulas
+def sgd_by_hand(p, gradients, lr, momentum, weight_decay, nesterov):
+    v = 0.0
+    for g in gradients:
+        if g is not None:
+            g = g + weight_decay * p
+            v = momentum * v + g
+            p = p - lr * (g + momentum * v if nesterov else v)
+    return p
+
+
+def adamw_by_hand(p, gradients, lr, betas, eps, weight_decay):
+    m = v = 0.0
+    for t, g in enumerate(gradients, 1):
+        p = p - lr * weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g * g
+        p = p - lr * (m / (1 - betas[0] ** t)) / (math.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return p
+
+
+@given(sgd_options, st.booleans(), seeds, st.lists(st.booleans(), min_size=1, max_size=10))
+def test_sgd_is_its_formula(options, nesterov, seed, present):
+    rng = np.random.default_rng(seed)
+    nesterov = nesterov and options["momentum"] > 0
+    start = rng.standard_normal(4)
+    gradients = [rng.standard_normal(4) if there else None for there in present]
+    p = parameter(start)
+    found = trajectory(optim.SGD([p], **options, nesterov=nesterov), p, gradients)
+    expected = [
+        sgd_by_hand(a, [None if g is None else g[i] for g in gradients], **options, nesterov=nesterov)
+        for i, a in enumerate(start)
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@given(adamw_options, seeds, st.integers(1, 10))
+def test_adamw_is_its_formula(options, seed, steps):
+    rng = np.random.default_rng(seed)
+    start, gradients = rng.standard_normal(4), rng.standard_normal((steps, 4))
+    p = parameter(start)
+    found = trajectory(optim.AdamW([p], **options), p, gradients)
+    expected = [adamw_by_hand(a, gradients[:, i], **options) for i, a in enumerate(start)]
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
+
+
+OPTIMIZERS = {
+    "sgd": lambda params, lr=0.1, **options: optim.SGD(params, lr, momentum=0.9, **options),
+    "adamw": lambda params, lr=0.1, **options: optim.AdamW(params, lr, **options),
+}
+every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dtype_is_kept(make, dtype):
+    p = nn.Parameter(np.ones(3, dtype))
+    optimizer = make([p], weight_decay=0.1)
+    p.grad = np.ones(3, dtype)
+    optimizer.step()
+    assert p.dtype == dtype
+    assert all(a.dtype == dtype for a in optimizer.state[p].values())
+
+
+@every_optimizer
+def test_minimum_of_a_bowl_is_found(make):
+    p = parameter([3.0, -2.0])
+    optimizer = make([p], lr=0.05, weight_decay=0.0)
+    for _ in range(400):
+        optimizer.zero_grad()
+        ((p - [1.0, 2.0]) ** 2).sum().backward()
+        optimizer.step()
+    np.testing.assert_allclose(p.data, [1.0, 2.0], atol=1e-3)
+
+
+@every_optimizer
+def test_rate_of_zero_changes_nothing(make):
+    p = parameter([1.0, 2.0])
+    np.testing.assert_array_equal(trajectory(make([p], lr=0.0), p, np.ones((3, 2))), [1.0, 2.0])
+
+
+@every_optimizer
+def test_parameters_without_gradient_stay(make):
+    used, unused = parameter([1.0]), parameter([1.0])
+    optimizer = make([used, unused], weight_decay=0.5)
+    used.grad = np.ones(1)
+    optimizer.step()
+    assert used.data != 1
+    assert unused.data == 1
+
+
+# ---------------------------------------------------------------- groups
+def test_groups_have_their_own_settings():
+    a, b, c = (parameter([1.0]) for _ in range(3))
+    groups = [{"params": [a], "lr": 0.5}, {"params": [b], "weight_decay": 1.0}, {"params": iter([c])}]
+    optimizer = optim.SGD(groups, 0.1)
+    for p in (a, b, c):
+        p.grad = np.ones(1)
+    optimizer.step()
+    np.testing.assert_allclose([a.data[0], b.data[0], c.data[0]], [0.5, 0.8, 0.9])
+    optimizer.set_lr(1.0)
+    optimizer.step()
+    np.testing.assert_allclose([a.data[0], b.data[0], c.data[0]], [-0.5, 0.8 - 1.8, -0.1])
+    optimizer.groups[0]["lr"] = 0.0
+    optimizer.step()
+    np.testing.assert_allclose(a.data, [-0.5])
+    assert "params" in groups[0]
+    assert groups[0]["lr"] == 0.5
+
+
+def test_decay_groups_spare_biases_and_batch_norm():
+    net = tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(4, 8))
+    decay, spared = optim.decay_groups(net, 0.25)
+    assert (decay["weight_decay"], spared["weight_decay"]) == (0.25, 0.0)
+    names = {p: name for name, p in net.named_parameters()}
+    assert sorted(names[p] for p in decay["params"]) == sorted(
+        n for n in names.values() if "conv" in n or n in ("fc.weight", "layer2.0.downsample.0.weight")
+    )
+    assert {*decay["params"], *spared["params"]} == set(names)
+    assert len(decay["params"]) + len(spared["params"]) == len(names)
+
+
+def test_zero_grad():
+    p = parameter([1.0])
+    p.grad = np.ones(1)
+    optim.SGD([p], 0.1).zero_grad()
+    assert p.grad is None
+
+
+# ---------------------------------------------------------------- clipping
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), seeds, st.floats(1e-2, 100), st.sampled_from(["f4", "f8"]))
+def test_clipping_bounds_the_joint_norm_and_keeps_the_direction(sizes, seed, max_norm, dtype):
+    rng = np.random.default_rng(seed)
+    parameters = [nn.Parameter(np.zeros(n, dtype)) for n in sizes]
+    for p in parameters:
+        p.grad = 10 ** rng.uniform(-2, 2) * rng.standard_normal(p.shape).astype(dtype)
+        p.grad = p.grad.astype(dtype)
+    before = np.concatenate([p.grad for p in parameters]).astype(np.float64)
+    norm = optim.clip_grad_norm([*parameters, nn.Parameter([1.0])], max_norm)
+    after = np.concatenate([p.grad for p in parameters])
+    assert after.dtype == dtype
+    assert norm == pytest.approx(np.linalg.norm(before))
+    if norm <= max_norm:
+        np.testing.assert_array_equal(after, before)
+    else:
+        assert np.linalg.norm(after) == pytest.approx(max_norm, rel=1e-5)
+        np.testing.assert_allclose(after, before * (max_norm / norm), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_clipping_reports_a_norm_that_is_no_number_and_leaves_it(bad):
+    p, q = parameter([1.0]), parameter([1.0])
+    p.grad, q.grad = np.array([3e3]), np.array([bad])
+    assert not np.isfinite(optim.clip_grad_norm([p, q], 1.0))
+    np.testing.assert_array_equal([*p.grad, *q.grad], [3e3, bad])
+
+
+@pytest.mark.parametrize("max_norm", [0, -1, np.nan])
+def test_clipping_needs_a_positive_norm(max_norm):
+    with pytest.raises(ValueError, match=rf"max_norm: got {max_norm}, expected more than 0"):
+        optim.clip_grad_norm([], max_norm)
+
+
+# ---------------------------------------------------------------- live graphs
+@every_optimizer
+def test_a_live_graph_keeps_the_weights_it_was_made_with(make):
+    layer = nn.Linear(3, 2)
+    x = tr.Tensor(np.random.default_rng(0).standard_normal((4, 3)).astype("f4"), requires_grad=True)
+    old = layer.weight.data.copy()
+    waiting = layer(x).sum()
+    optimizer = make(layer.parameters())
+    layer(x.detach()).sum().backward()
+    optimizer.step()
+    assert not np.array_equal(layer.weight.data, old)
+    waiting.backward()
+    np.testing.assert_allclose(x.grad, np.tile(old.sum(0), (4, 1)), rtol=1e-6)
+
+
+@every_optimizer
+def test_weights_change_in_place_when_no_graph_is_alive(make):
+    layer = nn.Linear(3, 2)
+    layer(tr.Tensor(np.ones((1, 3), "f4"))).sum().backward()
+    arrays = [p.data for p in layer.parameters()]
+    make(layer.parameters()).step()
+    assert all(p.data is a for p, a in zip(layer.parameters(), arrays, strict=True))
+
+
+# ---------------------------------------------------------------- state
+def noisy_run(optimizer, parameters, steps, seed):
+    rng = np.random.default_rng(seed)
+    for _ in range(steps):
+        for p in parameters:
+            p.grad = rng.standard_normal(p.shape)
+        optimizer.step()
+    return [p.data.copy() for p in parameters]
+
+
+@every_optimizer
+def test_saved_state_goes_on_as_if_nothing_had_happened(make):
+    first = [parameter(np.ones((2, 3))), parameter(np.zeros(2))]
+    optimizer = make(first)
+    noisy_run(optimizer, first, 3, seed=0)
+    second = [parameter(p.data) for p in first]
+    other = make(second)
+    saved = optimizer.state_dict()
+    other.load_state_dict(saved)
+    assert other.step_count == 3
+    for array in saved.values():
+        array += 1  # a copy: this changes neither of the two
+    for a, b in zip(noisy_run(optimizer, first, 3, 1), noisy_run(other, second, 3, 1), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@every_optimizer
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "shape", "step count missing"])
+def test_state_that_does_not_fit_is_named_and_changes_nothing(make, damage):
+    parameters = [parameter(np.ones((2, 3))), parameter(np.zeros(2))]
+    optimizer = make(parameters)
+    noisy_run(optimizer, parameters, 2, seed=0)
+    before = optimizer.state_dict()
+    slot = optimizer.slots[0]
+    state = {name: array * 0 for name, array in before.items()}
+    named = f"1.{slot}"
+    if damage == "missing":
+        del state[named]
+    elif damage == "shape":
+        state[named] = np.zeros(3)
+    elif damage == "unexpected":
+        named = "2.momentum"
+        state[named] = np.zeros(2)
+    else:
+        named = "step_count"
+        del state[named]
+    with pytest.raises(ValueError, match=rf"optimizer state does not fit (SGD|AdamW) .*: {named}$"):
+        optimizer.load_state_dict(state)
+    after = optimizer.state_dict()
+    assert after.keys() == before.keys()
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+# ---------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: optim.SGD([], 0.1), "params: got no parameters"),
+        (lambda p: optim.SGD([{"params": []}], 0.1), "params: got no parameters"),
+        (lambda p: optim.SGD([p, p], 0.1), "params: one parameter is there twice"),
+        (lambda p: optim.SGD([{"params": [p]}, {"params": [p]}], 0.1), "params: one parameter is there twice"),
+        (lambda p: optim.SGD([p], -0.1), r"lr: got -0\.1, expected 0\.0 or more"),
+        (lambda p: optim.SGD([p], math.nan), r"lr: got nan"),
+        (lambda p: optim.SGD([{"params": [p], "lr": -1}], 0.1), r"lr: got -1"),
+        (lambda p: optim.SGD([p], 0.1, weight_decay=-1), r"weight_decay: got -1"),
+        (lambda p: optim.SGD([p], 0.1, momentum=1), r"momentum: got 1, expected 0 or more and less than 1"),
+        (lambda p: optim.SGD([p], 0.1, nesterov=True), r"nesterov: got True without momentum"),
+        (lambda p: optim.AdamW([p], betas=(0.9, 1.0)), r"betas: got \(0\.9, 1\.0\)"),
+        (lambda p: optim.AdamW([p], -1), r"lr: got -1"),
+    ],
+)
+def test_optimizers_say_what_is_wrong(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(parameter([1.0]))
+
+
+def test_an_optimizer_needs_an_update():
+    p = parameter([1.0])
+    p.grad = np.ones(1)
+    with pytest.raises(TypeError, match=r"Optimizer defines no update\(\)"):
+        optim.Optimizer([p], {"lr": 0.1, "weight_decay": 0.0}).step()

@@ -1,0 +1,367 @@
+"""The same numbers as PyTorch: each operation, both optimizers, and a whole network, forward and backward.
+
+Distances are relative, in the Euclidean norm over all elements. What both sides round differently is the order of
+sums: in float64 that leaves about 1e-15, and 1e-12 is far from chance. In float32 a sum of K products is off by about
+6e-8 sqrt(K), with K up to a few hundred here, and Winograd's convolutions by up to 5e-6 (docs in `kernels/`): 2e-5.
+"""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinyres as tr
+from tinyres import ops
+from tinyres.testing.strategies import batch_norm_problems, conv_problems, pool_problems, shapes, tensors
+
+torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed: pip install torch==2.13.0")
+F = torch.nn.functional
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Problems this small gain nothing from more, and wait for them where cores are busy."""
+    before = tr.num_threads(), torch.get_num_threads()
+    tr.set_num_threads(1)
+    torch.set_num_threads(1)
+    yield
+    tr.set_num_threads(before[0])
+    torch.set_num_threads(before[1])
+
+
+TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}
+DTYPES = [np.float32, np.float64]
+
+
+def assert_near(found, expected, tolerance=None, scale=0.0):
+    """Relative to the expected array or to `scale`, the size of what it was summed from, where that is larger."""
+    found = np.asarray(found)
+    expected = expected.detach().numpy()
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    difference = np.linalg.norm((found.astype(np.float64) - expected).ravel())
+    allowed = (TOLERANCE[found.dtype] if tolerance is None else tolerance) * max(
+        float(np.linalg.norm(expected.astype(np.float64).ravel())), scale, 1e-30
+    )
+    assert difference <= allowed, f"off by {difference:.3g}, allowed {allowed:.3g}"
+
+
+def twins(*arrays):
+    """Leaves of the same values in both libraries."""
+    ours = [tr.Tensor(a, requires_grad=True) for a in arrays]
+    theirs = [torch.from_numpy(np.array(a, order="C")).requires_grad_() for a in arrays]
+    return ours, theirs
+
+
+def compare(ours, theirs, ours_y, theirs_y, dy, **options):
+    assert_near(ours_y.data, theirs_y, **options)
+    ours_y.backward(dy)
+    theirs_y.backward(torch.from_numpy(np.array(dy, order="C")))
+    for a, b in zip(ours, theirs, strict=True):
+        assert_near(a.grad, b.grad, **options)
+
+
+# ---------------------------------------------------------------- operations
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_conv2d(dtype):
+    @given(conv_problems(dtype, max_size=8))
+    def check(p):
+        arrays = [p.x, p.weight] if p.bias is None else [p.x, p.weight, p.bias]
+        ours, theirs = twins(*arrays)
+        y, z = ops.conv2d(*ours, **p.options), F.conv2d(*theirs, **p.options)
+        # sums of numbers about 1 may all but cancel; their rounding does not
+        compare(ours, theirs, y, z, p.dy, scale=np.sqrt(p.x.size))
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("c", "o", "side"), [(16, 16, 32), (16, 32, 16), (64, 64, 8), (3, 16, 32)])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)])
+def test_conv2d_of_residual_networks(dtype, c, o, side, kernel, stride, padding):
+    rng = np.random.default_rng(0)
+    ours, theirs = twins(
+        rng.standard_normal((2, c, side, side)).astype(dtype), rng.standard_normal((o, c, kernel, kernel)).astype(dtype)
+    )
+    y = ops.conv2d(*ours, stride=stride, padding=padding)
+    z = F.conv2d(*theirs, stride=stride, padding=padding)
+    compare(ours, theirs, y, z, rng.standard_normal(y.shape).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batch_norm(dtype):
+    @given(batch_norm_problems(dtype), st.sampled_from([0.0, 0.1, 1.0]), st.sampled_from([1e-5, 1e-2]))
+    def check(p, momentum, eps):
+        arrays = [p.x, p.weight, p.bias] + ([] if p.residual is None else [p.residual])
+        ours, theirs = twins(*arrays)
+        running, torch_running = (
+            [p.running_mean.copy(), p.running_var.copy()],
+            [torch.from_numpy(a.copy()) for a in (p.running_mean, p.running_var)],
+        )
+        x, weight, bias, *residual = ours
+        y = ops.batch_norm(
+            x, *running, weight, bias, training=p.training, momentum=momentum, eps=eps, residual=(residual or [None])[0]
+        )
+        x, weight, bias, *residual = theirs
+        z = F.batch_norm(x, *torch_running, weight, bias, p.training, momentum, eps)
+        z = z + residual[0] if residual else z
+        for a, b in zip(running, torch_running, strict=True):
+            assert_near(a, b, scale=1.0)
+        # values that are close together are divided by little, and their rounding with them
+        spread = min(1.0, np.sqrt((p.x.astype(np.float64).var((0, 2, 3)) + eps).min()) if p.training else 1.0)
+        compare(ours, theirs, y, z, p.dy, scale=np.sqrt(p.x.size) / spread**3)
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_relu_and_shortcut_in_one(dtype, training):
+    rng = np.random.default_rng(0)
+    a = [rng.standard_normal(s).astype(dtype) for s in ((4, 16, 6, 6), (16,), (16,), (4, 16, 6, 6))]
+    ours, theirs = twins(*a)
+    running = [np.zeros(16, dtype), np.ones(16, dtype)]
+    y = ops.batch_norm(ours[0], *running, *ours[1:3], training=training, residual=ours[3], relu=True)
+    z = F.batch_norm(theirs[0], torch.zeros(16).to(theirs[0]), torch.ones(16).to(theirs[0]), *theirs[1:3], training)
+    compare(ours, theirs, y, F.relu(z + theirs[3]), rng.standard_normal(y.shape).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["max", "avg"])
+def test_pooling(dtype, kind):
+    @given(pool_problems(dtype))
+    def check(p):
+        ours, theirs = twins(p.x)
+        y = getattr(ops, f"{kind}_pool2d")(*ours, p.kernel_size, **p.options)
+        z = getattr(F, f"{kind}_pool2d")(*theirs, p.kernel_size, **p.options)
+        compare(ours, theirs, y, z, p.dy, scale=1.0)
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(st.data())
+def test_max_pooling_passes_nan_on(dtype, data):
+    p = data.draw(pool_problems(dtype, orders=["contiguous"]))
+    x = p.x.copy()
+    x[np.random.default_rng(0).random(x.shape) < 0.2] = np.nan
+    y = ops.max_pool2d(tr.Tensor(x), p.kernel_size, **p.options).data
+    np.testing.assert_array_equal(y, F.max_pool2d(torch.from_numpy(x), p.kernel_size, **p.options).numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_global_average(dtype):
+    rng = np.random.default_rng(0)
+    ours, theirs = twins(rng.standard_normal((2, 5, 4, 3)).astype(dtype))
+    y, z = ops.global_avg_pool2d(*ours), F.adaptive_avg_pool2d(*theirs, 1)
+    compare(ours, theirs, y, z, rng.standard_normal((2, 5, 1, 1)).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "relu", "sigmoid", "tanh"])
+@given(st.data())
+def test_activations(dtype, name, data):
+    x = data.draw(tensors(dtype, shapes(min_dims=1)))
+    ours, theirs = twins(3 * x.data)
+    options = [data.draw(st.integers(-x.ndim, x.ndim - 1))] if "softmax" in name else []
+    y = getattr(ops, name)(*ours, *options)
+    z = getattr(torch, name)(*theirs, *options)
+    dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
+    compare(ours, theirs, y, z, dy, scale=np.sqrt(x.size))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(1, 6), st.integers(1, 12), st.integers(0, 999), st.sampled_from([0.0, 0.1, 1.0]))
+def test_cross_entropy(dtype, n, k, seed, smoothing):
+    rng = np.random.default_rng(seed)
+    ours, theirs = twins((10 * rng.standard_normal((n, k))).astype(dtype))
+    target = rng.integers(0, k, n)
+    y = ops.cross_entropy(*ours, target, label_smoothing=smoothing)
+    z = F.cross_entropy(*theirs, torch.from_numpy(target.copy()), label_smoothing=smoothing)
+    compare(ours, theirs, y, z, np.ones((), dtype), scale=1.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(dtype):
+    rng = np.random.default_rng(0)
+    ours, theirs = twins(*(rng.standard_normal(s).astype(dtype) for s in ((5, 7), (3, 7), (3,))))
+    compare(ours, theirs, ops.linear(*ours), F.linear(*theirs), rng.standard_normal((5, 3)).astype(dtype))
+
+
+# ---------------------------------------------------------------- optimizers
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"lr": 0.1}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.05, "nesterov": True}),
+        ("AdamW", {"lr": 0.01}),
+        ("AdamW", {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+        ("AdamW", {"lr": 0.1, "weight_decay": 0.0}),
+    ],
+)
+def test_optimizers_take_the_same_way(name, options):
+    rng = np.random.default_rng(0)
+    ours = [tr.nn.Parameter(rng.standard_normal(s)) for s in ((3, 4), (4,), (2, 3, 1, 1))]
+    theirs = [torch.nn.Parameter(torch.from_numpy(p.data.copy())) for p in ours]
+    optimizer, rival = getattr(tr.optim, name)(ours, **options), getattr(torch.optim, name)(theirs, **options)
+    for step in range(20):
+        for a, b in zip(ours, theirs, strict=True):
+            # towards 1, so that it goes somewhere, with noise
+            a.grad = a.data - 1 + 0.1 * rng.standard_normal(a.shape)
+            b.grad = torch.from_numpy(a.grad.copy())
+        if step == 10:
+            optimizer.set_lr(options["lr"] / 10)
+            for group in rival.param_groups:
+                group["lr"] = options["lr"] / 10
+        optimizer.step()
+        rival.step()
+        for a, b in zip(ours, theirs, strict=True):
+            assert_near(a.data, b)
+
+
+# ---------------------------------------------------------------- a whole network
+class Block(torch.nn.Module):
+    def __init__(self, i, o, stride, shortcut):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(i, o, 3, stride, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(o)
+        self.conv2 = torch.nn.Conv2d(o, o, 3, 1, 1, bias=False)
+        self.bn2 = torch.nn.BatchNorm2d(o)
+        self.stride, self.new = stride, o - i
+        self.downsample = None
+        if shortcut == "B" and stride != 1:
+            self.downsample = torch.nn.Sequential(torch.nn.Conv2d(i, o, 1, stride, bias=False), torch.nn.BatchNorm2d(o))
+
+    def forward(self, x, note):
+        if self.downsample is not None:
+            shortcut = self.downsample(x)
+        else:
+            shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
+        y = F.relu(note(self.bn1(self.conv1(x))))
+        return F.relu(note(self.bn2(self.conv2(y)) + shortcut))
+
+
+class Twin(torch.nn.Module):
+    """ResNet-20 in PyTorch. `margin` is the distance to 0 of the nearest input of a ReLU in the last forward."""
+
+    def __init__(self, shortcut):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(16)
+        for stage, (i, o) in enumerate([(16, 16), (16, 32), (32, 64)], 1):
+            blocks = [Block(i, o, 1 + (stage > 1), shortcut), Block(o, o, 1, shortcut), Block(o, o, 1, shortcut)]
+            setattr(self, f"layer{stage}", torch.nn.Sequential(*blocks))
+        self.fc = torch.nn.Linear(64, 10)
+
+    def forward(self, x):
+        self.margin = float("inf")
+
+        def note(z):
+            self.margin = min(self.margin, z.detach().abs().min().item())
+            return z
+
+        x = F.relu(note(self.bn1(self.conv1(x))))
+        for block in (*self.layer1, *self.layer2, *self.layer3):
+            x = block(x, note)
+        return self.fc(x.mean((2, 3)))
+
+
+def load_twin(twin, state):
+    twin.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in state.items()})
+
+
+def pair_away_from_kinks(shortcut, dtype, margin=2e-5):
+    """Both networks with the same weights, images and labels, chosen so that no ReLU is near its kink.
+
+    There rounding alone would decide whether a gradient passes, and one that does in one library and not in the
+    other differs by 1/300 of its layer's norm. Of 47,000 activations about 1 is nearer than 2e-5.
+    """
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        tr.manual_seed(seed)
+        net = tr.models.create("resnet20", shortcut=shortcut).astype(dtype)
+        for name, array in (state := net.state_dict()).items():
+            if name.endswith("running_mean") or (array.ndim == 1 and name.endswith("bias")):
+                array[...] = 0.1 * rng.standard_normal(array.shape)
+            elif array.ndim == 1:  # batch norm's weight and running variance
+                array[...] = rng.uniform(0.5, 1.5, array.shape)
+        net.load_state_dict(state)
+        x, y = rng.standard_normal((4, 3, 8, 8)).astype(dtype), rng.integers(0, 10, 4)
+        twin = Twin(shortcut).to({np.float32: torch.float32, np.float64: torch.float64}[dtype])
+        nearest = []
+        for mode in (True, False):
+            load_twin(twin, state)
+            with torch.no_grad():
+                twin.train(mode)(torch.from_numpy(x))
+            nearest.append(twin.margin)
+        if min(nearest) > margin:
+            load_twin(twin, state)
+            return net, twin, x, y
+    raise AssertionError("no seed keeps away from the kinks")
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-9), (np.float32, 1e-4)])
+@pytest.mark.parametrize("shortcut", ["A", "B"])
+def test_resnet20(shortcut, dtype, tolerance, training):
+    """Twenty layers amplify rounding: from 1e-15 to about 1e-13, and from 1e-7 to about 1e-5."""
+    net, twin, x, y = pair_away_from_kinks(shortcut, dtype)
+    assert list(net.state_dict()) == list(twin.state_dict())
+    net.train(training)
+    twin.train(training)
+    (ours,), (theirs,) = twins(x)
+    logits, torch_logits = net(ours), twin(theirs)
+    loss, torch_loss = ops.cross_entropy(logits, y), F.cross_entropy(torch_logits, torch.from_numpy(y.copy()))
+    assert_near(logits.data, torch_logits, tolerance)
+    assert_near(loss.data, torch_loss, tolerance)
+    loss.backward()
+    torch_loss.backward()
+    assert_near(ours.grad, theirs.grad, tolerance)
+    gradients = dict(twin.named_parameters())
+    for name, parameter in net.named_parameters():
+        assert_near(parameter.grad, gradients[name].grad, tolerance)
+    for name, buffer in net.state_dict().items():
+        assert_near(buffer, twin.state_dict()[name], 0 if name.endswith("tracked") else tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-2)])
+def test_twenty_steps_of_sgd_stay_together(dtype, tolerance):
+    """The distance between the two networks, as a part of the way from the first weights that they went.
+
+    In float64 it stays at 1e-15. In float32 it stays at 3e-7 as long as every ReLU passes the same values on both
+    sides; but of some hundred thousand activations in twenty steps, one or the other is within 1e-7 of its kink, and
+    from a ReLU that passes here and not there on, the two ways part: up to 8e-3 has been seen. The first steps are
+    before that.
+    """
+    net, twin, *_ = pair_away_from_kinks("A", dtype)
+    net.train()
+    twin.train()
+    rng = np.random.default_rng(0)
+    batches = [(rng.standard_normal((16, 3, 8, 8)).astype(dtype), rng.integers(0, 10, 16)) for _ in range(4)]
+    options = {"lr": 0.01, "momentum": 0.9, "weight_decay": 1e-4}
+    optimizer, rival = tr.optim.SGD(net.parameters(), **options), torch.optim.SGD(twin.parameters(), **options)
+
+    def weights(state):
+        arrays = [a for n, a in state.items() if not n.endswith("tracked")]
+        return np.concatenate([np.asarray(a, np.float64).ravel() for a in arrays])
+
+    start, losses, distances = weights(net.state_dict()), [], []
+    for step in range(20):
+        x, y = batches[step % 4]
+        optimizer.zero_grad()
+        rival.zero_grad()
+        loss = ops.cross_entropy(net(tr.Tensor(x)), y)
+        torch_loss = F.cross_entropy(twin(torch.from_numpy(x)), torch.from_numpy(y.copy()))
+        loss.backward()
+        torch_loss.backward()
+        optimizer.step()
+        rival.step()
+        losses.append(loss.item())
+        assert loss.item() == pytest.approx(torch_loss.item(), rel=tolerance)
+        ours, theirs = weights(net.state_dict()), weights(twin.state_dict())
+        distances.append(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs - start))
+    assert max(distances) < tolerance
+    assert distances[0] < (1e-12 if dtype == np.float64 else 1e-4)
+    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])  # it went somewhere
