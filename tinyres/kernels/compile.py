@@ -61,7 +61,7 @@ _PRANGE_ONLY = {
 
 # Threads that wait for the others should soon sleep, not spin: where another process wants a core too, GNU OpenMP's
 # habit of spinning long made a step eight times slower. Read when Numba starts its threads; a user's setting stands.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
