@@ -486,3 +486,13 @@ def test_it_learns_cifar10(monkeypatch, tmp_path):
     assert len(reporter.losses) == 4 * 36
     assert np.mean(reporter.losses[-20:]) < 2.0
     assert np.mean(reporter.losses[-20:]) < np.mean(reporter.losses[:5]) - 0.3
+
+
+@pytest.mark.parametrize("name", list(train.SCHEDULES))
+@pytest.mark.parametrize("total", [10, 100, 353])
+@pytest.mark.parametrize("warmup", [0, 0.2, 0.45])
+def test_every_schedule_rises_to_the_rate_that_was_asked_for(name, total, warmup):
+    schedule = train.SCHEDULES[name](train.Config(lr=0.3, schedule=name, warmup=warmup), total)
+    highest = max(schedule(step) for step in range(total))
+    # the peak may lie between two steps; a decay that started under the warm-up would miss it by far more
+    assert 0.3 * (1 - 1 / total) <= highest <= 0.3 * (1 + 1e-12)

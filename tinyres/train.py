@@ -90,12 +90,18 @@ DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] 
 
 SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {
     "one-cycle": lambda c, total: schedule.one_cycle(c.lr, total, warmup=c.warmup),
-    "cosine": lambda c, total: schedule.linear_warmup(schedule.cosine(c.lr, total), round(c.warmup * total)),
+    "cosine": lambda c, total: _warm_cosine(c.lr, total, round(c.warmup * total)),
     "steps": lambda c, total: schedule.linear_warmup(  # the paper's 32,000 and 48,000 of 64,000
         schedule.steps(c.lr, [total // 2, total * 3 // 4]), round(c.warmup * total)
     ),
     "constant": lambda c, total: schedule.constant(c.lr),
 }
+
+
+def _warm_cosine(lr: float, total: int, warmup: int) -> schedule.Schedule:
+    """Up to `lr` in a straight line, then down along half a cosine."""
+    decay = schedule.cosine(lr, total - warmup)
+    return schedule.linear_warmup(lambda step: decay(max(0, step - warmup)), warmup)
 
 
 class Data(NamedTuple):
