@@ -29,8 +29,9 @@ def batch_norm_statistics(x):
     _statistics(x, block, parts, get_num_threads())
     means, squares = parts[:, 0], parts[:, 1]
     n = np.minimum(chunk, pixels - chunk * np.arange(len(parts)))[:, None]  # pixels of each chunk
-    mean = (n * means).sum(axis=0) / pixels
-    m2 = squares.sum(axis=0) + (n * (means - mean) ** 2).sum(axis=0)
+    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is what should come out
+        mean = (n * means).sum(axis=0) / pixels
+        m2 = squares.sum(axis=0) + (n * (means - mean) ** 2).sum(axis=0)
     return mean, m2 / pixels
 
 
