@@ -269,7 +269,7 @@ def _run_hooks(node: Node | Leaf, total: _Sum) -> _Sum:
     for hook in list(node.hooks):
         changed = hook(total.array)
         if changed is not None:
-            total = _Sum(_conform(changed, node, "gradient hook"), owned=False)
+            total = _Sum(_conform(changed, node, "gradient hook", node), owned=False)
     return total
 
 
@@ -284,22 +284,22 @@ def _pull(node: Node, dy: Array) -> list[Array | None]:
         if parent is None or part is None:
             parts[i] = None
             continue
-        parts[i] = part = _conform(part, parent, f"pullback of {node!r}")
+        parts[i] = part = _conform(part, parent, "pullback of {!r}", node)
         if state.anomaly:
             where = f"backward of '{node.name}'" + (f" in {node.module}" if node.module else "")
             check_finite(where, part, "a gradient", [dy])
     return parts
 
 
-def _conform(gradient: Array, target: Node | Leaf, source: str) -> Array:
-    """Undo broadcasting: sum over the axes that were added or stretched from length 1."""
+def _conform(gradient: Array, target: Node | Leaf, source: str, node: Node | Leaf) -> Array:
+    """Undo broadcasting: sum over the axes that were added or stretched from length 1. `source` is for messages."""
     gradient = np.asarray(gradient)
     if gradient.dtype != target.dtype:
-        raise TypeError(f"{source} gave a gradient of dtype {gradient.dtype}, expected {target.dtype}")
+        raise TypeError(f"{source.format(node)} gave a gradient of dtype {gradient.dtype}, expected {target.dtype}")
     if gradient.shape == target.shape:
         return gradient
     added = gradient.ndim - len(target.shape)
     if added < 0 or any(n not in (1, m) for n, m in zip(target.shape, gradient.shape[added:], strict=True)):
-        raise ValueError(f"{source} gave a gradient of shape {gradient.shape}, expected {target.shape}")
+        raise ValueError(f"{source.format(node)} gave a gradient of shape {gradient.shape}, expected {target.shape}")
     stretched = [i + added for i, n in enumerate(target.shape) if n == 1]
     return gradient.sum((*range(added), *stretched)).reshape(target.shape)

@@ -58,23 +58,21 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     """
     recompute, keep = relu and not residual, relu and residual
     n, channels, height, width = x.shape
-    pixels, block, workers = n * height * width, _block(_rows(x)), get_num_threads()
-    dx = empty((n, height, width, channels), x.dtype)
-    g = empty(dx.shape, x.dtype) if keep else channels_last(dy)
+    upstream, rows, workers = _rows(dy), _rows(x), get_num_threads()
+    pixels, block = len(rows), _block(rows)
+    dx = empty(rows.shape, x.dtype)
+    g = empty(rows.shape, x.dtype) if keep else upstream
     constants = np.zeros((5, channels), x.dtype)
     constants[:3] = mean, weight * inv_std, bias
     sums = np.zeros((-(-pixels // (block * CHUNK_BLOCKS)), 2, channels))
-    _grad_sums(
-        _rows(dy), _rows(x), _rows(y), constants, block, recompute, keep, g.reshape(pixels, channels), sums, workers
-    )
+    _grad_sums(upstream, rows, _rows(y) if keep else rows, constants, block, recompute, keep, g, sums, workers)
     total, moment = sums.sum(axis=0)  # of g and of g (x - mean): chunks in index order
     if training:
         constants[3:] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
-    _grad_apply(
-        g.reshape(pixels, channels), _rows(x), constants, block, recompute, dx.reshape(pixels, channels), workers
-    )
+    _grad_apply(g, rows, constants, block, recompute, dx, workers)
     dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
-    return dx.transpose(0, 3, 1, 2), dweight, dbias, g.transpose(0, 3, 1, 2) if residual else None
+    dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
+    return dx, dweight, dbias, g if residual else None
 
 
 def _rows(x):
