@@ -67,6 +67,9 @@ CONVOLVED = [
     case((1, 1, 6, 5), (9, 1, 2, 2), stride=3),
     case((1, 1, 1, 1), (1, 1, 1, 1), (1,)),
     case((0, 2, 4, 4), (3, 2, 3, 3), (3,)),
+    case((2, 4, 3, 4), (6, 2, 3, 2), (6,), groups=2, stride=(1, 2), padding=1),
+    case((1, 3, 4, 3), (3, 1, 2, 2), groups=3),
+    case((0, 2, 4, 4), (4, 1, 3, 3), (4,), groups=2),
 ]
 NORMALISED = [
     case(shape, *[(shape[1],)] * 2, *[shape] * residual, training=training, relu=relu)

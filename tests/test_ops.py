@@ -132,7 +132,7 @@ def test_gradient_of_one_input_alone(name, i, kernels):
 @given(conv_problems(F8, max_size=6))
 def test_convolution_gradient(p):
     inputs = [p.x, p.weight] + ([] if p.bias is None else [p.bias])
-    assert gradcheck(lambda *args: ops.conv2d(*args, **p.options), *inputs, full=False)
+    assert gradcheck(lambda *args: ops.conv2d(*args, **p.options, groups=p.groups), *inputs, full=False)
 
 
 @given(pool_problems(F8, max_size=6))

@@ -68,7 +68,7 @@ def test_conv2d(dtype):
     def check(p):
         arrays = [p.x, p.weight] if p.bias is None else [p.x, p.weight, p.bias]
         ours, theirs = twins(*arrays)
-        y, z = ops.conv2d(*ours, **p.options), F.conv2d(*theirs, **p.options)
+        y, z = ops.conv2d(*ours, groups=p.groups, **p.options), F.conv2d(*theirs, groups=p.groups, **p.options)
         # sums of numbers about 1 may all but cancel; their rounding does not
         compare(ours, theirs, y, z, p.dy, scale=np.sqrt(p.x.size))
 

@@ -13,6 +13,11 @@ def _windows(x, kernel_size, stride):
     return sliding_window_view(x, kernel_size, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
 
 
+def _split(x, axis, groups):
+    """Cut an axis of channels into (groups, channels of each)."""
+    return x.reshape(*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
+
+
 def _padded(x, padding, value=0):
     (ph, pw) = padding
     return np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)), constant_values=value)
@@ -32,18 +37,24 @@ def _scatter(parts, x_shape, kernel_size, stride, padding):
 
 def conv2d(x, weight, bias=None, *, stride, padding):
     windows = _windows(_padded(x, padding), weight.shape[2:], stride)
-    y = np.einsum("ncijkl,ockl->noij", windows, weight)
+    groups = x.shape[1] // weight.shape[1]
+    y = np.einsum("ngcijkl,gockl->ngoij", _split(windows, 1, groups), _split(weight, 0, groups))
+    y = y.reshape(len(x), len(weight), *windows.shape[2:4])
     return y if bias is None else y + bias[:, None, None]
 
 
 def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
-    parts = np.einsum("noij,ockl->ncijkl", dy, weight)
+    groups = x_shape[1] // weight.shape[1]
+    parts = np.einsum("ngoij,gockl->ngcijkl", _split(dy, 1, groups), _split(weight, 0, groups))
+    parts = parts.reshape(*x_shape[:2], *parts.shape[3:])
     return _scatter(parts, x_shape, weight.shape[2:], stride, padding)
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    windows = _windows(_padded(x, padding), weight_shape[2:], stride)
-    return np.einsum("noij,ncijkl->ockl", dy, windows[:, :, : dy.shape[2], : dy.shape[3]])
+    windows = _windows(_padded(x, padding), weight_shape[2:], stride)[:, :, : dy.shape[2], : dy.shape[3]]
+    groups = x.shape[1] // weight_shape[1]
+    dw = np.einsum("ngoij,ngcijkl->gockl", _split(dy, 1, groups), _split(windows, 1, groups))
+    return dw.reshape(weight_shape)
 
 
 def batch_norm_statistics(x):

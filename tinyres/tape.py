@@ -159,13 +159,33 @@ class Node:
         For each input: the node that computed it, or the leaf itself, or None where no gradient is wanted.
     pullback : callable or None
         None once the graph has been freed.
+    attributes : dict
+        What else defines the operation, e.g. ``{"stride": (1, 1), ...}``.
     """
 
-    __slots__ = ("__weakref__", "dtype", "hooks", "module", "name", "parents", "pullback", "saved", "shape")
+    __slots__ = (
+        "__weakref__",
+        "attributes",
+        "dtype",
+        "hooks",
+        "module",
+        "name",
+        "parents",
+        "pullback",
+        "saved",
+        "shape",
+    )
 
-    def __init__(self, name: str, y: Array, parents: Sequence["Node | Leaf | None"], pullback: Pullback) -> None:
+    def __init__(
+        self,
+        name: str,
+        y: Array,
+        parents: Sequence["Node | Leaf | None"],
+        pullback: Pullback,
+        attributes: dict[str, Any] | None = None,
+    ) -> None:
         self.name, self.module = name, ".".join(state.scope)
-        self.shape, self.dtype = y.shape, y.dtype
+        self.shape, self.dtype, self.attributes = y.shape, y.dtype, attributes or {}
         self.parents = tuple(parents)
         self.pullback: Pullback | None = pullback
         self.hooks: list[Hook] = []

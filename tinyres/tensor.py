@@ -332,7 +332,7 @@ class Tensor:
                 np.add.at(dx, index, dy)  # an element taken twice gets both gradients
             return (dx,)
 
-        return record("getitem", np.array(x[index]), (self,), pullback)
+        return record("getitem", np.array(x[index]), (self,), pullback, index=index)
 
     def reshape(self, *shape: Any) -> "Tensor":
         """The same elements in another shape; one length may be -1."""
@@ -349,7 +349,9 @@ class Tensor:
                 f"axes: got {tuple(axes)}, expected each of the {self.ndim} axes of shape {self.shape} once"
             )
         inverse = tuple(int(i) for i in np.argsort(order))
-        return record("transpose", self._data.transpose(order), (self,), lambda dy: (dy.transpose(inverse),))
+        return record(
+            "transpose", self._data.transpose(order), (self,), lambda dy: (dy.transpose(inverse),), axes=order
+        )
 
     @property
     def T(self) -> "Tensor":
@@ -383,7 +385,7 @@ class Tensor:
 
 
 # ---------------------------------------------------------------- recording
-def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback) -> Tensor:
+def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback, **attributes: Any) -> Tensor:
     """Make a tensor of `y` and put the operation that computed it on the tape.
 
     Parameters
@@ -398,6 +400,8 @@ def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback) -
         Takes dL/dy, returns dL/dparent for each parent, or None where none is wanted. A gradient may have the
         broadcast shape: the tape sums it down to the parent's. It must close over arrays, never over
         the result's Tensor (a cycle), must not change dL/dy, and must return new arrays or views of dL/dy.
+    **attributes
+        What else defines the operation, such as a stride. The node keeps them, for those who read the tape.
 
     Returns
     -------
@@ -423,7 +427,7 @@ def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback) -
     if state.grad_enabled and any(p.requires_grad for p in parents):
         out.requires_grad = True
         sources = [(p._node or p) if p.requires_grad else None for p in parents]
-        out._node = Node(name, out._data, sources, pullback)
+        out._node = Node(name, out._data, sources, pullback, attributes)
         out._node.lock([out._data, *(p._data for p in parents)])
     return out
 

@@ -16,6 +16,10 @@ weight gradient    8 of the KH * KW * C     output channels            rows of o
 The input gradient of stride 1 is the forward kernel on flipped, transposed weights. With a larger stride
 the input pixels of one residue see the same subset of the taps, so it is one small correlation for each
 residue, written to every stride-th pixel: nothing is multiplied by zeros put between pixels.
+
+Grouped convolutions (Krizhevsky et al. 2012; Xie et al. 2017) connect each group of output channels to its own
+group of input channels: each group is a convolution from one range of channels to another. How many there are follows
+from the shapes: the C channels of x, over the C / groups of the weight.
 """
 
 from functools import lru_cache
@@ -38,17 +42,20 @@ ITEMS = 16  # work items there should be at least, for machines with more cores 
 def conv2d(x, weight, bias=None, *, stride, padding):
     """y[n, o, i, j] = bias[o] + sum over c, k, l of x[n, c, i * sh + k - ph, j * sw + l - pw] * weight[o, c, k, l].
 
-    x (N, C, H, W), weight (O, C, KH, KW), bias (O,); y (N, O, OH, OW).
+    x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); y (N, O, OH, OW). c runs over the channels of o's group.
     """
     (sh, sw), (ph, pw) = stride, padding
     n, _, height, width = x.shape
-    o, c, kh, kw = weight.shape
+    o, _, kh, kw = weight.shape
     oh, ow = (height + 2 * ph - kh) // sh + 1, (width + 2 * pw - kw) // sw + 1
     y = empty((n, oh, ow, o), x.dtype)
     if bias is not None:
         y[...] = bias
-    taps = _Taps(contiguous(weight).reshape(-1), (o, c, kh, kw), 0, (c * kh * kw, kh * kw, kw, 1))
-    _launch(channels_last(x), taps, y, (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow), accumulate=bias is not None)
+    x, flat = channels_last(x), contiguous(weight).reshape(-1)
+    window, place = (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow)
+    for group in groups_of(x.shape[3], weight.shape):
+        taps = _Taps(flat, (group.o, group.c, kh, kw), group.tap, (group.c * kh * kw, kh * kw, kw, 1))
+        _launch(x, taps, y, window, place, (group.x_channel, group.y_channel), accumulate=bias is not None)
     return y.transpose(0, 3, 1, 2)
 
 
@@ -59,20 +66,22 @@ def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
     taps k0, k0 + sh, ... in output rows i + q, i + q - 1, ..., with q, k0 = divmod(a + ph, sh).
     """
     (sh, sw), (ph, pw) = stride, padding
-    n, c, height, width = x_shape
-    o, _, kh, kw = weight.shape
+    n, channels, height, width = x_shape
+    kh, kw = weight.shape[2:]
     dy, flat = channels_last(dy), contiguous(weight).reshape(-1)
     some_meet_no_tap = sh > kh or sw > kw
-    dx = (zeros if some_meet_no_tap else empty)((n, height, width, c), dy.dtype)
+    dx = (zeros if some_meet_no_tap else empty)((n, height, width, channels), dy.dtype)
     for a, b in np.ndindex(min(sh, height), min(sw, width)):
         (qh, kh0), (qw, kw0) = divmod(a + ph, sh), divmod(b + pw, sw)
         taps_h, taps_w = len(range(kh0, kh, sh)), len(range(kw0, kw, sw))
         if taps_h and taps_w:  # in descending order, since the window goes up as the tap goes down
             last = (kh0 + (taps_h - 1) * sh) * kw + kw0 + (taps_w - 1) * sw
-            taps = _Taps(flat, (c, o, taps_h, taps_w), last, (kh * kw, c * kh * kw, -sh * kw, -sw))
             window = (taps_h, taps_w, 1, 1, qh - taps_h + 1, qw - taps_w + 1)
             place = (a, b, sh, sw, -(-(height - a) // sh), -(-(width - b) // sw))
-            _launch(dy, taps, dx, window, place)
+            for group in groups_of(channels, weight.shape):
+                strides = (kh * kw, group.c * kh * kw, -sh * kw, -sw)
+                taps = _Taps(flat, (group.c, group.o, taps_h, taps_w), group.tap + last, strides)
+                _launch(dy, taps, dx, window, place, (group.y_channel, group.x_channel))
     return dx.transpose(0, 3, 1, 2)
 
 
@@ -83,19 +92,42 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     number of threads.
     """
     x, dy = channels_last(x), channels_last(dy)
-    n, (o, c, kh, kw) = len(x), weight_shape
-    columns = tile_columns(dy.dtype, o)
-    size = kh * kw * c * -(-o // columns) * columns
+    n, (_, c, kh, kw) = len(x), weight_shape
+    groups = groups_of(x.shape[3], weight_shape)
+    columns = tile_columns(dy.dtype, groups[0].o)
+    size = kh * kw * c * -(-groups[0].o // columns) * columns
     slots = max(1, min(n, max(4, min(16, SLOT_BYTES // (size * dy.itemsize)))))
-    plan = _plan_weight_grad(x.shape, dy.shape, (kh, kw, *stride, -padding[0], -padding[1]), columns)
-    dw = empty(weight_shape, dy.dtype)
-    _weight_grad(x, dy, dw, empty((slots, size), dy.dtype), columns, plan, get_num_threads())
+    total, dw = empty((slots, size), dy.dtype), empty(weight_shape, dy.dtype)
+    window = (kh, kw, *stride, -padding[0], -padding[1])
+    for group in groups:
+        plan = _plan_weight_grad(x.shape, dy.shape, window, group, columns)
+        part = dw[group.y_channel : group.y_channel + group.o]
+        _weight_grad(x, dy, part, total, columns, plan, get_num_threads())
     return dw
 
 
 def channels_last(x):
     """(N, C, H, W) with any strides -> C-contiguous (N, H, W, C), copied only if it is not that already."""
     return contiguous(x.transpose(0, 2, 3, 1))
+
+
+class _Group(NamedTuple):
+    """Part of a grouped convolution: from `c` channels of x to `o` channels of y; the whole of one without groups."""
+
+    c: int
+    o: int
+    x_channel: int  # first of the c
+    y_channel: int  # first of the o
+    tap: int  # first element of its weights
+
+
+@lru_cache(maxsize=1024)
+def groups_of(channels, weight_shape):
+    """The groups of a convolution of images with so many channels."""
+    o, c, kh, kw = weight_shape
+    groups = channels // c
+    o //= groups
+    return [_Group(c, o, g * c, g * o, g * o * c * kh * kw) for g in range(groups)]
 
 
 class _Taps(NamedTuple):
@@ -107,11 +139,11 @@ class _Taps(NamedTuple):
     strides: tuple[int, int, int, int]  # in elements, for the same axes
 
 
-def _launch(x, taps, y, window, place, *, accumulate=False):
+def _launch(x, taps, y, window, place, first_channels, *, accumulate=False):
     o, c, kh, kw = taps.shape
     columns = tile_columns(x.dtype, o)
     packed = empty((-(-o // columns), kh * kw * c * columns), x.dtype)
-    plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, columns)
+    plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), columns)
     _correlate(x, *taps, packed, columns, y, plan, accumulate, get_num_threads())
 
 
@@ -124,6 +156,8 @@ class _Plan(NamedTuple):
     """
 
     inside: bool
+    channels: int  # of x that are read,
+    x_channel: int  # from this one on
     group: int  # images of a strip
     rows: int  # output rows of a strip
     all_rows: int  # output rows of an image
@@ -146,26 +180,28 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan_correlation(x_shape, y_shape, itemsize, window, place, columns):
+def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, columns):
     """Windows (kh, kw, sh, sw, top, left) of x (N, H, W, C), to place (top, left, row step, column step, rows, columns)
-    of y (N, OH, OW, O)."""
+    of y (N, OH, OW, O). Channels are (how many are read, the first of x, the first of y)."""
     kh, kw, sh, sw, top, left = window
     y_top, y_left, y_sh, y_sw, rows, cols = place
-    n, height, width, c = x_shape
+    c, x_channel, y_channel = channels
+    n, _, _, all_channels = x_shape
     _, oh, ow, o = y_shape
-    inside, in_rows, in_cols = _input_of(window, (rows, cols), (height, width))
+    inside, in_rows, in_cols = _input_of(window, (rows, cols), x_shape, c)
     row_bytes = in_cols * c * itemsize
     strip = max(1, min(rows, STRIP_BYTES // (row_bytes * sh), -(-rows * n // ITEMS)))
     group = max(1, min(STRIP_BYTES // (row_bytes * in_rows), n // ITEMS)) if strip == rows else 1
     if not inside:
         in_rows = (strip - 1) * sh + kh
-    pitch = in_cols * c
+    pixel = all_channels if inside else c
+    pitch = in_cols * pixel
     g, i, j = np.indices((group, strip, cols)).reshape(3, -1)
     return _Plan(
-        inside, group, strip, rows, cols, sh, sw, kh, top, left, in_rows, in_cols,
-        y_start=(y_top * ow + y_left) * o,
+        inside, c, x_channel, group, strip, rows, cols, sh, sw, kh, top, left, in_rows, in_cols,
+        y_start=(y_top * ow + y_left) * o + y_channel,
         y_row_step=y_sh * ow * o,
-        a_rows=(g * in_rows + i * sh) * pitch + j * sw * c,
+        a_rows=(g * in_rows + i * sh) * pitch + j * sw * pixel,
         y_rows=((g * oh + i * y_sh) * ow + j * y_sw) * o,
         partial_rows=np.arange(len(g)) * columns,
         a_runs=np.arange(kh) * pitch,
@@ -175,21 +211,23 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, columns):
 
 
 @lru_cache(maxsize=1024)
-def _plan_weight_grad(x_shape, dy_shape, window, columns):
+def _plan_weight_grad(x_shape, dy_shape, window, channels, columns):
     """The same for dw: rows of the tile are taps x channels, and the sum runs over the strip's output pixels."""
     kh, kw, sh, sw, top, left = window
-    _, height, width, c = x_shape
-    _, oh, ow, o = dy_shape
-    inside, in_rows, in_cols = _input_of(window, (oh, ow), (height, width))
+    c, o, x_channel, y_channel, _ = channels
+    _, oh, ow, _ = dy_shape
+    inside, in_rows, in_cols = _input_of(window, (oh, ow), x_shape, c)
     strip = max(1, min(oh, STRIP_PIXELS // ow))
     group = max(1, STRIP_PIXELS // (oh * ow)) if strip == oh else 1
     if not inside:
         in_rows = (strip - 1) * sh + kh
-    pitch, o_size = in_cols * c, -(-o // columns) * columns
+    pitch, o_size = in_cols * (x_shape[3] if inside else c), -(-o // columns) * columns
     k, j = np.indices((kh, kw * c)).reshape(2, -1)
     g, i = np.indices((group, strip)).reshape(2, -1)
     return _Plan(
-        inside, group, strip, oh, ow, sh, sw, kh, top, left, in_rows, in_cols, 0, 0,
+        inside, c, x_channel, group, strip, oh, ow, sh, sw, kh, top, left, in_rows, in_cols,
+        y_start=y_channel,
+        y_row_step=0,
         a_rows=k * pitch + j,
         y_rows=np.arange(len(k)) * o_size,
         partial_rows=np.arange(0),
@@ -199,12 +237,14 @@ def _plan_weight_grad(x_shape, dy_shape, window, columns):
     )  # fmt: skip
 
 
-def _input_of(window, out_size, in_size):
-    """Whether all windows stay inside the image; rows and columns of input that they span (the image's own if so)."""
-    kernel, stride, first = window[:2], window[2:4], window[4:]
+def _input_of(window, out_size, x_shape, channels):
+    """Whether the windows can be read where they lie: all stay inside the image, and the numbers under a row of one are
+    neighbours. And the rows and columns of input that they span (the image's own if so)."""
+    kernel, stride, first, in_size = window[:2], window[2:4], window[4:], x_shape[1:3]
     spans = [(n - 1) * s + k for n, s, k in zip(out_size, stride, kernel, strict=True)]
     inside = all(f >= 0 and f + span <= size for f, span, size in zip(first, spans, in_size, strict=True))
-    return (True, *in_size) if inside else (False, *spans)
+    neighbours = channels == x_shape[3] or kernel[1] == 1
+    return (True, *in_size) if inside and neighbours else (False, *spans)
 
 
 # ---------------------------------------------------------------- forward and input gradient
@@ -222,7 +262,7 @@ def _correlate(x, weight, shape, start, strides, packed, columns, y, plan, accum
     for block in prange(packed.shape[0]):
         _pack(weight, shape, start, strides, np.int64(block), columns, packed)
     for worker in prange(workers):
-        _correlate_strips(x, packed, columns, y, plan, accumulate, np.int64(worker), workers)
+        _correlate_strips(x, packed, columns, shape[0], y, plan, accumulate, np.int64(worker), workers)
 
 
 @inner
@@ -240,19 +280,18 @@ def _pack(weight, shape, start, strides, block, columns, packed):
 
 
 @inner
-def _correlate_strips(x, packed, columns, y, plan, accumulate, worker, workers):
-    n, height, width, c = x.shape
-    image_size, o = y.shape[1] * y.shape[2] * y.shape[3], y.shape[3]
+def _correlate_strips(x, packed, columns, o, y, plan, accumulate, worker, workers):
+    n, image_size = x.shape[0], y.shape[1] * y.shape[2] * y.shape[3]
     strips = -(-plan.all_rows // plan.rows)
     items = -(-n // plan.group) * strips
     x_flat, y_flat, w_flat = x.reshape(x.size), y.reshape(y.size), packed.reshape(packed.size)
-    scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * c, x.dtype)
+    scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * plan.channels, x.dtype)
     partial = np.empty(0 if o % columns == 0 else plan.partial_rows.size * columns, x.dtype)
     for item in range(worker * items // workers, (worker + 1) * items // workers):
         image, first = item // strips * plan.group, item % strips * plan.rows
         images, rows = min(plan.group, n - image), min(plan.rows, plan.all_rows - first)
         pixels = images * rows * plan.columns
-        a, a_start = _strip_input(x_flat, height, width, c, plan, image, images, first, rows, scratch)
+        a, a_start = _strip_input(x_flat, x.shape, plan, image, images, first, rows, scratch)
         y_start = image * image_size + plan.y_start + first * plan.y_row_step
         for block in range(packed.shape[0]):
             w_start, left_over = block * packed.shape[1], o - block * columns
@@ -289,11 +328,12 @@ def _pixel_tiles(columns, a, a_start, plan, pixels, w, w_start, out, out_start, 
 
 
 @inner
-def _strip_input(x, height, width, c, plan, image, images, first, rows, scratch):
+def _strip_input(x, shape, plan, image, images, first, rows, scratch):
     """The array that the plan's offsets refer to, and where the strip starts in it: x, or a padded copy of its rows."""
-    top = plan.top + first * plan.stride
+    _, height, width, all_channels = shape
+    c, top = plan.channels, plan.top + first * plan.stride
     if plan.inside:
-        return x, ((image * height + top) * width + plan.left) * c
+        return x, ((image * height + top) * width + plan.left) * all_channels + plan.x_channel
     before = min(max(0, -plan.left), plan.in_columns) * c  # padding, then image, then padding
     stop = max(before, min(plan.in_columns, width - plan.left) * c)
     pitch = plan.in_columns * c
@@ -301,9 +341,13 @@ def _strip_input(x, height, width, c, plan, image, images, first, rows, scratch)
         for r in range((rows - 1) * plan.stride + plan.kernel):
             row = (g * plan.in_rows + r) * pitch
             if 0 <= top + r < height:
-                source = (((image + g) * height + top + r) * width + plan.left) * c
+                source = ((image + g) * height + top + r) * width + plan.left
                 clear(scratch, row, before)
-                copy(scratch, row + before, x, source + before, stop - before)
+                if c == all_channels:
+                    copy(scratch, row + before, x, source * c + before, stop - before)
+                else:
+                    for j in range(before // c, stop // c):
+                        copy(scratch, row + j * c, x, (source + j) * all_channels + plan.x_channel, c)
                 clear(scratch, row + stop, pitch - stop)
             else:
                 clear(scratch, row, pitch)
@@ -323,21 +367,20 @@ def _weight_grad(x, dy, dw, total, columns, plan, workers):
     Cost: 2 * N * OH * OW * O * KH * KW * C floating-point operations.
     """
     for worker in prange(workers):
-        _weight_grad_slots(x, dy, total, columns, plan, np.int64(worker), workers)
+        _weight_grad_slots(x, dy, dw.shape[0], total, columns, plan, np.int64(worker), workers)
     for part in prange(-(-plan.a_rows.size // REDUCE_ROWS)):
         _add_slots(total, plan.a_rows.size, np.int64(part), dw)
 
 
 @inner
-def _weight_grad_slots(x, dy, total, columns, plan, worker, workers):
-    n, height, width, c = x.shape
-    oh, ow, o = dy.shape[1:]
+def _weight_grad_slots(x, dy, o, total, columns, plan, worker, workers):
+    n, (oh, ow, all_channels) = x.shape[0], dy.shape[1:]
     slots, size = total.shape
     o_size = size // plan.a_rows.size
-    step = plan.column_stride * c
+    step = plan.column_stride * (x.shape[3] if plan.inside else plan.channels)
     x_flat, dy_flat, total_flat = x.reshape(x.size), dy.reshape(dy.size), total.reshape(total.size)
-    scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * c, x.dtype)
-    wider = np.zeros(0 if o == o_size else plan.group * plan.rows * ow * o_size, x.dtype)
+    scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * plan.channels, x.dtype)
+    wider = np.zeros(0 if all_channels == o_size else plan.group * plan.rows * ow * o_size, x.dtype)
     for slot in range(worker * slots // workers, (worker + 1) * slots // workers):
         clear(total_flat, slot * size, size)
         stop = (slot + 1) * n // slots
@@ -345,27 +388,17 @@ def _weight_grad_slots(x, dy, total, columns, plan, worker, workers):
             images = min(plan.group, stop - image)
             for first in range(0, oh, plan.rows):
                 rows = min(plan.rows, oh - first)
-                a, a_start = _strip_input(x_flat, height, width, c, plan, image, images, first, rows, scratch)
-                b, b_start = dy_flat, (image * oh + first) * ow * o
-                if o != o_size:  # the tile reads whole vectors of channels
+                a, a_start = _strip_input(x_flat, x.shape, plan, image, images, first, rows, scratch)
+                b, b_start = dy_flat, (image * oh + first) * ow * all_channels + plan.y_start
+                if all_channels != o_size:  # the tile reads whole vectors of channels, one pixel after the other
                     for p in range(images * rows * ow):
-                        copy(wider, p * o_size, dy_flat, b_start + p * o, o)
+                        copy(wider, p * o_size, dy_flat, b_start + p * all_channels, o)
                     b, b_start = wider, 0
                 for column in range(0, o_size, columns):
-                    out_start = slot * size + column
                     _weight_tiles(
-                        columns,
-                        a,
-                        a_start,
-                        plan,
-                        step,
-                        images * rows,
-                        b,
-                        b_start + column,
-                        o_size,
-                        total_flat,
-                        out_start,
-                    )
+                        columns, a, a_start, plan, step, images * rows,
+                        b, b_start + column, o_size, total_flat, slot * size + column,
+                    )  # fmt: skip
 
 
 @inner

@@ -10,8 +10,8 @@ import numpy as np
 from numba import prange
 
 from tinyres.kernels.compile import jit
-from tinyres.kernels.conv import channels_last
-from tinyres.kernels.memory import zeros
+from tinyres.kernels.conv import channels_last, groups_of
+from tinyres.kernels.memory import empty, zeros
 
 
 def im2col(x, kernel_size, *, stride, padding):
@@ -33,29 +33,46 @@ def col2im(columns, x_shape, kernel_size, *, stride, padding):
 
 
 def conv2d(x, weight, bias=None, *, stride, padding):
-    """As `conv.conv2d`: columns (P, K) times weights (K, O)."""
+    """As `conv.conv2d`: in each group, columns (P, K) times weights (K, O)."""
     o, _, kh, kw = weight.shape
     oh, ow = ((x.shape[i + 2] + 2 * padding[i] - (kh, kw)[i]) // stride[i] + 1 for i in (0, 1))
-    y = im2col(x, (kh, kw), stride=stride, padding=padding) @ _matrix(weight).T
+    y = empty((len(x), oh, ow, o), x.dtype)
+    rows = y.reshape(-1, o)
+    for reads, writes in _ranges(x.shape[1], weight.shape):
+        columns = im2col(x[:, reads], (kh, kw), stride=stride, padding=padding)
+        rows[:, writes] = columns @ _matrix(weight[writes]).T
     if bias is not None:
         y += bias
-    return y.reshape(x.shape[0], oh, ow, o).transpose(0, 3, 1, 2)
+    return y.transpose(0, 3, 1, 2)
 
 
 def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
-    """As `conv.conv2d_input_grad`: dy (P, O) times weights (O, K), then `col2im`."""
-    dy = channels_last(dy)
-    return col2im(
-        dy.reshape(-1, dy.shape[3]) @ _matrix(weight), x_shape, weight.shape[2:], stride=stride, padding=padding
-    )
+    """As `conv.conv2d_input_grad`: in each group, dy (P, O) times weights (O, K), then `col2im`."""
+    n, channels, height, width = x_shape
+    rows = channels_last(dy).reshape(-1, weight.shape[0])
+    dx = empty((n, height, width, channels), dy.dtype).transpose(0, 3, 1, 2)
+    for reads, writes in _ranges(channels, weight.shape):
+        columns = rows[:, writes] @ _matrix(weight[writes])
+        shape = n, weight.shape[1], height, width
+        dx[:, reads] = col2im(columns, shape, weight.shape[2:], stride=stride, padding=padding)
+    return dx
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    """As `conv.conv2d_weight_grad`: dy (O, P) times columns (P, K)."""
+    """As `conv.conv2d_weight_grad`: in each group, dy (O, P) times columns (P, K)."""
     o, c, kh, kw = weight_shape
-    dy = channels_last(dy).reshape(-1, o)
-    dw = dy.T @ im2col(x, (kh, kw), stride=stride, padding=padding)
-    return np.ascontiguousarray(dw.reshape(o, kh, kw, c).transpose(0, 3, 1, 2))
+    rows = channels_last(dy).reshape(-1, o)
+    dw = empty((o, kh, kw, c), dy.dtype)
+    for reads, writes in _ranges(x.shape[1], weight_shape):
+        columns = im2col(x[:, reads], (kh, kw), stride=stride, padding=padding)
+        dw[writes] = (rows[:, writes].T @ columns).reshape(-1, kh, kw, c)
+    return np.ascontiguousarray(dw.transpose(0, 3, 1, 2))
+
+
+def _ranges(channels, weight_shape):
+    """Channels of x and of y that each group connects."""
+    for g in groups_of(channels, weight_shape):
+        yield slice(g.x_channel, g.x_channel + g.c), slice(g.y_channel, g.y_channel + g.o)
 
 
 def _matrix(weight):

@@ -41,21 +41,29 @@ class Conv2d(Module):
         *,
         stride: _Size = 1,
         padding: _Size = 0,
+        groups: int = 1,
         bias: bool = True,
     ) -> None:
         super().__init__()
-        _positive("Conv2d", in_channels=in_channels, out_channels=out_channels)
-        self.stride, self.padding = stride, padding
-        self.weight = Parameter(init.kaiming_normal((out_channels, in_channels, *_pair(kernel_size))))
+        _positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"Conv2d: groups: got {groups}, expected a divisor of in_channels {in_channels} and of "
+                f"out_channels {out_channels}"
+            )
+        self.stride, self.padding, self.groups = stride, padding, groups
+        self.weight = Parameter(init.kaiming_normal((out_channels, in_channels // groups, *_pair(kernel_size))))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+        options = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
+        return ops.conv2d(x, self.weight, self.bias, **options)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         o, c, *kernel = self.weight.shape
         options = f"kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
-        return f"{c}, {o}, {options}, bias={self.bias is not None}"
+        options += f", groups={self.groups}" if self.groups > 1 else ""
+        return f"{c * self.groups}, {o}, {options}, bias={self.bias is not None}"
 
 
 class Linear(Module):

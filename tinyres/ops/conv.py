@@ -15,16 +15,20 @@ def conv2d(
     *,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
+    groups: int = 1,
 ) -> Tensor:
     """Two-dimensional convolution (cross-correlation, as in every deep-learning library).
 
     Parameters
     ----------
     x : Tensor of shape (N, C, H, W)
-    weight : Tensor of shape (O, C, KH, KW)
+    weight : Tensor of shape (O, C / groups, KH, KW)
     bias : Tensor of shape (O,), optional
     stride, padding : int or pair of int
         Vertical and horizontal; zeros are padded on both sides.
+    groups : int
+        Cut the channels of x and of y into so many groups, and connect each of y's to its own of x's only
+        (Xie et al., "Aggregated residual transformations for deep neural networks", CVPR 2017, figure 3c).
 
     Returns
     -------
@@ -49,6 +53,8 @@ def conv2d(
         dL/dx[n,c,h,v] = sum_{o,k,l} dy[n,o,i,j] w[o,c,k,l]   over all i, j with s i + k - p = h, s j + l - p = v
         dL/db[o]       = sum_{n,i,j} dy[n,o,i,j].
 
+    With groups, c runs over the channels of o's group, and o over those of c's: the same sums within each group.
+
     Examples
     --------
     >>> import numpy as np, tinyres as tr
@@ -62,9 +68,13 @@ def conv2d(
     bias = None if bias is None else as_tensor("bias", bias)
     stride, padding = _check.pair("stride", stride, 1), _check.pair("padding", padding, 0)
     _check.images(x)
-    if weight.ndim != 4 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
+    if not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
+        raise ValueError(f"groups: got {groups!r}, expected a divisor of {x.shape[1]}, the channels of x")
+    c = x.shape[1] // groups
+    if weight.ndim != 4 or weight.shape[1] != c or 0 in weight.shape or weight.shape[0] % groups:
         raise ValueError(
-            f"weight: got shape {weight.shape}, expected (O, {x.shape[1]}, KH, KW) for x of shape {x.shape}"
+            f"weight: got shape {weight.shape}, expected (O, {c}, KH, KW) for x of shape {x.shape}"
+            + (f" in {groups} groups, with O a multiple of {groups}" if groups > 1 else "")
         )
     _check.vector("bias", bias, weight.shape[0], "the output channels of weight")
     _check.same_dtype(x, weight=weight, bias=bias)
@@ -78,7 +88,8 @@ def conv2d(
         return (dx, dw) if bias is None else (dx, dw, dy.sum((0, 2, 3)))
 
     y = kernels.conv2d(a, w, None if bias is None else bias.data, **options)
-    return record("conv2d", y, (x, weight) if bias is None else (x, weight, bias), pullback)
+    parents = (x, weight) if bias is None else (x, weight, bias)
+    return record("conv2d", y, parents, pullback, groups=groups, **options)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -110,9 +121,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     array([[11.5]], dtype=float32)
     """
     x, weight = as_tensor("x", x), as_tensor("weight", weight)
+    bias = None if bias is None else as_tensor("bias", bias)
     if x.ndim != 2:
         raise ValueError(f"x: got shape {x.shape}, expected 2 axes (N, I); flatten it first")
     if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
         raise ValueError(f"weight: got shape {weight.shape}, expected (O, {x.shape[1]}) for x of shape {x.shape}")
-    pixels, kernel = x.reshape(*x.shape, 1, 1), weight.reshape(*weight.shape, 1, 1)
-    return conv2d(pixels, kernel, bias).reshape(x.shape[0], weight.shape[0])
+    _check.vector("bias", bias, weight.shape[0], "the output features of weight")
+    _check.same_dtype(x, weight=weight, bias=bias)
+    a, w, options = x.data[:, :, None, None], weight.data[:, :, None, None], {"stride": (1, 1), "padding": (0, 0)}
+    needs_x, needs_w, kernels = x.requires_grad, weight.requires_grad, backend.active
+
+    def pullback(dy: Array) -> Sequence[Array | None]:
+        pixels = dy[:, :, None, None]
+        dx = kernels.conv2d_input_grad(pixels, w, a.shape, **options)[:, :, 0, 0] if needs_x else None
+        dw = kernels.conv2d_weight_grad(pixels, a, w.shape, **options)[:, :, 0, 0] if needs_w else None
+        return (dx, dw) if bias is None else (dx, dw, dy.sum(0))
+
+    y = kernels.conv2d(a, w, None if bias is None else bias.data, **options)[:, :, 0, 0]
+    return record("linear", y, (x, weight) if bias is None else (x, weight, bias), pullback)

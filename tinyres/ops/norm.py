@@ -111,4 +111,6 @@ def batch_norm(
         )
         return (dx, dgamma, dbeta, dresidual) if shortcut else (dx, dgamma, dbeta)
 
-    return record("batch_norm", y, (x, weight, bias) + ((residual,) if residual is not None else ()), pullback)
+    parents = (x, weight, bias) + ((residual,) if residual is not None else ())
+    how = {"training": training, "mean": mean, "inv_std": inv_std, "relu": relu}
+    return record("batch_norm", y, parents, pullback, **how)

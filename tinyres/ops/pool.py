@@ -1,7 +1,10 @@
 """Pooling: windows of an image reduced to their largest element or their mean."""
 
+from collections.abc import Sequence
+
 from tinyres import backend
 from tinyres.ops import _check
+from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
 
 _Size = int | tuple[int, int]
@@ -50,7 +53,11 @@ def max_pool2d(
     kernel, options = _window(x, kernel_size, stride, padding)
     shape, kernels = x.shape, backend.active
     y, taps = kernels.max_pool2d(x.data, kernel, **options)
-    return record("max_pool2d", y, (x,), lambda dy: (kernels.max_pool2d_grad(dy, taps, shape, kernel, **options),))
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        return (kernels.max_pool2d_grad(dy, taps, shape, kernel, **options),)
+
+    return record("max_pool2d", y, (x,), pullback, kernel_size=kernel, **options)
 
 
 def avg_pool2d(
@@ -77,7 +84,11 @@ def avg_pool2d(
     kernel, options = _window(x, kernel_size, stride, padding)
     shape, kernels = x.shape, backend.active
     y = kernels.avg_pool2d(x.data, kernel, **options)
-    return record("avg_pool2d", y, (x,), lambda dy: (kernels.avg_pool2d_grad(dy, shape, kernel, **options),))
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        return (kernels.avg_pool2d_grad(dy, shape, kernel, **options),)
+
+    return record("avg_pool2d", y, (x,), pullback, kernel_size=kernel, **options)
 
 
 def global_avg_pool2d(x: Tensor) -> Tensor:

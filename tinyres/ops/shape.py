@@ -69,7 +69,7 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     else:
         y = np.full(shape, value, x.dtype)
     y[inner] = x.data
-    return record("pad", y, (x,), lambda dy: (dy[inner],))
+    return record("pad", y, (x,), lambda dy: (dy[inner],), before=before, after=after, value=value)
 
 
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -101,7 +101,7 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
         raise TypeError(f"tensors: got dtypes {[str(t.dtype) for t in tensors]}, expected one dtype")
     cuts = np.cumsum([s[axis] for s in shapes])[:-1]
     y = np.concatenate([t.data for t in tensors], axis)
-    return record("concat", y, tensors, lambda dy: np.split(dy, cuts, axis))
+    return record("concat", y, tensors, lambda dy: np.split(dy, cuts, axis), axis=axis)
 
 
 def where(condition: Any, a: Tensor, b: Tensor) -> Tensor:

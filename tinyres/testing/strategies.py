@@ -182,7 +182,10 @@ class _Problem:
 
 @dataclass(frozen=True, repr=False)
 class ConvProblem(_Problem):
-    """Arguments of a convolution. x (N, C, H, W), weight (O, C, KH, KW), bias (O,) or None; dy (N, O, OH, OW)."""
+    """Arguments of a convolution. x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,) or None; dy (N, O, OH, OW).
+
+    `options` are those of the kernels, which see from the shapes how many groups there are; `ops.conv2d` is told.
+    """
 
     x: Array
     weight: Array
@@ -190,6 +193,7 @@ class ConvProblem(_Problem):
     dy: Array
     stride: Pair
     padding: Pair
+    groups: int
 
     @property
     def options(self) -> dict[str, Pair]:
@@ -230,6 +234,7 @@ class BatchNormProblem(_Problem):
 
 # 1, a lane less and more than the widths of vectors, and the tile's two vectors with and without a rest
 _channels = st.sampled_from([1, 2, 3, 5, 7, 8, 9, 16, 17, 33])
+_groups = st.sampled_from([1, 1, 1, 2, 3])
 
 
 @st.composite
@@ -255,9 +260,10 @@ def conv_problems(
     max_batch: int = 3,
     max_size: int = 9,
     channels: st.SearchStrategy[int] = _channels,
+    groups: st.SearchStrategy[int] = _groups,
     orders: Sequence[str] = ORDERS,
 ) -> ConvProblem:
-    """Convolutions with rectangular images, kernels, strides and paddings.
+    """Convolutions with rectangular images, kernels, strides and paddings, some of them grouped.
 
     Parameters
     ----------
@@ -266,7 +272,10 @@ def conv_problems(
     max_size : int
         Most rows and columns.
     channels : strategy for int
-        Of input and output channels; by default it likes numbers around the width of a vector.
+        Of input and output channels, or of those in each group where there are several; by default it likes
+        numbers around the width of a vector.
+    groups : strategy for int
+        1 in most cases by default.
     orders : sequence of str
         Memory layouts of x, weight and dy, see `in_order`.
 
@@ -275,14 +284,15 @@ def conv_problems(
     >>> from hypothesis import find
     >>> find(conv_problems(), lambda problem: problem.stride[1] > 1 and problem.weight.shape[0] > 3)
     ConvProblem(x=float32(1, 1, 1, 1) strides (4, 4, 4, 4), weight=float32(5, 1, 1, 1) strides (4, 4, 4, 4), bias=None,
-        dy=float32(1, 5, 1, 1) strides (20, 4, 4, 4), stride=(1, 2), padding=(0, 0))
+        dy=float32(1, 5, 1, 1) strides (20, 4, 4, 4), stride=(1, 2), padding=(0, 0), groups=1)
     """
     size, kernel, stride, padding, out = draw(_windows(max_size, half=False))
-    n, c, o = draw(st.integers(min_batch, max_batch)), draw(channels), draw(channels)
-    arrays = (draw(_arrays(dtype, s, "normal", orders)) for s in ((n, c, *size), (o, c, *kernel), (n, o, *out)))
+    n, c, o, g = draw(st.integers(min_batch, max_batch)), draw(channels), draw(channels), draw(groups)
+    every = (n, g * c, *size), (g * o, c, *kernel), (n, g * o, *out)
+    arrays = (draw(_arrays(dtype, s, "normal", orders)) for s in every)
     x, weight, dy = arrays
-    bias = draw(_arrays(dtype, (o,), "normal", orders)) if draw(st.booleans()) else None
-    return ConvProblem(x, weight, bias, dy, stride, padding)
+    bias = draw(_arrays(dtype, (g * o,), "normal", orders)) if draw(st.booleans()) else None
+    return ConvProblem(x, weight, bias, dy, stride, padding, g)
 
 
 @st.composite
