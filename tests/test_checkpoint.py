@@ -229,7 +229,7 @@ def with_dtype(name, size):
         (with_dtype("BF16", 2), "bfloat16"),
         (with_dtype("F8_E4M3", 1), "float8"),
         (b"", "not a safetensors file"),
-        (b"\x80\x04\x95pickle", "not a safetensors file"),
+        (b"\x80\x04\x95pickle", "a pickle, as torch.save writes"),
     ],
 )
 def test_other_files_are_no_checkpoints(tmp_path, content, message):

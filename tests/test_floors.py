@@ -16,6 +16,7 @@ FLOORS = [
     {"backend"},
     {"tape"},
     {"tensor"},
+    {"files"},
     {"ops"},
     {"testing"},
     {"nn"},

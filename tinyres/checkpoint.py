@@ -5,25 +5,21 @@ says what they are. Arrays of the model are named ``model.<name>``, so other too
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from tinyres import models
+from tinyres.files import CheckpointError, part, read_arrays, write_whole
 from tinyres.nn import Module
 from tinyres.tape import Array
 
+__all__ = ["FORMAT", "CheckpointError", "load", "load_arrays", "load_model", "part", "save", "write_whole"]
+
 FORMAT = 1
-
-
-class CheckpointError(ValueError):
-    """A file is not a checkpoint, is damaged, or is of another model."""
 
 
 def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any]) -> None:
@@ -59,23 +55,7 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     CheckpointError
         Where it is missing, is not safetensors, is damaged or cut off, or was not written by tinyres.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ) as error:  # NumPy has no float8
-        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+    arrays, metadata = read_arrays(path)
     try:
         info = json.loads(metadata["tinyres"])
         if info["format"] != FORMAT:
@@ -87,28 +67,6 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error
     return arrays, info
-
-
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 # ---------------------------------------------------------------- models from checkpoints
@@ -138,8 +96,3 @@ def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> No
         first, more = (lines := str(error).splitlines())[:9], len(lines) - 9  # of another model all names are wrong
         text = "\n".join(first) + (f"\n  and {more} more" if more > 0 else "")
         raise CheckpointError(f"{path}: its arrays are not of this model: {text}") from error
-
-
-def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
-    """The arrays whose names start with ``<prefix>.``, without it."""
-    return {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}

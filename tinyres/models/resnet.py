@@ -1,8 +1,8 @@
-"""Residual networks: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016.
+"""Residual networks, and the family as a table: He, Zhang, Ren and Sun, "Deep residual learning for image
+recognition", CVPR 2016.
 
-A network is a stem, some stages of blocks, and a classifier. Each stage halves the image and doubles the
-channels in its first block. A block computes y = relu(F(x) + x), or F(x) + W x where shapes change (the paper's
-equations 1 and 2). Names of modules and parameters are torchvision's.
+A network is a stem, some stages of blocks, and a classifier. Each stage but the first halves the image and doubles the
+channels in its first block. Names of modules and parameters are torchvision's.
 """
 
 import difflib
@@ -10,75 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tinyres import ops
-from tinyres.nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, Module, Sequential
+from tinyres.models.blocks import BasicBlock, Bottleneck, PlainBlock, PreActBlock, PreActBottleneck, make_shortcut
+from tinyres.nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, Module, Sequential
 from tinyres.tensor import Tensor
 
-
-class BasicBlock(Module):
-    """Two 3x3 convolutions and a shortcut (the paper's figure 2 and figure 5, left).
-
-    Parameters
-    ----------
-    in_channels, channels : int
-        Of the input, and of the block; the output has ``channels * expansion``.
-    stride : int
-        Of the first convolution.
-    downsample : Module, optional
-        The shortcut where it is not the identity.
-
-    Notes
-    -----
-    Any module with this signature and an `expansion` is a block for `ResNet`.
-    """
-
-    expansion = 1
-
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, downsample: Module | None = None) -> None:
-        super().__init__()
-        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(channels)
-        self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm2d(channels)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        y = self.bn1(self.conv1(x), relu=True)
-        return self.bn2(self.conv2(y), residual=shortcut, relu=True)  # relu(F(x) + shortcut)
+STEMS = ("cifar", "imagenet")
 
 
-class PlainBlock(BasicBlock):
-    """The same two convolutions without the shortcut: what the paper compares with."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.bn1(self.conv1(x), relu=True)), relu=True)
-
-
-# ---------------------------------------------------------------- shortcuts where shapes change
-class PaddedIdentity(Module):
-    """Every stride-th pixel, and zeros for the channels that are new: no parameters (the paper's option A)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.new_channels, self.stride = out_channels - in_channels, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
-
-
-def projection(in_channels: int, out_channels: int, stride: int) -> Module:
-    """W x: a 1x1 convolution with batch norm (the paper's options B and C)."""
-    return Sequential(Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), BatchNorm2d(out_channels))
-
-
-def _shortcut(option: str | None, in_channels: int, out_channels: int, stride: int) -> Module | None:
-    changes = stride != 1 or in_channels != out_channels
-    if option == "C" or (option == "B" and changes):
-        return projection(in_channels, out_channels, stride)
-    return PaddedIdentity(in_channels, out_channels, stride) if option == "A" and changes else None
-
-
-# ---------------------------------------------------------------- the network
 class ResNet(Module):
     """A residual network.
 
@@ -89,16 +27,22 @@ class ResNet(Module):
     layers : sequence of int
         Number of blocks in each stage.
     num_classes : int
+    stem : "cifar" or "imagenet"
+        A 3x3 convolution, or one of 7x7 with stride 2 and a 3x3 max-pool with stride 2 (the paper, table 1).
     widths : sequence of int, optional
         Channels of each stage; 64, 128, 256, 512 by default.
     shortcut : "A", "B", "C" or None
         Where shapes change: A pads with zeros, B projects; C projects in every block (the paper, section 4.1).
         None gives blocks no shortcut module at all, for blocks that have no shortcut.
+    zero_init_residual : bool
+        Start every block as its shortcut, F(x) = 0; blocks of your own need a method `zero_residual` for it.
+    **block_options
+        For each block, e.g. ``groups=32, width_per_group=4`` for `Bottleneck`.
 
     Raises
     ------
     ValueError
-        Where `layers`, `widths` or `shortcut` are not of this form.
+        Where `layers`, `widths`, `stem` or `shortcut` are not of this form.
 
     Examples
     --------
@@ -110,12 +54,15 @@ class ResNet(Module):
 
     def __init__(
         self,
-        block: Callable[..., Module],
+        block: Callable[..., Any],
         layers: Sequence[int],
         num_classes: int = 10,
         *,
+        stem: str = "cifar",
         widths: Sequence[int] | None = None,
         shortcut: str | None = "B",
+        zero_init_residual: bool = False,
+        **block_options: Any,
     ) -> None:
         super().__init__()
         widths = [64 * 2**i for i in range(len(layers))] if widths is None else widths
@@ -123,21 +70,32 @@ class ResNet(Module):
             raise ValueError(f"layers: got {layers} with widths {widths}, expected as many of each, all 1 or more")
         if shortcut not in ("A", "B", "C", None):
             raise ValueError(f"shortcut: got {shortcut!r}, expected 'A', 'B', 'C' or None")
+        if stem not in STEMS:
+            raise ValueError(f"stem: got {stem!r}, expected one of {', '.join(map(repr, STEMS))}")
         expansion: int = getattr(block, "expansion", 1)
+        preactivation: bool = getattr(block, "preactivation", False)
 
-        self.conv1 = Conv2d(3, widths[0], 3, padding=1, bias=False)
-        self.bn1 = BatchNorm2d(widths[0])
-        self._stages: list[str] = []
         channels = widths[0]
+        large = stem == "imagenet"
+        self.conv1 = Conv2d(
+            3, channels, 7 if large else 3, stride=2 if large else 1, padding=3 if large else 1, bias=False
+        )
+        self.bn1 = BatchNorm2d(channels)
+        self.maxpool = MaxPool2d(3, stride=2, padding=1) if large else None
+        self._stages: list[str] = []
         for i, (blocks, width) in enumerate(zip(layers, widths, strict=True)):
-            stage = []
+            stage: list[Any] = []
             for j in range(blocks):
                 stride = 2 if i and not j else 1
-                downsample = _shortcut(shortcut, channels, width * expansion, stride)
-                stage.append(block(channels, width, stride, downsample))
+                downsample = make_shortcut(shortcut, channels, width * expansion, stride, norm=not preactivation)
+                first = {"activated": True} if preactivation and not i and not j else {}
+                stage.append(block(channels, width, stride, downsample, **block_options, **first))
                 channels = width * expansion
+                if zero_init_residual:
+                    stage[-1].zero_residual()
             self._stages.append(f"layer{i + 1}")
             setattr(self, self._stages[-1], Sequential(*stage))
+        self.norm = BatchNorm2d(channels) if preactivation else None  # the last sum's activation
         self.avgpool = GlobalAvgPool2d()
         self.fc = Linear(channels, num_classes)
 
@@ -146,22 +104,47 @@ class ResNet(Module):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"x: got shape {x.shape}, expected images (N, 3, H, W)")
         x = self.bn1(self.conv1(x), relu=True)
+        if self.maxpool is not None:
+            x = self.maxpool(x)
         for stage in self._stages:
             x = self._modules[stage](x)
+        if self.norm is not None:
+            x = self.norm(x, relu=True)
         return self.fc(ops.flatten(self.avgpool(x)))
 
 
 # ---------------------------------------------------------------- the family
 _CIFAR = {"widths": (16, 32, 64), "num_classes": 10}
+_IMAGENET = {"stem": "imagenet", "num_classes": 1000}
+_STAGES = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}  # table 1
+
+
+def _cifar(block: Any, n: int, shortcut: str | None = "A") -> dict[str, Any]:
+    """n blocks in each of three stages (section 4.2)."""
+    return {"block": block, "layers": [n] * 3, "shortcut": shortcut, **_CIFAR}
+
+
+def _imagenet(block: Any, depth: int, **options: Any) -> dict[str, Any]:
+    return {"block": block, "layers": _STAGES[depth], **_IMAGENET, **options}
+
 
 FAMILY: dict[str, dict[str, Any]] = {
-    **{
-        f"resnet{6 * n + 2}": {"block": BasicBlock, "layers": [n] * 3, "shortcut": "A", **_CIFAR}
-        for n in (3, 5, 7, 9, 18, 200)
-    },
-    **{f"plain{6 * n + 2}": {"block": PlainBlock, "layers": [n] * 3, "shortcut": None, **_CIFAR} for n in (3, 5, 7, 9)},
+    **{f"resnet{6 * n + 2}": _cifar(BasicBlock, n) for n in (3, 5, 7, 9, 18, 200)},
+    **{f"plain{6 * n + 2}": _cifar(PlainBlock, n, None) for n in (3, 5, 7, 9)},
+    **{f"preact_resnet{6 * n + 2}": _cifar(PreActBlock, n) for n in (3, 9, 18)},
+    "resnet164": _cifar(Bottleneck, 18, "B"),
+    **{f"preact_resnet{9 * n + 2}": _cifar(PreActBottleneck, n, "B") for n in (18, 111)},
+    **{f"resnet{depth}": _imagenet(BasicBlock, depth) for depth in (18, 34)},
+    **{f"resnet{depth}": _imagenet(Bottleneck, depth) for depth in (50, 101, 152)},
+    **{f"resnet{depth}_v1": _imagenet(Bottleneck, depth, stride_on_1x1=True) for depth in (50, 101, 152)},
+    **{f"plain{depth}": _imagenet(PlainBlock, depth, shortcut=None) for depth in (18, 34)},
+    **{f"preact_resnet{depth}": _imagenet(PreActBlock, depth) for depth in (18, 34)},
+    "preact_resnet50": _imagenet(PreActBottleneck, 50),
+    **{f"wide_resnet{depth}_2": _imagenet(Bottleneck, depth, width_per_group=128) for depth in (50, 101)},
+    "resnext50_32x4d": _imagenet(Bottleneck, 50, groups=32, width_per_group=4),
+    "resnext101_32x8d": _imagenet(Bottleneck, 101, groups=32, width_per_group=8),
 }
-"""Each model's arguments for `ResNet`. The CIFAR nets have 6 n + 2 layers (the paper, section 4.2)."""
+"""Each model's arguments for `ResNet`. CIFAR nets have 6 n + 2 layers, or 9 n + 2 with bottlenecks."""
 
 
 def create(name: str, **options: Any) -> ResNet:
@@ -172,7 +155,7 @@ def create(name: str, **options: Any) -> ResNet:
     name : str
         One of `FAMILY`, e.g. ``"resnet20"``.
     **options
-        For `ResNet`, e.g. ``num_classes=100`` or ``shortcut="B"``.
+        For `ResNet`, e.g. ``num_classes=100``, ``stem="cifar"`` or ``shortcut="B"``.
 
     Raises
     ------

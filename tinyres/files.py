@@ -1,0 +1,80 @@
+"""Files of arrays: safetensors, read with clear errors and never unpickled, written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+
+from tinyres.tape import Array
+
+CONVERT = (
+    "python -c 'import sys, torch; from safetensors.torch import save_file; save_file({k: v.contiguous() for k, v in "
+    "torch.load(sys.argv[1], weights_only=True).items()}, sys.argv[2])' model.pth model.safetensors"
+)
+"""Shell command that makes a safetensors file of a state dict that PyTorch saved; it needs torch and safetensors."""
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, new and old
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint, is damaged, or is of another model."""
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Read a safetensors file: its arrays by name, and its metadata.
+
+    Raises
+    ------
+    CheckpointError
+        Where it is missing, is not safetensors, or is damaged or cut off. A file of PyTorch's own kind is a pickle,
+        which can run code when it is read; it is recognised by its first bytes, and the message says how to convert it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
+    try:
+        with path.open("rb") as file:
+            if file.read(4).startswith(_PICKLES):
+                raise CheckpointError(
+                    f"{path}: a pickle, as torch.save writes, which can run code when it is read; tinyres does not "
+                    f"open it. Convert it once, where you trust it:\n  {CONVERT}"
+                )
+        with safetensors.safe_open(path, framework="numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            return arrays, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except CheckpointError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+    except (TypeError, AttributeError) as error:  # NumPy has no bfloat16 and no float8
+        raise CheckpointError(f"{path}: holds a type of number that NumPy does not have ({error})") from error
+
+
+def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """The arrays whose names start with ``<prefix>.``, without it."""
+    return {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder."""
+    path = Path(path)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,225 @@
+"""Residual blocks, and the shortcuts they take where shapes change.
+
+A block computes y = relu(F(x) + x), or F(x) + W x where shapes change (He, Zhang, Ren and Sun, "Deep residual
+learning for image recognition", CVPR 2016, equations 1 and 2). With the activation before the convolutions instead
+of after the sum, what is left between two blocks is the sum alone (the same authors, "Identity mappings in deep
+residual networks", ECCV 2016).
+"""
+
+from tinyres import ops
+from tinyres.nn import BatchNorm2d, Conv2d, Module, Sequential
+from tinyres.tensor import Tensor
+
+
+class BasicBlock(Module):
+    """Two 3x3 convolutions and a shortcut (the paper's figure 2 and figure 5, left).
+
+    Parameters
+    ----------
+    in_channels, channels : int
+        Of the input, and of the block; the output has ``channels * expansion``.
+    stride : int
+        Of the first convolution.
+    downsample : Module, optional
+        The shortcut where it is not the identity.
+
+    Notes
+    -----
+    Any module with this signature and an `expansion` is a block for `ResNet`.
+    """
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1, downsample: Module | None = None) -> None:
+        super().__init__()
+        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(channels)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.bn1(self.conv1(x), relu=True)
+        return self.bn2(self.conv2(y), residual=shortcut, relu=True)  # relu(F(x) + shortcut)
+
+    def zero_residual(self) -> None:
+        """Make F(x) = 0, so that the block starts as its shortcut (Goyal et al., "Accurate, large minibatch SGD", 2017,
+        section 5.1)."""
+        self.bn2.weight.data[...] = 0
+
+
+class PlainBlock(BasicBlock):
+    """The same two convolutions without the shortcut: what the paper compares with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn2(self.conv2(self.bn1(self.conv1(x), relu=True)), relu=True)
+
+    def zero_residual(self) -> None:
+        """There is no shortcut that would be left."""
+        raise ValueError("zero_init_residual: a plain block has no shortcut, and would only ever give 0")
+
+
+class Bottleneck(Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: the first makes fewer channels, the last restores them (the
+    paper's figure 5, right).
+
+    Parameters
+    ----------
+    in_channels, channels, stride, downsample
+        As for `BasicBlock`; the output has ``4 * channels``.
+    groups : int
+        Of the 3x3 convolution: the cardinality of ResNeXt.
+    width_per_group : int
+        Channels of each group where `channels` is 64, and in proportion elsewhere. So the 3x3 convolution has
+        ``channels * width_per_group // 64 * groups`` channels: 128 makes a wide residual network, 4 with 32 groups
+        ResNeXt-50 32x4d.
+    stride_on_1x1 : bool
+        Stride in the first convolution, as in the paper ("v1"), and not in the 3x3, as in torchvision ("v1.5"), which
+        is better by half a percent and more expensive.
+
+    References
+    ----------
+    Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016; Xie, Girshick, Dollár, Tu and He, "Aggregated residual
+    transformations for deep neural networks", CVPR 2017.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        downsample: Module | None = None,
+        *,
+        groups: int = 1,
+        width_per_group: int = 64,
+        stride_on_1x1: bool = False,
+    ) -> None:
+        super().__init__()
+        width = channels * width_per_group // 64 * groups
+        first, second = (stride, 1) if stride_on_1x1 else (1, stride)
+        self.conv1 = Conv2d(in_channels, width, 1, stride=first, bias=False)
+        self.bn1 = BatchNorm2d(width)
+        self.conv2 = Conv2d(width, width, 3, stride=second, padding=1, groups=groups, bias=False)
+        self.bn2 = BatchNorm2d(width)
+        self.conv3 = Conv2d(width, channels * self.expansion, 1, bias=False)
+        self.bn3 = BatchNorm2d(channels * self.expansion)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.bn1(self.conv1(x), relu=True)
+        y = self.bn2(self.conv2(y), relu=True)
+        return self.bn3(self.conv3(y), residual=shortcut, relu=True)
+
+    def zero_residual(self) -> None:
+        """Make F(x) = 0, so that the block starts as its shortcut."""
+        self.bn3.weight.data[...] = 0
+
+
+# ---------------------------------------------------------------- activation before the convolutions
+class PreActBlock(Module):
+    """Batch norm and ReLU before each of two 3x3 convolutions: y = x + F(relu(bn(x))) ("Identity mappings", figure 1b).
+
+    Parameters
+    ----------
+    in_channels, channels, stride, downsample
+        As for `BasicBlock`. Where shapes change, the shortcut starts from the activated input as well.
+    activated : bool
+        The input has been activated: that of the first block, which both paths take as it is (appendix).
+    """
+
+    expansion = 1
+    preactivation = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        downsample: Module | None = None,
+        *,
+        activated: bool = False,
+    ) -> None:
+        super().__init__()
+        self.bn1 = None if activated else BatchNorm2d(in_channels)
+        self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = x if self.bn1 is None else self.bn1(x, relu=True)
+        shortcut = x if self.downsample is None else self.downsample(a)
+        return shortcut + self.residual(a)
+
+    def residual(self, a: Tensor) -> Tensor:
+        """F, of the activated input."""
+        return self.conv2(self.bn2(self.conv1(a), relu=True))
+
+    def zero_residual(self) -> None:
+        """Make F(x) = 0, so that the block starts as its shortcut."""
+        self.conv2.weight.data[...] = 0
+
+
+class PreActBottleneck(PreActBlock):
+    """Batch norm and ReLU before each of 1x1, 3x3 and 1x1 convolutions; parameters as for `PreActBlock`."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        downsample: Module | None = None,
+        *,
+        activated: bool = False,
+    ) -> None:
+        Module.__init__(self)
+        self.bn1 = None if activated else BatchNorm2d(in_channels)
+        self.conv1 = Conv2d(in_channels, channels, 1, bias=False)
+        self.bn2 = BatchNorm2d(channels)
+        self.conv2 = Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = BatchNorm2d(channels)
+        self.conv3 = Conv2d(channels, channels * self.expansion, 1, bias=False)
+        self.downsample = downsample
+
+    def residual(self, a: Tensor) -> Tensor:
+        """F, of the activated input."""
+        y = self.bn2(self.conv1(a), relu=True)
+        return self.conv3(self.bn3(self.conv2(y), relu=True))
+
+    def zero_residual(self) -> None:
+        """Make F(x) = 0, so that the block starts as its shortcut."""
+        self.conv3.weight.data[...] = 0
+
+
+# ---------------------------------------------------------------- shortcuts where shapes change
+class PaddedIdentity(Module):
+    """Every stride-th pixel, and zeros for the channels that are new: no parameters (the paper's option A)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.new_channels, self.stride = out_channels - in_channels, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+
+
+def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool = True) -> Module:
+    """W x: a 1x1 convolution (the paper's options B and C), with batch norm unless the sum is normalised later."""
+    conv = Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+    return Sequential(conv, BatchNorm2d(out_channels)) if norm else Sequential(conv)
+
+
+def make_shortcut(
+    option: str | None, in_channels: int, out_channels: int, stride: int, *, norm: bool = True
+) -> Module | None:
+    """The shortcut of a block by the paper's option A, B or C; None where it is the identity, or the option is None."""
+    changes = stride != 1 or in_channels != out_channels
+    if option == "C" or (option == "B" and changes):
+        return projection(in_channels, out_channels, stride, norm=norm)
+    return PaddedIdentity(in_channels, out_channels, stride) if option == "A" and changes else None
