@@ -3,7 +3,7 @@
 from tinyres import checkpoint, data, models, nn, ops, optim, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.nn.init import manual_seed
-from tinyres.tape import detect_anomaly, no_grad
+from tinyres.tape import detect_anomaly, enable_grad, no_grad
 from tinyres.tensor import Tensor, record
 
 __version__ = "0.1.0"
@@ -12,6 +12,7 @@ __all__ = [
     "checkpoint",
     "data",
     "detect_anomaly",
+    "enable_grad",
     "manual_seed",
     "models",
     "nn",

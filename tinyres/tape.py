@@ -72,6 +72,11 @@ def no_grad() -> contextlib.AbstractContextManager[None]:
     return _setting("grad_enabled", False)
 
 
+def enable_grad() -> contextlib.AbstractContextManager[None]:
+    """Record inside this block, whatever `no_grad` is around it."""
+    return _setting("grad_enabled", True)
+
+
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Raise `FloatingPointError` at the first operation, forward or backward, that gives a NaN or an infinity.
 

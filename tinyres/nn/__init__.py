@@ -1,7 +1,9 @@
 """Modules, parameters and layers, with PyTorch's names."""
 
 from tinyres.nn import init
+from tinyres.nn.fuse import fuse
 from tinyres.nn.layers import (
+    AddReLU,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
@@ -15,6 +17,7 @@ from tinyres.nn.layers import (
 from tinyres.nn.module import Module, Parameter, Sequential
 
 __all__ = [
+    "AddReLU",
     "AvgPool2d",
     "BatchNorm2d",
     "Conv2d",
@@ -27,5 +30,6 @@ __all__ = [
     "Parameter",
     "ReLU",
     "Sequential",
+    "fuse",
     "init",
 ]

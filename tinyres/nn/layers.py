@@ -127,6 +127,14 @@ class BatchNorm2d(Module):
         return f"{self.weight.shape[0]}, eps={self.eps}, momentum={self.momentum}"
 
 
+class AddReLU(Module):
+    """What `nn.fuse` leaves of a `BatchNorm2d`: x + ``residual``, and ReLU, each where asked for."""
+
+    def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        x = x if residual is None else x + residual
+        return ops.relu(x) if relu else x
+
+
 class MaxPool2d(Module):
     """Largest element of each window, see `ops.max_pool2d`."""
 
