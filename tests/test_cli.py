@@ -85,7 +85,7 @@ def contents(folder):
 
 
 # ---------------------------------------------------------------- help
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["summary"], ["warmup"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["export"], ["summary"], ["warmup"]])
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(command, option):
     text = good(*command, option)
@@ -125,13 +125,13 @@ def test_every_option_reaches_the_configuration(tmp_path):
     options = {
         "shortcut": "B", "epochs": 1, "batch_size": 25, "optimizer": "adamw", "lr": 0.01, "schedule": "cosine",
         "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
-        "cutout": 3, "validation": 5, "seed": 7,
+        "cutout": 3, "validation": 5, "seed": 7, "stem": "imagenet", "num_classes": 10,
     }  # fmt: skip
     arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
     flags = ["--no-nesterov", "--no-decay-bias", "--no-flip", "--threads", "1"]
     good("train", "--dataset", "shapes", "--model", "tiny", *arguments, *flags, "--out", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    expected = {**options, "dataset": "shapes", "model": "tiny", "data": None}
+    expected = {**options, "dataset": "shapes", "model": "tiny", "data": None, "weights": None, "image_size": None}
     assert config == {**expected, "nesterov": False, "decay_bias": False, "flip": False}
 
 
@@ -205,20 +205,13 @@ def test_predict_agrees_with_the_network(run, tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
-        np.testing.assert_array_equal(cli._read_image(path, 16), image)
+        np.testing.assert_array_equal(tr.data.read_picture(path, 16), image)
     x = (images.astype(np.float32) / 255 - np.array(info["mean"])[:, None, None]) / np.array(info["std"])[:, None, None]
     p = tr.ops.softmax(model(tr.Tensor(x.astype(np.float32)))).data
     text = good("predict", run / "best.safetensors", *(f"{i}.png" for i in range(3)), "--top", "1")
     for i in range(3):
         best = int(p[i].argmax())
         assert re.search(rf"{i}\.png +│ {tr.data.SHAPES_CLASSES[best]} {p[i, best]:.1%}", text)
-
-
-def test_wide_pictures_are_cut_around_their_middle(tmp_path):
-    pixels = np.zeros((16, 64, 3), np.uint8)
-    pixels[:, 24:40] = 255
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    assert cli._read_image(tmp_path / "a.png", 16).min() == 255
 
 
 # ---------------------------------------------------------------- summary, warmup
@@ -231,6 +224,21 @@ def test_summary_as_json_and_as_a_table():
     assert "40,551,040" in text
     assert json.loads(good("summary", "tiny", "--num-classes", "3", "--json"))["layers"][-1]["output"] == [3]
     assert json.loads(good("summary", "tiny", "--image-size", "9", "--json"))["layers"][0]["output"] == [8, 9, 9]
+    found = json.loads(good("summary", "resnet50_v1", "--json"))  # 224 pixels, those of its stem
+    assert (found["image_size"], found["multiply_adds"]) == (224, 3_857_973_248)
+    assert json.loads(good("summary", "resnet18", "--stem", "cifar", "--json"))["image_size"] == 32
+    assert json.loads(good("summary", "resnet34", "--shortcut", "A", "--json"))["multiply_adds"] == 3_644_493_824
+
+
+def test_summary_compares_blocks():
+    text = good("summary", "--compare", "basic,bottleneck", "--image-size", "64")
+    assert re.search(r"256 +│ 16\^2 +│ basic +│ +1,180,672 │ +302,0", text.replace("301,989,888", "302,000,000"))
+    assert "16.9 x" in text  # 18 / (17 / 16)
+    found = json.loads(good("summary", "--compare", "basic,bottleneck", "--image-size", "64", "--json"))["blocks"]
+    assert found["basic"][0]["multiply_adds"] == 18 * 256**2 * 16**2
+    assert "there is no 'basik'" in bad("summary", "--compare", "basik")
+    assert "expected the name of a model, or --compare" in bad("summary")
+    assert "expected the name of a model, or --compare" in bad("summary", "tiny", "--compare", "basic")
 
 
 def test_warmup_compiles_each_kernel_once_and_says_so(monkeypatch):
@@ -312,7 +320,7 @@ def test_bad_data(tmp_path, dataset):
         (["--lr", "nan"], "lr: got nan"),
         (["--model", "resnet2"], "there is no 'resnet2'; did you mean resnet"),
         (["--model", "plain21"], " plain20 "),
-        (["--dataset", "cifar"], "dataset: got 'cifar', expected one of cifar10, cifar100, shapes"),
+        (["--dataset", "cifar"], "dataset: got 'cifar', expected one of cifar10, cifar100, shapes or folder"),
         (["--optimizer", "adam"], "optimizer: got 'adam', expected sgd or adamw"),
         (["--schedule", "linear"], "schedule: got 'linear', expected one of"),
         (["--shortcut", "D"], "shortcut: got 'D', expected A, B or C"),

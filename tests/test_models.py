@@ -72,11 +72,80 @@ def test_summary_counts_the_papers_multiply_adds():
     rows = models.summarize(models.create("resnet20"))
     assert sum(row.multiply_adds for row in rows) == 40_551_040
     assert sum(row.parameters for row in rows) == PARAMETERS["resnet20"]
-    assert rows[-1] == ("fc", "Linear", (10,), 650, 640)
+    assert rows[-1] == ("fc", "Linear", (10,), 650, 640, 40)
     by_name = {row.name: row for row in rows}
     assert by_name["layer2.0.conv1"].output == (32, 16, 16)
     assert by_name["layer2.0.conv1"].multiply_adds == 32 * 16 * 9 * 16 * 16
     assert by_name["bn1"].multiply_adds == 0
+
+
+PAPERS = {  # multiply-adds in 10^9: as the paper prints them (table 1; ResNet-18 and 34 with option A), and counted
+    "resnet18": ("A", 1.8, 1_794_805_760),
+    "resnet34": ("A", 3.6, 3_644_493_824),
+    "resnet50_v1": ("B", 3.8, 3_857_973_248),  # 3.86, which the paper cuts off and does not round
+    "resnet101_v1": ("B", 7.6, 7_570_194_432),
+    "resnet152_v1": ("B", 11.3, 11_282_415_616),
+    "resnet50": ("B", 4.1, 4_089_184_256),
+    "plain34": (None, 3.6, 3_644_493_824),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_multiply_adds_at_224_pixels_are_the_papers(name):
+    shortcut, printed, counted = PAPERS[name]
+    rows = models.summarize(models.create(name, shortcut=shortcut), 224)
+    assert sum(row.multiply_adds for row in rows) == counted
+    assert abs(counted / 1e9 - printed) < 0.06
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [  # output sizes of table 1
+        (
+            "resnet34",
+            {"conv1": 112, "maxpool": 56, "layer1": 56, "layer2": 28, "layer3": 14, "layer4": 7, "avgpool": 1},
+        ),
+        (
+            "resnet50",
+            {"conv1": 112, "maxpool": 56, "layer1": 56, "layer2": 28, "layer3": 14, "layer4": 7, "avgpool": 1},
+        ),
+        ("resnet20", {"conv1": 32, "layer1": 32, "layer2": 16, "layer3": 8, "avgpool": 1}),
+    ],
+)
+def test_output_sizes_are_the_papers(name, sizes):
+    rows = models.summarize(models.create(name), models.image_size(name))
+    for prefix, size in sizes.items():
+        last = [row for row in rows if row.name.startswith(prefix) and "downsample" not in row.name][-1]
+        assert last.output[1:] == (size, size)
+
+
+def test_activations_are_the_outputs():
+    rows = models.summarize(models.create("resnet20"))
+    assert all(row.activation_bytes == 4 * np.prod(row.output) for row in rows)
+    # conv1, bn1, and 12 convolutions and norms of each of 3 stages of 16 x 32 x 32, halved each time; the rest is small
+    assert sum(row.activation_bytes for row in rows) == 4 * (16 * 1024 * (14 + 12 / 2 + 12 / 4) + extra(rows))
+
+
+def extra(rows):
+    """Shortcuts, pooling and classifier."""
+    return sum(np.prod(row.output) for row in rows if row.kind not in ("Conv2d", "BatchNorm2d"))
+
+
+def test_a_bottleneck_saves_sixteen_parts_in_seventeen():
+    """At w channels: 18 w^2 multiply-adds a pixel against w^2/4 + 9 w^2/16 + w^2/4."""
+    costs = models.compare_blocks(["basic", "bottleneck"], 64)
+    for basic, bottleneck in zip(costs["basic"], costs["bottleneck"], strict=True):
+        w = basic.width
+        assert basic[:3] == bottleneck[:3]
+        assert basic.multiply_adds == 18 * w**2 * basic.size**2
+        assert bottleneck.multiply_adds == 17 * w**2 // 16 * basic.size**2
+        assert basic.parameters == 18 * w**2 + 4 * w
+        assert bottleneck.parameters == 17 * w**2 // 16 + 2 * (w // 4 + w // 4 + w)
+        assert basic.activation_bytes == 4 * 4 * w * basic.size**2
+        assert bottleneck.activation_bytes == 4 * 2 * (w + w // 2) * basic.size**2
+    assert [c.width for c in costs["basic"]] == [256, 512, 1024, 2048]
+    with pytest.raises(ValueError, match="there is no 'basik', expected some of basic, bottleneck"):
+        models.compare_blocks(["basik"])
 
 
 def test_summary_leaves_the_model_as_it_was():

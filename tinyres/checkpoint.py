@@ -17,7 +17,17 @@ from tinyres.files import CheckpointError, part, read_arrays, write_whole
 from tinyres.nn import Module
 from tinyres.tape import Array
 
-__all__ = ["FORMAT", "CheckpointError", "load", "load_arrays", "load_model", "part", "save", "write_whole"]
+__all__ = [
+    "FORMAT",
+    "CheckpointError",
+    "load",
+    "load_arrays",
+    "load_model",
+    "part",
+    "save",
+    "save_weights",
+    "write_whole",
+]
 
 FORMAT = 1
 
@@ -45,6 +55,17 @@ def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any])
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps({"format": FORMAT, **info})
     write_whole(path, safetensors.numpy.save(contiguous, metadata={"tinyres": text}))
+
+
+def save_weights(path: str | Path, model: Module) -> None:
+    """Write a model's state dict alone, as PyTorch's users load it (`safetensors.torch.load_file`, timm, torchvision).
+
+    Raises
+    ------
+    OSError
+        Where it cannot be written; the old file is left as it was.
+    """
+    write_whole(path, safetensors.numpy.save(model.state_dict(), metadata={"format": "pt"}))
 
 
 def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -6,23 +6,25 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 import tinyres as tr
 from tinyres import checkpoint, ops
 from tinyres import train as training
+from tinyres.export import to_onnx
 from tinyres.kernels import warmup as kernels
 from tinyres.kernels.compile import cache_folder
+from tinyres.models import BLOCKS
 
 app = typer.Typer(
     help="Residual networks from scratch, trained on a CPU.",
@@ -46,15 +48,14 @@ def _errors() -> Iterator[None]:
     """Turn the errors a user can cause into one message and exit code 1."""
     try:
         yield
-    except (UserError, ValueError, OSError, ArithmeticError) as error:
+    except (UserError, ValueError, OSError, ArithmeticError, ImportError) as error:
         Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {_plain(error)}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
-def _plain(error: Exception) -> str:
-    from rich.markup import escape
-
-    return escape(str(error) or type(error).__name__)
+def _plain(message: Exception | str) -> str:
+    """Its text, in which rich sees no markup."""
+    return escape(str(message) or type(message).__name__)
 
 
 def _threads(n: int | None) -> None:
@@ -64,6 +65,12 @@ def _threads(n: int | None) -> None:
 
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=HARDWARE)]
 DataOption = Annotated[str | None, typer.Option(help="Folder that holds the data set.", show_default=False)]
+Stem = Annotated[
+    str | None, typer.Option(help="cifar (3x3) or imagenet (7x7 and max-pool); the model's own by default.")
+]
+Shortcut = Annotated[
+    str | None, typer.Option(help="Shortcuts where shapes change: A, B or C; the model's own by default.")
+]
 Checkpoint = Annotated[
     Path, typer.Argument(help="A checkpoint file, e.g. runs/NAME/best.safetensors.", show_default=False)
 ]
@@ -81,17 +88,32 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Show the vers
 def train(
     context: typer.Context,
     dataset: Annotated[
-        str, typer.Option(help="cifar10, cifar100, shapes, or auto: CIFAR-10 where it is to be had, else shapes.")
+        str,
+        typer.Option(
+            help="cifar10, cifar100, shapes, folder (pictures of your own in --data, train/CLASS/*.jpg and "
+            "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes."
+        ),
     ] = "auto",
     data: DataOption = DEFAULTS.data,
-    model: Annotated[str, typer.Option(help="resnet20 to resnet1202, plain20 to plain56.")] = DEFAULTS.model,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side that a folder's pictures are cut to; the model's own by default.")
+    ] = DEFAULTS.image_size,
+    model: Annotated[
+        str, typer.Option(help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.")
+    ] = DEFAULTS.model,
+    stem: Stem = DEFAULTS.stem,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Start from these weights, safetensors of torchvision's or timm's names, or a checkpoint."),
+    ] = DEFAULTS.weights,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Classes to tell apart; must be those of the data, and is by default.")
+    ] = DEFAULTS.num_classes,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Run folder; by default a new one in runs/.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder --out.")] = False,
-    shortcut: Annotated[
-        str | None, typer.Option(help="Shortcuts where shapes change: A, B or C. The model's own by default.")
-    ] = DEFAULTS.shortcut,
+    shortcut: Shortcut = DEFAULTS.shortcut,
     epochs: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=RECIPE)] = DEFAULTS.optimizer,
@@ -118,7 +140,8 @@ def train(
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.", rich_help_panel=VARIATION)] = DEFAULTS.flip,
     cutout: Annotated[int, typer.Option(help="Side of a blanked square.", rich_help_panel=VARIATION)] = DEFAULTS.cutout,
     validation: Annotated[
-        int, typer.Option(help="Training images held out to choose the best checkpoint; 0 for none.")
+        int,
+        typer.Option(help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none."),
     ] = DEFAULTS.validation,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = DEFAULTS.seed,
     threads: Threads = None,
@@ -144,7 +167,10 @@ def train(
                 raise UserError(training.ALREADY.format(out_folder))
             config = _config(fields)
         folder = out_folder or Path("runs") / f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
-        run = training.Run(config, folder, resume=resume, anomaly=detect_anomaly)
+        with _reading() as progress:
+            run = training.Run(config, folder, resume=resume, anomaly=detect_anomaly, progress=progress)
+        for note in run.notes:
+            out.print(_plain(note), soft_wrap=True)
         parameters = sum(p.size for p in run.model.parameters())
         images = len(run.data.train[1])
         network = f"{config.model} ({parameters:,} parameters)"
@@ -160,6 +186,15 @@ def train(
         chosen = "best" if config.validation else "last"
         scores = f"Test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}"
         out.print(f"{scores} ({folder / chosen}.safetensors)", soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar for pictures that are read, and a function to move it."""
+    columns = TextColumn("reading pictures"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+        yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
 
 
 def _config(fields: dict[str, Any]) -> training.Config:
@@ -282,14 +317,16 @@ def predict(
 ) -> None:
     """The most likely classes of pictures, with their probabilities.
 
-    A picture is scaled so that its shorter side fits, and cut to a square around its middle.
+    A picture is scaled so that its shorter side fits, and cut to a square around its middle, as in training.
     """
     with _errors():
         _threads(threads)
         if top < 1:
             raise UserError(f"--top: got {top}, expected 1 or more")
         model, info = checkpoint.load_model(checkpoint_file)
-        pixels = np.stack([_read_image(path, info["image_size"]) for path in images])
+        size, resize = info["image_size"], info.get("resize")
+        pixels = np.stack([tr.data.read_picture(path, size, resize=resize) for path in images])
+        model = tr.nn.fuse(model, image_size=size)
         labels = np.zeros(len(pixels), np.int64)  # unknown; the loader wants some
         loader = tr.data.Loader(pixels, labels, training.EVAL_BATCH, mean=info["mean"], std=info["std"], shuffle=False)
         with tr.no_grad():
@@ -301,53 +338,133 @@ def predict(
         out.print(table)
 
 
-def _read_image(path: Path, size: int) -> np.ndarray:
-    """A picture as (3, size, size) uint8: shorter side scaled to `size`, then the middle."""
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path}: not an image that can be read ({error})") from error
-    scale = size / min(picture.size)
-    width, height = (max(size, round(scale * side)) for side in picture.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    picture = picture.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return np.asarray(picture).transpose(2, 0, 1)
+# ---------------------------------------------------------------- export
+@app.command("export")
+def export_model(
+    checkpoint_file: Checkpoint,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Write an ONNX model, for other runtimes; needs the extra onnx.", show_default=False),
+    ] = None,
+    safetensors: Annotated[
+        Path | None, typer.Option(help="Write the weights alone, as PyTorch's users load them.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the model of a checkpoint for other programs.
+
+    The ONNX model takes normalised images (batch, 3, height, width), any number at a time; batch norm is folded into
+    its convolutions. The weights have torchvision's names: safetensors.torch.load_file and load_state_dict read them.
+    """
+    with _errors():
+        if onnx is None and safetensors is None:
+            raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
+        model, info = checkpoint.load_model(checkpoint_file)
+        if safetensors is not None:
+            checkpoint.save_weights(safetensors, model)
+            out.print(f"Wrote the weights to {safetensors}", soft_wrap=True)
+        if onnx is not None:
+            size = info["image_size"]
+            to_onnx(tr.nn.fuse(model, image_size=size), onnx, image_size=size, classes=info["classes"])
+            mean, std = (", ".join(f"{v:.4f}" for v in info[name]) for name in ("mean", "std"))
+            out.print(
+                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std", soft_wrap=True
+            )
+            out.print(f"  with mean {mean} and std {std}", soft_wrap=True)
 
 
 # ---------------------------------------------------------------- summary, warmup
 @app.command()
 def summary(
-    model: Annotated[str, typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False)],
-    image_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 32,
+    model: Annotated[str | None, typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False)] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Height and width of the images: 32, or 224 for ImageNet's stem.", show_default=False),
+    ] = None,
     num_classes: Annotated[int | None, typer.Option(help="The model's own by default.", show_default=False)] = None,
+    stem: Stem = None,
+    shortcut: Shortcut = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Instead of a model, blocks beside each other at equal width, with commas: {', '.join(BLOCKS)}.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Layers of a model with output sizes, parameters and multiply-adds."""
+    """Layers of a model with output sizes, parameters, multiply-adds and activations of one image.
+
+    tinyres summary resnet50
+
+    tinyres summary --compare basic,bottleneck
+    """
     with _errors():
-        if image_size < 1:
+        if image_size is not None and image_size < 1:
             raise UserError(f"--image-size: got {image_size}, expected 1 or more")
-        options = {} if num_classes is None else {"num_classes": num_classes}
-        rows = tr.models.summarize(tr.models.create(model, **options), image_size)
-        parameters, multiply_adds = (sum(row[i] for row in rows) for i in (3, 4))  # type: ignore[misc]
+        if (model is None) == (compare is None):
+            raise UserError("summary: expected the name of a model, or --compare with the names of blocks")
+        if compare is not None:
+            _compare(compare.split(","), image_size or 224, as_json)
+            return
+        assert model is not None
+        options = {"num_classes": num_classes, "stem": stem, "shortcut": shortcut}
+        options = {name: value for name, value in options.items() if value is not None}
+        tr.models.check_name(model)
+        size = image_size or tr.models.image_size(model, stem)
+        rows = tr.models.summarize(tr.models.create(model, **options), size)
+        total = {name: sum(getattr(row, name) for row in rows) for name in COSTS}
         if as_json:
             layers = [row._asdict() for row in rows]
-            total = {"model": model, "parameters": parameters, "multiply_adds": multiply_adds}
-            print(json.dumps({**total, "layers": layers}, indent=2))
+            print(json.dumps({"model": model, "image_size": size, **total, "layers": layers}, indent=2))
             return
-        table = Table("layer", "kind", title=f"{model}, images of {image_size} x {image_size}", show_footer=True)
+        table = Table("layer", "kind", title=f"{model}, images of {size} x {size}", show_footer=True)
         table.columns[0].footer = "total"
         table.add_column("output", justify="right")
-        table.add_column("parameters", f"{parameters:,}", justify="right")
-        table.add_column("multiply-adds", f"{multiply_adds:,}", justify="right")
+        table.add_column("parameters", f"{total['parameters']:,}", justify="right")
+        table.add_column("multiply-adds", f"{total['multiply_adds']:,}", justify="right")
+        table.add_column("activation", _mib(total["activation_bytes"]), justify="right")
         for row in rows:
-            size = " x ".join(map(str, row.output))
-            table.add_row(
-                row.name, row.kind, size, f"{row.parameters:,}", f"{row.multiply_adds:,}" if row.multiply_adds else ""
-            )
+            parameters, work = (f"{n:,}" if n else "" for n in (row.parameters, row.multiply_adds))
+            shape = " x ".join(map(str, row.output))
+            table.add_row(row.name, row.kind, shape, parameters, work, _mib(row.activation_bytes))
         out.print(table)
+
+
+COSTS = ("parameters", "multiply_adds", "activation_bytes")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.2f} MiB"
+
+
+def _compare(names: list[str], image_size: int, as_json: bool) -> None:
+    """What blocks cost in the stages of ResNet-50, each as a multiple of the last one named."""
+    costs = tr.models.compare_blocks(names, image_size)
+    if as_json:
+        blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
+        print(json.dumps({"image_size": image_size, "blocks": blocks}, indent=2))
+        return
+    last = names[-1]
+    title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
+    table = Table("w", "pixels", "block", title=title)
+    for heading in ("parameters", "multiply-adds", "activation"):
+        table.add_column(heading, justify="right")
+    for i, stage in enumerate(costs[last]):
+        for name in costs:
+            cost = costs[name][i]
+            cells = []
+            for kind, text in zip(COSTS, ("{:,}", "{:,}", ""), strict=True):
+                value, other = getattr(cost, kind), getattr(stage, kind)
+                shown = text.format(value) if text else _mib(value)
+                cells.append(shown if name == last else f"{shown}\n{value / other:.1f} x")
+            first = name == names[0]
+            table.add_row(f"{cost.width}" if first else "", f"{cost.size}^2" if first else "", name, *cells)
+        table.add_section()
+    for name, stages in costs.items():
+        whole = {kind: sum(getattr(c, kind) * c.blocks for c in stages) for kind in COSTS}
+        cells = [f"{whole['parameters']:,}", f"{whole['multiply_adds']:,}", _mib(whole["activation_bytes"])]
+        table.add_row("all", "", f"{sum(c.blocks for c in stages)} {name}", *cells)
+    out.print(table)
 
 
 @app.command()

@@ -15,120 +15,36 @@ import math
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from tinyres import checkpoint, data, models, ops, optim, schedule
+import numpy as np
+
+from tinyres import checkpoint, data, models, ops, optim
+from tinyres.files import read_arrays
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
+from tinyres.recipe import DATASETS, SCHEDULES, Config, Progress, load_data, read_split
 from tinyres.tape import Array, detect_anomaly, no_grad
 from tinyres.tensor import Tensor
 
+__all__ = [
+    "DATASETS",
+    "SCHEDULES",
+    "Config",
+    "Diverged",
+    "Interrupted",
+    "Reporter",
+    "Run",
+    "evaluate",
+    "load_data",
+    "read_split",
+]
+
 EVAL_BATCH = 250
+IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+"""Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
 ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a run is asked to do; the defaults are the recipe of the README.
-
-    Raises
-    ------
-    ValueError
-        Naming the first field whose value makes no sense.
-    """
-
-    dataset: str = "cifar10"
-    data: str | None = None
-    model: str = "resnet20"
-    shortcut: str | None = None  # None: the model's own
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: str = "sgd"
-    lr: float = 0.5
-    schedule: str = "one-cycle"
-    warmup: float = 0.2
-    momentum: float = 0.9
-    nesterov: bool = True
-    weight_decay: float = 5e-4
-    decay_bias: bool = True
-    label_smoothing: float = 0.0
-    clip_norm: float | None = None
-    pad: int = 4
-    flip: bool = True
-    cutout: int = 0
-    validation: int = 5000
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        def expect(name: str, holds: bool, expected: str) -> None:
-            if not holds:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
-
-        expect("dataset", self.dataset in DATASETS, f"one of {', '.join(DATASETS)}")
-        expect("shortcut", self.shortcut in (None, "A", "B", "C"), "A, B or C")
-        expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
-        expect("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-        for name in ("epochs", "batch_size"):
-            expect(name, getattr(self, name) >= 1, "1 or more")
-        for name in ("pad", "cutout", "validation", "seed", "weight_decay"):
-            expect(name, getattr(self, name) >= 0, "0 or more")
-        expect("lr", 0 < self.lr < math.inf, "a positive number")
-        expect("momentum", 0 <= self.momentum < 1, "0 or more and less than 1")
-        expect("warmup", 0 <= self.warmup < 1, "0 or more and less than 1, a part of all steps")
-        expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
-        expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
-        models.check_name(self.model)
-
-
-DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
-    "cifar10": (data.cifar10, data.CLASSES),
-    "cifar100": (data.cifar100, data.CIFAR100_CLASSES),
-    "shapes": (data.shapes, data.SHAPES_CLASSES),
-}
-
-SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {
-    "one-cycle": lambda c, total: schedule.one_cycle(c.lr, total, warmup=c.warmup),
-    "cosine": lambda c, total: _warm_cosine(c.lr, total, round(c.warmup * total)),
-    "steps": lambda c, total: schedule.linear_warmup(  # the paper's 32,000 and 48,000 of 64,000
-        schedule.steps(c.lr, [total // 2, total * 3 // 4]), round(c.warmup * total)
-    ),
-    "constant": lambda c, total: schedule.constant(c.lr),
-}
-
-
-def _warm_cosine(lr: float, total: int, warmup: int) -> schedule.Schedule:
-    """Up to `lr` in a straight line, then down along half a cosine."""
-    decay = schedule.cosine(lr, total - warmup)
-    return schedule.linear_warmup(lambda step: decay(max(0, step - warmup)), warmup)
-
-
-class Data(NamedTuple):
-    """Images (N, 3, H, W) uint8 and labels (N,) int64 of each split, and what goes with them."""
-
-    train: tuple[Array, Array]
-    validation: tuple[Array, Array]
-    test: tuple[Array, Array]
-    classes: tuple[str, ...]
-    mean: Array
-    std: Array
-
-
-def read_split(config: Config, split: str) -> tuple[Array, Array]:
-    """All images and labels of a split ("train" or "test") of a configuration's data set."""
-    where = {} if config.dataset == "shapes" else {"root": config.data}
-    return DATASETS[config.dataset][0](split=split, **where)
-
-
-def load_data(config: Config) -> Data:
-    """Read the data set of a configuration and hold out its validation images."""
-    images, labels = read_split(config, "train")
-    if config.validation >= len(images):
-        raise ValueError(f"validation: got {config.validation}, expected less than the {len(images)} training images")
-    mean, std = data.channel_statistics(images)
-    train, validation = data.split_validation(images, labels, config.validation, config.seed)
-    return Data(train, validation, read_split(config, "test"), DATASETS[config.dataset][1], mean, std)
 
 
 # ---------------------------------------------------------------- what a caller hears
@@ -166,6 +82,8 @@ class Run:
         Go on from the folder's ``last.safetensors``.
     anomaly : bool
         Train under `detect_anomaly`.
+    progress : callable, optional
+        Called with (done, total) while pictures of a folder are read.
 
     Raises
     ------
@@ -183,18 +101,29 @@ class Run:
     0.44
     """
 
-    def __init__(self, config: Config, folder: str | Path, *, resume: bool = False, anomaly: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: str | Path,
+        *,
+        resume: bool = False,
+        anomaly: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
         self.config, self.folder, self.anomaly = config, Path(folder), anomaly
         if holds_run(self.folder) and not resume:
             raise FileExistsError(ALREADY.format(self.folder))
         saved = checkpoint.load(self.folder / "last.safetensors") if resume else None
-        self.data = load_data(config)
-        options: dict[str, Any] = {"num_classes": len(self.data.classes)}
-        if config.shortcut:
-            options["shortcut"] = config.shortcut
+        self.data = load_data(config, progress)
+        self.notes = list(self.data.notes)
+        options = {"num_classes": len(self.data.classes), **config.model_options}
         self.model_info = {"name": config.model, "options": options}
         manual_seed(config.seed)
         self.model: Module = models.create(config.model, **options)
+        if saved:
+            self._normalise(saved[1])
+        elif config.weights:
+            self._start_from(config.weights)
         self.optimizer = self._optimizer()
         augment = data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout)
         self.loader = self._loader(self.data.train, config.batch_size, shuffle=True, augment=augment, seed=config.seed)
@@ -298,6 +227,22 @@ class Run:
         return result
 
     # -- parts
+    def _start_from(self, path: str) -> None:
+        """Weights of a file, and the normalisation of images that they expect."""
+        note = models.load_weights(self.model, path, replace_head=True)
+        self.notes.append(f"Starting from {path}" + (f"; {note}" if note else ""))
+        metadata = read_arrays(path)[1]
+        if "tinyres" in metadata:
+            self._normalise(json.loads(metadata["tinyres"]))
+        elif models.image_size(self.config.model, self.config.stem) == 224:
+            self.data = self.data._replace(mean=IMAGENET[0], std=IMAGENET[1])
+
+    def _normalise(self, info: dict[str, Any]) -> None:
+        """As a checkpoint says."""
+        if {"mean", "std"} <= info.keys():
+            mean, std = (np.array(info[name], np.float32) for name in ("mean", "std"))
+            self.data = self.data._replace(mean=mean, std=std)
+
     def _optimizer(self) -> optim.Optimizer:
         config = self.config
         if config.decay_bias:
@@ -321,6 +266,7 @@ class Run:
             "model": self.model_info,
             "classes": self.data.classes,
             "image_size": self.data.train[0].shape[2],
+            "resize": self.config.picture_size[1] if self.config.dataset == "folder" else self.data.train[0].shape[2],
             "mean": self.data.mean.tolist(),
             "std": self.data.std.tolist(),
             "config": dataclasses.asdict(self.config),

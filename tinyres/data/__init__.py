@@ -2,7 +2,9 @@
 
 from tinyres.data.augment import Augment, channel_statistics
 from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, DatasetError, DatasetNotFound, cifar10, cifar100
+from tinyres.data.folder import Folder, image_folder
 from tinyres.data.loader import Loader, split_validation
+from tinyres.data.pictures import PictureError, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
 
 __all__ = [
@@ -12,10 +14,15 @@ __all__ = [
     "Augment",
     "DatasetError",
     "DatasetNotFound",
+    "Folder",
     "Loader",
+    "PictureError",
     "channel_statistics",
     "cifar10",
     "cifar100",
+    "image_folder",
+    "read_picture",
     "shapes",
+    "short_side",
     "split_validation",
 ]

@@ -16,8 +16,8 @@ from tinyres.models.blocks import (
     make_shortcut,
     projection,
 )
-from tinyres.models.resnet import FAMILY, STEMS, ResNet, check_name, create
-from tinyres.models.summary import Row, summarize
+from tinyres.models.resnet import FAMILY, STEMS, ResNet, check_name, create, image_size
+from tinyres.models.summary import BLOCKS, Cost, Row, compare_blocks, summarize
 from tinyres.models.weights import load_weights
 
 
@@ -32,10 +32,12 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "BLOCKS",
     "FAMILY",
     "STEMS",
     "BasicBlock",
     "Bottleneck",
+    "Cost",
     "PaddedIdentity",
     "PlainBlock",
     "PreActBlock",
@@ -43,7 +45,9 @@ __all__ = [
     "ResNet",
     "Row",
     "check_name",
+    "compare_blocks",
     "create",
+    "image_size",
     "load_weights",
     "make_shortcut",
     "projection",

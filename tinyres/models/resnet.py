@@ -173,6 +173,19 @@ def create(name: str, **options: Any) -> ResNet:
     return ResNet(**{**FAMILY[name], **options})
 
 
+def image_size(name: str, stem: str | None = None) -> int:
+    """Height and width of the images that a model was designed for, with its own stem or another.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.models.image_size("resnet20"), tr.models.image_size("resnet50")
+    (32, 224)
+    """
+    check_name(name)
+    return 224 if (stem or FAMILY[name].get("stem")) == "imagenet" else 32
+
+
 def check_name(name: str) -> None:
     """Raise ValueError, with the nearest names, where the family has no such model."""
     if name not in FAMILY:

@@ -67,7 +67,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     _check_axis(x, axis)
     y = np.exp(_shifted(x.data, axis))
     y /= y.sum(axis, keepdims=True)
-    return record("softmax", y, (x,), lambda dy: (y * (dy - (dy * y).sum(axis, keepdims=True)),))
+    return record("softmax", y, (x,), lambda dy: (y * (dy - (dy * y).sum(axis, keepdims=True)),), axis=axis)
 
 
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
@@ -87,7 +87,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     _check_axis(x, axis)
     shifted = _shifted(x.data, axis)
     y = shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
-    return record("log_softmax", y, (x,), lambda dy: (dy - np.exp(y) * dy.sum(axis, keepdims=True),))
+    return record("log_softmax", y, (x,), lambda dy: (dy - np.exp(y) * dy.sum(axis, keepdims=True),), axis=axis)
 
 
 def _shifted(x: np.ndarray, axis: int) -> np.ndarray:

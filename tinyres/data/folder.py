@@ -1,0 +1,176 @@
+"""Pictures of one's own: a folder for each class."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyres.data.cifar import DatasetError, DatasetNotFound
+from tinyres.data.pictures import PictureError, read_picture
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+HELD_OUT = 5  # one picture in so many, where the split is made here
+MOST_BAD = 0.01  # part of the pictures that may be damaged
+LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
+
+
+class Folder(NamedTuple):
+    """Pictures of a split, the number of each one's class, the classes' names, and what could not be read."""
+
+    images: np.ndarray  # uint8 (N, 3, S, S)
+    labels: np.ndarray  # int64 (N,)
+    classes: tuple[str, ...]
+    bad: tuple[str, ...]
+
+
+def image_folder(
+    root: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    image_size: int = 224,
+    resize: int | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Folder:
+    """Read a folder of pictures, sorted into a folder for each class.
+
+    Parameters
+    ----------
+    root : path
+        Holds ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, perhaps ``test/CLASS/*.jpg`` as well; or ``CLASS/*.jpg``
+        alone, of which a fifth of each class is "val" and the rest "train". Other formats that Pillow reads will do;
+        what else lies there is passed over.
+    split : {"train", "val", "test"}
+        "test" gives the pictures of "val" where there is no folder for it.
+    image_size, resize : int
+        Side of the square cut from a picture's middle, and what its shorter side is scaled to before; see
+        `read_picture`.
+    seed : int
+        Of the split, where it is made here.
+    progress : callable, optional
+        Called with (done, total) as pictures are read.
+
+    Returns
+    -------
+    Folder
+        All pictures at once: 150 kB each at 224 pixels.
+
+    Raises
+    ------
+    DatasetNotFound
+        Where the folder is missing, or has no folders of classes.
+    DatasetError
+        Where there is only one class, a class of "val" that "train" does not have, or none of a class's pictures; or
+        where more than one picture in a hundred cannot be read.
+    ValueError
+        Where there is no such split, or `image_size` makes no sense.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> root = Path(tempfile.mkdtemp())
+    >>> for name in ("cat", "dog"):
+    ...     (root / name).mkdir()
+    ...     for i in range(5):
+    ...         Image.new("RGB", (40, 30)).save(root / name / f"{i}.png")
+    >>> images, labels, classes, bad = image_folder(root, image_size=32)
+    >>> images.shape, labels, classes
+    ((8, 3, 32, 32), array([0, 0, 0, 0, 1, 1, 1, 1]), ('cat', 'dog'))
+    """
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split: expected 'train', 'val' or 'test', got {split!r}")
+    if image_size < 1:
+        raise ValueError(f"image_size: expected 1 or more, got {image_size}")
+    classes, files = _find(Path(root), split, seed)
+    labels = np.array([label for label, _ in files], np.int64)
+    images = np.empty((len(files), 3, image_size, image_size), np.uint8)
+    good = np.ones(len(files), bool)
+    bad: list[str] = []
+
+    def read(i: int) -> str | None:
+        try:
+            images[i] = read_picture(files[i][1], image_size, resize=resize)
+        except PictureError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
+        for i, message in enumerate(pool.map(read, range(len(files)))):
+            if message is not None:
+                good[i] = False
+                bad.append(message)
+            if progress:
+                progress(i + 1, len(files))
+    if len(bad) > MOST_BAD * len(files):
+        first = "".join(f"\n  {message}" for message in bad[:5])
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise DatasetError(
+            f"{root}: {len(bad)} of {len(files)} {split} pictures cannot be read, more than one in a hundred; remove "
+            f"or replace them:{first}{more}"
+        )
+    if bad:
+        images, labels = images[good], labels[good]
+    return Folder(images, labels, classes, tuple(bad))
+
+
+# ---------------------------------------------------------------- finding
+def _find(root: Path, split: str, seed: int) -> tuple[tuple[str, ...], list[tuple[int, Path]]]:
+    """Names of the classes, and the label and path of each picture of a split."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DatasetNotFound(f"{root} {what}; expected a folder that holds {LAYOUT}")
+    if (root / "train").is_dir():
+        found = _classes(root / "train")
+        classes = tuple(found)
+        if split != "train":
+            place = next((root / n for n in _names(split) if (root / n).is_dir()), None)
+            if place is None:
+                raise DatasetNotFound(f"{root} has train, but no val; expected {LAYOUT}")
+            found = _classes(place)
+            if unknown := [name for name in found if name not in classes]:
+                raise DatasetError(f"{place}: there are no classes {', '.join(unknown)} in {root / 'train'}")
+    else:
+        found = _classes(root)
+        classes = tuple(found)
+        found = {name: _part(files, split, seed) for name, files in found.items()}
+    if len(classes) < 2:
+        raise DatasetError(f"{root}: only one class, {classes[0]}; expected two or more, as {LAYOUT}")
+    pictures = [(classes.index(name), path) for name, files in found.items() for path in files]
+    if not pictures:
+        raise DatasetError(f"{root}: too few pictures to hold some out for {split}; expected two or more in a class")
+    return classes, pictures
+
+
+def _names(split: str) -> list[str]:
+    """Folders that may hold a split, the first that is there."""
+    val = ["val", "validation"]
+    return ["test", *val] if split == "test" else val
+
+
+def _classes(folder: Path) -> dict[str, list[Path]]:
+    """Each class and its pictures, in the order of their names whatever the file system's is."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not names:
+        raise DatasetNotFound(f"{folder} holds no folders of classes; expected {LAYOUT}")
+    found = {name: _pictures(folder / name) for name in names}
+    for name, files in found.items():
+        if not files:
+            raise DatasetError(f"{folder / name}: no pictures; expected some of {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _part(files: list[Path], split: str, seed: int) -> list[Path]:
+    """A class's pictures of a split that is made here; whether they can be read does not matter to it."""
+    held = np.zeros(len(files), bool)
+    count = max(len(files) // HELD_OUT, min(1, len(files) - 1))
+    held[np.random.default_rng(seed).permutation(len(files))[:count]] = True
+    return [path for path, out in zip(files, held, strict=True) if out != (split == "train")]

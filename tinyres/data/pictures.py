@@ -1,0 +1,92 @@
+"""From a picture file to an array of the network's size."""
+
+import os
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+
+MOST_PIXELS = 80_000_000  # a small file can claim to be far larger, and would fill the memory
+
+
+class PictureError(ValueError):
+    """A file is missing or is not a picture that can be read; the message names it."""
+
+
+def short_side(size: int) -> int:
+    """What a picture's shorter side is scaled to before ``size`` x ``size`` pixels are cut from its middle.
+
+    256 for 224, and in proportion for other large sizes (Krizhevsky et al., "ImageNet classification with deep
+    convolutional neural networks", 2012, section 2; He et al. 2016, section 3.4). Small ones are taken whole.
+
+    Examples
+    --------
+    >>> short_side(224), short_side(32)
+    (256, 32)
+    """
+    return round(size * 256 / 224) if size >= 128 else size
+
+
+def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None = None) -> np.ndarray:
+    """Read a picture, scale it, and cut a square from its middle.
+
+    Parameters
+    ----------
+    path : path
+        Of a JPEG, PNG or any other kind that Pillow reads; turned upright where the camera noted how it was held.
+    size : int
+        Side of the square.
+    resize : int, optional
+        What the shorter side is scaled to before, bicubic; `size` by default.
+
+    Returns
+    -------
+    uint8 array of shape (3, size, size)
+        Red, green and blue.
+
+    Raises
+    ------
+    PictureError
+        Where there is no such file, or it is not an image that can be decoded to its end.
+    ValueError
+        Where `size` is less than 1, or `resize` less than `size`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/red.png"
+    >>> Image.new("RGB", (40, 30), "red").save(path)
+    >>> read_picture(path, 32)[:, 0, 0]
+    array([255,   0,   0], dtype=uint8)
+    """
+    side = size if resize is None else resize
+    if size < 1 or side < size:
+        raise ValueError(f"size: got {size} with resize {resize}, expected 1 or more, and resize not less")
+    try:
+        with Image.open(path) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise ValueError(f"{file.width} x {file.height} pixels, more than {MOST_PIXELS:,}")
+            picture = _upright_rgb(file)
+    except FileNotFoundError as error:
+        raise PictureError(f"{path}: no such file") from error
+    except (
+        OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError, Warning
+    ) as error:  # whatever Pillow's decoders raise  # fmt: skip
+        raise PictureError(f"{path}: not an image that can be read ({error})") from error
+    # scaled straight from the square that is kept, so that a long strip takes no memory
+    width, height = picture.size
+    square = min(width, height) * size / side
+    left, top = (width - square) // 2, (height - square) // 2
+    box = left, top, left + square, top + square
+    picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
+def _upright_rgb(file: Image.Image) -> Image.Image:
+    picture = ImageOps.exif_transpose(file)
+    if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # Pillow wants it so
+    return picture.convert("RGB")

@@ -1,0 +1,179 @@
+"""What a training run is asked to do: its configuration, and the data and the schedule that follow from it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from tinyres import data, models, schedule
+from tinyres.tape import Array
+
+Progress: TypeAlias = Callable[[int, int], None]  # (how many are done, of how many)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is asked to do; the defaults are the recipe of the README.
+
+    Raises
+    ------
+    ValueError
+        Naming the first field whose value makes no sense.
+    """
+
+    dataset: str = "cifar10"
+    data: str | None = None
+    image_size: int | None = None  # of a folder's pictures; None: what the model was designed for
+    num_classes: int | None = None  # None: those of the data
+    model: str = "resnet20"
+    stem: str | None = None  # None: the model's own
+    shortcut: str | None = None  # None: the model's own
+    weights: str | None = None  # file to start from
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.5
+    schedule: str = "one-cycle"
+    warmup: float = 0.2
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    decay_bias: bool = True
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    pad: int = 4
+    flip: bool = True
+    cutout: int = 0
+    validation: int = 5000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def expect(name: str, holds: bool, expected: str) -> None:
+            if not holds:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+
+        expect("dataset", self.dataset in (*DATASETS, "folder"), f"one of {', '.join(DATASETS)} or folder")
+        expect("data", self.data is not None or self.dataset != "folder", "the folder that holds the pictures")
+        expect("image_size", self.image_size is None or self.dataset == "folder", "none, but with the data set folder")
+        for name in ("image_size", "num_classes"):
+            expect(name, getattr(self, name) is None or getattr(self, name) >= 1, "1 or more")
+        expect("stem", self.stem in (None, *models.STEMS), f"one of {', '.join(models.STEMS)}")
+        expect("shortcut", self.shortcut in (None, "A", "B", "C"), "A, B or C")
+        expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
+        expect("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
+        for name in ("epochs", "batch_size"):
+            expect(name, getattr(self, name) >= 1, "1 or more")
+        for name in ("pad", "cutout", "validation", "seed", "weight_decay"):
+            expect(name, getattr(self, name) >= 0, "0 or more")
+        expect("lr", 0 < self.lr < math.inf, "a positive number")
+        expect("momentum", 0 <= self.momentum < 1, "0 or more and less than 1")
+        expect("warmup", 0 <= self.warmup < 1, "0 or more and less than 1, a part of all steps")
+        expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
+        expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
+        models.check_name(self.model)
+
+    @property
+    def model_options(self) -> dict[str, Any]:
+        """What the model is made with besides the number of classes."""
+        options = {"stem": self.stem, "shortcut": self.shortcut}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Of a folder's pictures: the side they are cut to, and what their shorter side is scaled to before."""
+        size = self.image_size or models.image_size(self.model, self.stem)
+        return size, data.short_side(size)
+
+
+DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
+    "cifar10": (data.cifar10, data.CLASSES),
+    "cifar100": (data.cifar100, data.CIFAR100_CLASSES),
+    "shapes": (data.shapes, data.SHAPES_CLASSES),
+}
+
+SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {
+    "one-cycle": lambda c, total: schedule.one_cycle(c.lr, total, warmup=c.warmup),
+    "cosine": lambda c, total: _warm_cosine(c.lr, total, round(c.warmup * total)),
+    "steps": lambda c, total: schedule.linear_warmup(  # the paper's 32,000 and 48,000 of 64,000
+        schedule.steps(c.lr, [total // 2, total * 3 // 4]), round(c.warmup * total)
+    ),
+    "constant": lambda c, total: schedule.constant(c.lr),
+}
+
+
+def _warm_cosine(lr: float, total: int, warmup: int) -> schedule.Schedule:
+    """Up to `lr` in a straight line, then down along half a cosine."""
+    decay = schedule.cosine(lr, total - warmup)
+    return schedule.linear_warmup(lambda step: decay(max(0, step - warmup)), warmup)
+
+
+class Data(NamedTuple):
+    """Images (N, 3, H, W) uint8 and labels (N,) int64 of each split, and what goes with them."""
+
+    train: tuple[Array, Array]
+    validation: tuple[Array, Array]
+    test: tuple[Array, Array]
+    classes: tuple[str, ...]
+    mean: Array
+    std: Array
+    notes: tuple[str, ...] = ()  # what the user should know
+
+
+def read_split(config: Config, split: str) -> tuple[Array, Array]:
+    """All images and labels of a split ("train" or "test") of a configuration's data set."""
+    if config.dataset == "folder":
+        return _read_pictures(config, split)[:2]
+    where = {} if config.dataset == "shapes" else {"root": config.data}
+    return DATASETS[config.dataset][0](split=split, **where)
+
+
+def load_data(config: Config, progress: Progress | None = None) -> Data:
+    """Read the data set of a configuration and hold out its validation images; a folder brings its own.
+
+    Raises
+    ------
+    ValueError
+        Where more images are to be held out than there are, or the number of classes is not that of the data.
+    DatasetNotFound, DatasetError
+        Where the data is missing or damaged.
+    """
+    found = _load_pictures(config, progress) if config.dataset == "folder" else _load_set(config)
+    if config.num_classes not in (None, len(found.classes)):
+        raise ValueError(
+            f"num_classes: got {config.num_classes}, expected {len(found.classes)}, those of the data: "
+            + ", ".join(found.classes[:10])
+            + (" ..." if len(found.classes) > 10 else "")
+        )
+    return found
+
+
+def _load_set(config: Config) -> Data:
+    images, labels = read_split(config, "train")
+    if config.validation >= len(images):
+        raise ValueError(f"validation: got {config.validation}, expected less than the {len(images)} training images")
+    mean, std = data.channel_statistics(images)
+    train, validation = data.split_validation(images, labels, config.validation, config.seed)
+    return Data(train, validation, read_split(config, "test"), DATASETS[config.dataset][1], mean, std)
+
+
+def _load_pictures(config: Config, progress: Progress | None) -> Data:
+    train, val = (_read_pictures(config, split, progress) for split in ("train", "val"))
+    test, bad = val, train.bad + val.bad
+    notes = []
+    if (Path(config.data or "") / "test").is_dir():
+        test = _read_pictures(config, "test", progress)
+        bad += test.bad
+    elif config.validation:
+        notes.append("There is no folder of test pictures: those of val choose the best checkpoint, and test it too.")
+    mean, std = data.channel_statistics(train.images)
+    none = val.images[:0], val.labels[:0]
+    validation = val[:2] if config.validation else none
+    notes += [f"Passed over: {text}" for text in bad]
+    return Data(train[:2], validation, test[:2], train.classes, mean, std, tuple(notes))
+
+
+def _read_pictures(config: Config, split: str, progress: Progress | None = None) -> data.Folder:
+    size, resize = config.picture_size
+    assert config.data is not None
+    return data.image_folder(config.data, split, image_size=size, resize=resize, seed=config.seed, progress=progress)
