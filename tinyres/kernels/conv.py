@@ -33,7 +33,7 @@ from tinyres.kernels.memory import empty, zeros
 from tinyres.kernels.simd import TILE_ROWS, clear, copy, lanes, tile_columns, tile_of_one, tile_of_two, wide
 
 STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
-STRIP_PIXELS = 256  # output pixels of one strip of the weight gradient: one block of channels stays in L1
+STRIP_PIXELS = 512  # output pixels of one strip of the weight gradient: beside its input, one block of channels fits L2
 SLOT_BYTES = 32 * 1024 * 1024  # all partial weight gradients together
 REDUCE_ROWS = 16  # rows of the weight gradient whose slots are added up at a time
 ITEMS = 16  # work items there should be at least, for machines with more cores than images
