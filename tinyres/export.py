@@ -1,7 +1,9 @@
 """A model as an ONNX file: run once, and its tape translated node by node."""
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from tinyres.nn import Module
 from tinyres.tape import Array, Node, enable_grad
 from tinyres.tensor import Tensor
 
-OPSET, IR_VERSION = 17, 8  # of 2022: old enough for most runtimes, and all that is needed is there
+BATCH = 2  # images that are run: an axis of this length that comes first is the batch
+OPSETS = range(13, 22)  # softmax has had its meaning since 13; 21 is the last that the oldest onnx of the extra knows
 
 
 class ExportError(ValueError):
@@ -20,7 +23,13 @@ class ExportError(ValueError):
 
 
 def to_onnx(
-    model: Module, path: str | Path, *, image_size: int = 32, channels: int = 3, classes: Sequence[str] | None = None
+    model: Module,
+    path: str | Path,
+    *,
+    image_size: int = 32,
+    channels: int = 3,
+    classes: Sequence[str] | None = None,
+    opset: int = 17,
 ) -> None:
     """Write a model as an ONNX file, for onnxruntime and other programs.
 
@@ -34,13 +43,16 @@ def to_onnx(
         Height and width of the images, and C. N may be any.
     classes : sequence of str, optional
         Names of the classes; kept as a JSON list in the file's metadata, under ``"classes"``.
+    opset : int
+        Version of ONNX's operators, 13 to 21. That of 2022, the default, is old enough for most runtimes.
 
     Raises
     ------
     ExportError
-        Where an operation has no translation, or uses an array that is neither the image nor a parameter.
+        Where an operation has no translation, uses an array that is neither the image nor a parameter, or takes the
+        batch from its place as the first axis; where the output is not one tensor computed from the images.
     ValueError
-        Where the model is in training mode.
+        Where the model, or a part of it, is in training mode, or `opset` is out of range.
     ImportError
         Where the package onnx is not installed.
     OSError
@@ -49,7 +61,8 @@ def to_onnx(
     Notes
     -----
     The graph's input is ``"images"``, its output ``"logits"``; initialisers have the parameters' names, nodes those of
-    their modules. The specification of the operators is at https://onnx.ai/onnx/operators.
+    their modules. A batch norm's ``running_var`` is 1 / inv_std^2, with epsilon in it; its node's epsilon is 0. The
+    specification of the operators is at https://onnx.ai/onnx/operators.
 
     Examples
     --------
@@ -61,34 +74,73 @@ def to_onnx(
         import onnx
     except ModuleNotFoundError as error:
         raise ImportError("export to ONNX needs the package onnx: pip install 'tinyres[onnx]'") from error
-    if model.training:
-        raise ValueError("to_onnx: the model is in training mode, expected evaluation: call model.eval() first")
+    if opset not in OPSETS:
+        raise ValueError(f"opset: got {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
+    for name, module in model.named_modules():
+        if module.training:  # also a part of it: batch norm would keep the statistics of the images below
+            what = f"module {name!r}" if name else "the model"
+            raise ValueError(f"to_onnx: {what} is in training mode, expected evaluation: call model.eval() first")
+    parameters = {id(p): name for name, p in model.named_parameters()}
+    if taken := {"images", "logits"}.intersection(parameters.values()):
+        raise ExportError(
+            f"to_onnx: {taken.pop()!r} is what the graph's input or output is called: rename the parameter"
+        )
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     images = np.random.default_rng(0).standard_normal((BATCH, channels, image_size, image_size)).astype(dtype)
     x = Tensor(images, requires_grad=True)
-    with enable_grad():
+    with _unfrozen(model), enable_grad():
         logits = model.forward(x)
+    if not isinstance(logits, Tensor):
+        raise ExportError(f"to_onnx: the model returned a {type(logits).__name__}, expected one Tensor")
 
-    writer = _Writer(onnx, {id(p): name for name, p in model.named_parameters()}, x)
+    writer = _Writer(onnx, parameters, x)
     for node in _in_order(logits._node):
         writer.add(node)
-    if logits._node is None:
+    result = writer.names.get(id(logits._node or logits))
+    if result is None or result not in writer.batched:
         raise ExportError("to_onnx: the model's output does not depend on its input")
+    if logits.shape[:1] != (BATCH,):
+        raise ExportError(
+            f"to_onnx: the model made an output of shape {logits.shape} of {BATCH} images, expected ({BATCH}, ...)"
+        )
+    writer.write("Identity", [result], output="logits")
     shapes = ("images", x.shape), ("logits", logits.shape)
     kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     ends = [onnx.helper.make_tensor_value_info(name, kind, ["batch", *shape[1:]]) for name, shape in shapes]
-    writer.write("Identity", [writer.names[id(logits._node)]], output="logits")
     arrays = [onnx.numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in writer.arrays.items()]
     graph = onnx.helper.make_graph(writer.nodes, type(model).__name__, ends[:1], ends[1:], arrays)
-    opset = [onnx.helper.make_opsetid("", OPSET)]
-    file = onnx.helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="tinyres")
+    opsets = [onnx.helper.make_opsetid("", opset)]
+    file = onnx.helper.make_model(
+        graph,
+        opset_imports=opsets,
+        ir_version=onnx.helper.find_min_ir_version_for(opsets),  # the newest is not what runtimes can read
+        producer_name="tinyres",
+        producer_version=_version(),
+    )
     if classes is not None:
         onnx.helper.set_model_props(file, {"classes": json.dumps(list(classes))})
     onnx.checker.check_model(file, full_check=True)
     write_whole(path, file.SerializeToString())
 
 
-BATCH = 2  # images that are run: an axis of this length that comes first is the batch
+@contextlib.contextmanager
+def _unfrozen(model: Module) -> Iterator[None]:
+    """Ask for the gradients of all parameters: of what asks for none, the tape keeps no trace."""
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad = True
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad = False
+
+
+def _version() -> str:
+    try:
+        return metadata.version("tinyres")
+    except metadata.PackageNotFoundError:  # run from its sources
+        return ""
 
 
 def _in_order(root: Node | None) -> list[Node]:
@@ -113,15 +165,19 @@ class _Writer:
     def __init__(self, onnx: Any, parameters: dict[int, str], images: Tensor) -> None:
         self.onnx, self.parameters = onnx, parameters
         self.names = {id(images): "images"}  # of each value, by the id of its node or leaf
+        self.batched: set[str] = {"images"}  # the values that depend on the images: the batch is first in them
         self.arrays: dict[str, Array] = {}  # the graph's initialisers
         self.nodes: list[Any] = []
 
     def add(self, node: Node) -> None:
         """Translate a node of the tape, whose parents have been."""
         if node.name not in OPERATORS:
-            raise ExportError(f"to_onnx: {node!r} has no translation; there is one for {', '.join(sorted(OPERATORS))}")
+            known = ", ".join(sorted(OPERATORS))
+            raise ExportError(f"to_onnx: {node!r} has no translation; write it with those that have: {known}")
         inputs = [self.value(node, parent) for parent in node.parents]
-        self.names[id(node)] = OPERATORS[node.name](self, node, inputs)
+        self.names[id(node)] = name = OPERATORS[node.name](self, node, inputs)
+        if not self.batched.isdisjoint(inputs):
+            self.batched.add(name)
 
     def value(self, node: Node, parent: Any) -> str:
         """Name of one of a node's inputs."""
@@ -136,8 +192,12 @@ class _Writer:
             )
         return self.names[id(parent)]
 
-    def constant(self, name: str, array: Any) -> str:
-        self.arrays[name] = np.asarray(array)
+    def constant(self, node: Node, name: str, array: Any) -> str:
+        """Keep an array of a node's and return its name, numbered if another array has that."""
+        name, array = f"{node.module}.{name}" if node.module else name, np.asarray(array)
+        if name in self.parameters.values() or not np.array_equal(self.arrays.get(name, array), array):
+            name = f"{name}_{len(self.nodes)}"
+        self.arrays[name] = array
         return name
 
     def write(self, kind: str, inputs: list[str], *, node: Node | None = None, output: str = "", **options: Any) -> str:
@@ -164,9 +224,11 @@ def _linear(w: _Writer, node: Node, inputs: list[str]) -> str:
 
 def _batch_norm(w: _Writer, node: Node, inputs: list[str]) -> str:
     """With epsilon 0 and variance 1 / inv_std^2; the tape's inv_std has epsilon in it."""
-    inv_std = node.attributes["inv_std"].astype(np.float64)
-    mean = w.constant(f"{node.module}.mean", node.attributes["mean"])
-    var = w.constant(f"{node.module}.var_eps", (inv_std**-2).astype(node.dtype))
+    if node.attributes["training"]:
+        raise ExportError(f"to_onnx: {node!r} normalises with the batch's own statistics, expected training=False")
+    mean = w.constant(node, "running_mean", node.attributes["mean"])
+    variance = node.attributes["inv_std"].astype(np.float64) ** -2
+    var = w.constant(node, "running_var", variance.astype(node.dtype))
     x, weight, bias, *residual = inputs
     y = w.write("BatchNormalization", [x, weight, bias, mean, var], node=node, epsilon=0.0)
     if residual:
@@ -179,14 +241,16 @@ def _max_pool2d(w: _Writer, node: Node, inputs: list[str]) -> str:
 
 
 def _avg_pool2d(w: _Writer, node: Node, inputs: list[str]) -> str:
-    options = {"kernel_shape": node.attributes["kernel_size"], "count_include_pad": 1, **_window(node)}
-    return w.write("AveragePool", inputs, node=node, **options)
+    kernel, image = node.attributes["kernel_size"], _parent_shape(node)[2:]
+    if kernel == image and node.attributes["padding"] == (0, 0):
+        return w.write("GlobalAveragePool", inputs, node=node)
+    return w.write("AveragePool", inputs, node=node, kernel_shape=kernel, count_include_pad=1, **_window(node))
 
 
 def _pad(w: _Writer, node: Node, inputs: list[str]) -> str:
     a = node.attributes
-    pads = w.constant(f"{node.module}/pads_{len(w.nodes)}", np.array([*a["before"], *a["after"]], np.int64))
-    value = w.constant(f"{node.module}/value_{len(w.nodes)}", np.array(a["value"], node.dtype))
+    pads = w.constant(node, "pads", np.array([*a["before"], *a["after"]], np.int64))
+    value = w.constant(node, "value", np.array(a["value"], node.dtype))
     return w.write("Pad", [*inputs, pads, value], node=node)
 
 
@@ -203,16 +267,30 @@ def _getitem(w: _Writer, node: Node, inputs: list[str]) -> str:
         "axes": range(len(index)),
         "steps": [i.step or 1 for i in index],
     }
-    names = [w.constant(f"{node.module}/{n}_{len(w.nodes)}", np.array(v, np.int64)) for n, v in table.items()]
+    names = [w.constant(node, name, np.array(values, np.int64)) for name, values in table.items()]
     return w.write("Slice", [*inputs, *names], node=node)
 
 
 def _reshape(w: _Writer, node: Node, inputs: list[str]) -> str:
-    before = node.parents[0].shape if node.parents[0] is not None else ()
-    if not node.shape or not before or node.shape[0] != before[0] or before[0] != BATCH:
-        raise ExportError(f"to_onnx: {node!r} reshapes {before}, expected the batch to stay the first axis")
-    shape = w.constant(f"{node.module}/shape_{len(w.nodes)}", np.array([0, *node.shape[1:]], np.int64))  # 0: as before
-    return w.write("Reshape", [*inputs, shape], node=node)
+    before, shape = _parent_shape(node), list(node.shape)
+    if inputs[0] in w.batched:
+        if not before[:1] == node.shape[:1] == (BATCH,):
+            raise ExportError(f"to_onnx: {node!r} reshapes {before}, expected the batch to stay the first axis")
+        shape[0] = 0  # as it was
+    return w.write("Reshape", [*inputs, w.constant(node, "shape", np.array(shape, np.int64))], node=node)
+
+
+def _transpose(w: _Writer, node: Node, inputs: list[str]) -> str:
+    axes = node.attributes["axes"]
+    if inputs[0] in w.batched and axes[:1] != (0,):
+        raise ExportError(f"to_onnx: {node!r} transposes to axes {axes}, expected the batch to stay the first axis")
+    return w.write("Transpose", inputs, node=node, perm=axes)
+
+
+def _parent_shape(node: Node) -> tuple[int, ...]:
+    (parent,) = node.parents
+    assert parent is not None  # `_Writer.value` has refused it
+    return parent.shape
 
 
 def _same(kind: str, *names: str) -> Callable[[_Writer, Node, list[str]], str]:
@@ -233,6 +311,7 @@ OPERATORS: dict[str, Callable[[_Writer, Node, list[str]], str]] = {
     "pad": _pad,
     "getitem": _getitem,
     "reshape": _reshape,
+    "transpose": _transpose,
     "concat": _same("Concat", "axis"),
     "softmax": _same("Softmax", "axis"),
     "log_softmax": _same("LogSoftmax", "axis"),
