@@ -317,6 +317,29 @@ def test_gradient_of_a_whole_network(name, options, training):
     assert gradcheck(loss, images(dtype=np.float64), *values, full=False, eps=1e-7, rtol=1e-7)
 
 
+SHORT = {"layers": [1, 1, 1, 1], "num_classes": 10}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "side", "eps", "rtol"),
+    [
+        ("resnet110", {}, 8, 1e-8, 1e-7),
+        ("resnet1202", {}, 8, 1e-9, 1e-6),
+        ("resnet50", SHORT, 32, 1e-9, 1e-6),
+        ("resnext50_32x4d", SHORT, 32, 1e-9, 1e-6),
+        ("preact_resnet20", {}, 8, 1e-8, 1e-7),
+        ("preact_resnet164", {"layers": [2, 2, 2]}, 8, 1e-8, 1e-7),
+    ],
+)
+def test_gradient_of_the_family(name, options, side, eps, rtol):
+    """The same along a direction of up to 19 million parameters: the more there are, and the more ReLUs, the smaller
+    the step must be, and the less of the difference quotient rounding leaves. With 1e-9, up to 1e-7 was seen."""
+    tr.manual_seed(0)
+    net = models.create(name, **options).astype(np.float64)
+    loss, values = as_function(net)
+    assert gradcheck(loss, images(side=side, dtype=np.float64), *values, full=False, eps=eps, rtol=rtol)
+
+
 # ---------------------------------------------------------------- depth
 @pytest.mark.parametrize("name", ["resnet110", "resnet1202"])
 def test_very_deep_nets_train_a_step(name):

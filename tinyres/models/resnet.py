@@ -140,9 +140,8 @@ FAMILY: dict[str, dict[str, Any]] = {
     **{f"plain{depth}": _imagenet(PlainBlock, depth, shortcut=None) for depth in (18, 34)},
     **{f"preact_resnet{depth}": _imagenet(PreActBlock, depth) for depth in (18, 34)},
     "preact_resnet50": _imagenet(PreActBottleneck, 50),
-    **{f"wide_resnet{depth}_2": _imagenet(Bottleneck, depth, width_per_group=128) for depth in (50, 101)},
+    "wide_resnet50_2": _imagenet(Bottleneck, 50, width_per_group=128),
     "resnext50_32x4d": _imagenet(Bottleneck, 50, groups=32, width_per_group=4),
-    "resnext101_32x8d": _imagenet(Bottleneck, 101, groups=32, width_per_group=8),
 }
 """Each model's arguments for `ResNet`. CIFAR nets have 6 n + 2 layers, or 9 n + 2 with bottlenecks."""
 
