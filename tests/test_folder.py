@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import struct
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -73,6 +74,24 @@ def test_resize_and_cut_is_imagenets(place):
     assert [data.short_side(n) for n in (32, 64, 128)] == [32, 64, 146]
 
 
+@given(st.integers(2, 120), st.integers(2, 120), st.integers(1, 40), st.integers(0, 10))
+@settings(max_examples=40)
+def test_scaling_keeps_a_gradient(place, height, width, size, more):
+    ramp = np.linspace(0, 255, width)
+    pixels = np.repeat(np.tile(ramp.round().astype(np.uint8), (height, 1))[..., None], 3, axis=2)
+    found = read_picture(saved(place, pixels), size, resize=size + more)
+    assert (found == found[:1, :1]).all()
+    scale = min(height, width) / (size + more)
+    at = (width - scale * size) // 2 + scale * (np.arange(size) + 0.5) - 0.5  # of each new pixel, in old ones
+    inner = np.minimum(at, width - 1 - at) >= 2 * max(scale, 1)  # nearer the edge, the filter is cut off
+    assert np.abs(found[0, 0] - np.interp(at, np.arange(width), ramp))[inner].max(initial=0) <= 2
+
+
+def test_fine_patterns_turn_grey(place):
+    checks = np.where(np.indices((64, 64)).sum(0) % 2, 255, 0).astype(np.uint8)
+    assert np.abs(read_picture(saved(place, checks), 8).astype(int) - 127).max() <= 2
+
+
 def test_long_strips_take_no_memory(place):
     assert read_picture(saved(place, Image.new("RGB", (1, 60_000))), 224).shape == (3, 224, 224)
 
@@ -82,6 +101,7 @@ def test_every_kind_of_pixel(place, mode):
     white = {
         "1": 1,
         "LA": (255, 255),
+        "P": "white",
         "RGB": (255,) * 3,
         "RGBA": (255,) * 4,
         "CMYK": (0,) * 4,
@@ -90,8 +110,12 @@ def test_every_kind_of_pixel(place, mode):
     }
     found = read_picture(saved(place, Image.new(mode, (12, 9), white.get(mode, 255)), "a.tif"), 8)
     assert found.shape == (3, 8, 8)
-    assert (found == found[0, 0, 0]).all()
-    assert found[0, 0, 0] == (255 if mode != "P" else found[0, 0, 0])  # a palette's colours are its own
+    assert (found == 255).all()
+
+
+def test_palettes_may_be_transparent(place):
+    path = saved(place, Image.new("P", (9, 9), "red"), transparency=bytes([128]))
+    assert (read_picture(path, 8) == np.array([255, 0, 0])[:, None, None]).all()
 
 
 def test_sixteen_bits_of_grey_keep_their_brightness(place):
@@ -131,6 +155,26 @@ def test_damage_gives_a_picture_or_a_picture_error(place, data):
     (place / "damaged").write_bytes(damaged)
     with contextlib.suppress(PictureError):  # and no other
         assert read_picture(place / "damaged", 8).shape == (3, 8, 8)
+
+
+def test_any_error_of_a_decoder_is_a_picture_error(place):
+    path = saved(place, noise(16, 16), "a.tif")
+    content = path.read_bytes()
+    entry = struct.pack("<HH", 273, 4)  # where the pixels begin, a whole number
+    assert content.count(entry) == 1
+    path.write_bytes(content.replace(entry, struct.pack("<HH", 273, 11)))  # as a float: a TypeError to Pillow
+    with pytest.raises(PictureError, match=r"a\.tif: not an image that can be read"):
+        read_picture(path, 8)
+
+
+def test_want_of_memory_is_not_a_damaged_picture(place, monkeypatch):
+    def fail(*args):
+        raise MemoryError
+
+    path = saved(place, noise(9, 9))
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(MemoryError):
+        read_picture(path, 8)
 
 
 def test_bombs_and_other_mistakes(place, monkeypatch):
@@ -194,7 +238,9 @@ def test_folders_of_splits(tmp_path, val):
     tree(tmp_path / "train", {"b": 3, "a": 2})
     tree(tmp_path / val, {"b": 1})
     (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "notes.txt").write_text("no class")
     (tmp_path / "train" / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "a" / "folder.png").mkdir()
     (tmp_path / "train" / "a" / "more").mkdir()
     Image.new("RGB", (9, 9), (77, 0, 0)).save(tmp_path / "train" / "a" / "more" / "x.JPG", "PNG")
     Image.new("RGB", (9, 9)).save(tmp_path / "train" / "a" / ".x.png")
@@ -220,9 +266,22 @@ def test_one_picture_in_a_hundred_may_be_damaged(tmp_path):
         image_folder(tmp_path, image_size=8)
     for i in range(9):
         (tmp_path / "train" / "b" / f"{i:03}.png").write_bytes(b"damaged")
+    told = []
     with pytest.raises(DatasetError, match=r"(?s)11 of 100 .*and 6 more") as caught:
-        image_folder(tmp_path, image_size=8)
+        image_folder(tmp_path, image_size=8, on_bad=told.append)
+    for i, message in zip([0, 1, *range(9)], told, strict=True):
+        assert f"{i:03}.png: not an image that can be read" in message
     assert len(str(caught.value).splitlines()) == 7
+
+
+def test_pictures_are_scaled_and_cut_as_read_picture_does(tmp_path):
+    for name in "ab":
+        (tmp_path / "train" / name).mkdir(parents=True)
+        path = saved(tmp_path / "train" / name, noise(20, 30))
+    found = image_folder(tmp_path, image_size=8, resize=12)
+    np.testing.assert_array_equal(found.images, [read_picture(path, 8, resize=12)] * 2)
+    with pytest.raises(ValueError, match="size: got 8 with resize 7"):
+        image_folder(tmp_path, image_size=8, resize=7)
 
 
 def test_progress_counts_to_the_end(tmp_path):

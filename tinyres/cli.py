@@ -174,8 +174,9 @@ def train(
         parameters = sum(p.size for p in run.model.parameters())
         images = len(run.data.train[1])
         network = f"{config.model} ({parameters:,} parameters)"
-        out.print(f"{network} on {config.dataset} ({images:,} images), {tr.num_threads()} threads")
-        out.print(f"Run folder: {folder}" + (f", from step {run.step} of {run.total_steps}" if resume else ""))
+        out.print(f"{network} on {config.dataset} ({images:,} images), {tr.num_threads()} threads", soft_wrap=True)
+        where = f"Run folder: {folder}" + (f", from step {run.step} of {run.total_steps}" if resume else "")
+        out.print(where, soft_wrap=True)
         try:
             with Bar() as bar:
                 result = run.fit(bar)
@@ -419,10 +420,10 @@ def summary(
             return
         table = Table("layer", "kind", title=f"{model}, images of {size} x {size}", show_footer=True)
         table.columns[0].footer = "total"
-        table.add_column("output", justify="right")
-        table.add_column("parameters", f"{total['parameters']:,}", justify="right")
-        table.add_column("multiply-adds", f"{total['multiply_adds']:,}", justify="right")
-        table.add_column("activation", _mib(total["activation_bytes"]), justify="right")
+        table.add_column("output", justify="right", overflow="fold")
+        table.add_column("parameters", f"{total['parameters']:,}", justify="right", overflow="fold")
+        table.add_column("multiply-adds", f"{total['multiply_adds']:,}", justify="right", overflow="fold")
+        table.add_column("activation", _mib(total["activation_bytes"]), justify="right", overflow="fold")
         for row in rows:
             parameters, work = (f"{n:,}" if n else "" for n in (row.parameters, row.multiply_adds))
             shape = " x ".join(map(str, row.output))
@@ -448,7 +449,7 @@ def _compare(names: list[str], image_size: int, as_json: bool) -> None:
     title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
     table = Table("w", "pixels", "block", title=title)
     for heading in ("parameters", "multiply-adds", "activation"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")  # no digit is lost where the terminal is narrow
     for i, stage in enumerate(costs[last]):
         for name in costs:
             cost = costs[name][i]

@@ -33,6 +33,7 @@ def image_folder(
     image_size: int = 224,
     resize: int | None = None,
     seed: int = 0,
+    on_bad: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Folder:
     """Read a folder of pictures, sorted into a folder for each class.
@@ -50,6 +51,9 @@ def image_folder(
         `read_picture`.
     seed : int
         Of the split, where it is made here.
+    on_bad : callable, optional
+        Called with the message of each picture that cannot be read, as it is met: with all of them, also where there
+        are too many.
     progress : callable, optional
         Called with (done, total) as pictures are read.
 
@@ -103,6 +107,8 @@ def image_folder(
             if message is not None:
                 good[i] = False
                 bad.append(message)
+                if on_bad:
+                    on_bad(message)
             if progress:
                 progress(i + 1, len(files))
     if len(bad) > MOST_BAD * len(files):
@@ -165,7 +171,8 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 def _pictures(folder: Path) -> list[Path]:
     files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    shown = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return sorted(shown, key=lambda p: p.parts)  # paths themselves are compared without case on Windows
 
 
 def _part(files: list[Path], split: str, seed: int) -> list[Path]:
