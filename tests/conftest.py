@@ -1,10 +1,29 @@
-"""One Hypothesis profile for all tests, chosen by HYPOTHESIS_PROFILE: "ci" (the default) or "nightly"."""
+"""What all tests share: a Hypothesis profile, chosen by HYPOTHESIS_PROFILE ("ci", the default, or "nightly")."""
 
 import os
+import sys
 
+import pytest
 from hypothesis import settings
+
+import tinyres as tr
 
 # No deadline: the first example compiles kernels. Derandomized: a test that passed passes again.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small problems gain nothing from more; and where PyTorch is there, each library's threads would wait for the
+    other's, spinning."""
+    torch = sys.modules.get("torch")
+    before = tr.num_threads(), torch and torch.get_num_threads()
+    tr.set_num_threads(1)
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    tr.set_num_threads(before[0])
+    if torch:
+        torch.set_num_threads(before[1])

@@ -6,6 +6,7 @@ from importlib import metadata
 
 import numpy as np
 import pytest
+from nets import randomised
 
 import tinyres as tr
 from tinyres import models, nn
@@ -15,19 +16,6 @@ from tinyres.tape import Node
 onnx = pytest.importorskip("onnx", reason="exports to ONNX: pip install 'tinyres[onnx]'")
 reference = pytest.importorskip("onnx.reference", reason="exports to ONNX: pip install 'tinyres[onnx]'")
 runtime = pytest.importorskip("onnxruntime", reason="runs ONNX: pip install 'tinyres[onnx]'")
-
-
-def randomised(model, seed=0):
-    """Statistics and parameters that leave nothing trivially 0 or 1."""
-    rng = np.random.default_rng(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            c = module.weight.size
-            module.weight.data[...] = rng.uniform(0.5, 1.5, c)
-            module.bias.data[...] = rng.normal(0, 0.3, c)
-            module.running_mean[...] = rng.normal(0, 0.3, c)
-            module.running_var[...] = rng.uniform(0.5, 2, c)
-    return model.eval()
 
 
 def images(n, side, channels=3, dtype=np.float32):
@@ -74,7 +62,7 @@ NETS = [
 @pytest.mark.parametrize(("name", "options", "side"), NETS, ids=[f"{n}-{s}" for n, _, s in NETS])
 def test_logits(tmp_path, name, options, side, fused):
     tr.manual_seed(0)
-    model = randomised(models.create(name, **options))
+    model = randomised(models.create(name, **options)).eval()
     before = snapshot(model)
     exported = nn.fuse(model, image_size=side) if fused else model
     to_onnx(exported, tmp_path / "m.onnx", image_size=side)
@@ -85,7 +73,7 @@ def test_logits(tmp_path, name, options, side, fused):
 
 def test_float64(tmp_path):
     """In onnx's own reference implementation: onnxruntime has no convolution in float64."""
-    model = randomised(models.create("resnet20", layers=[1, 1, 1])).astype(np.float64)
+    model = randomised(models.create("resnet20", layers=[1, 1, 1])).eval().astype(np.float64)
     to_onnx(model, tmp_path / "m.onnx", image_size=8)
     x = images(3, 8, dtype=np.float64)
     (found,) = reference.ReferenceEvaluator(str(tmp_path / "m.onnx")).run(None, {"images": x})
@@ -93,7 +81,7 @@ def test_float64(tmp_path):
 
 
 def test_the_file_says_what_it_is(tmp_path):
-    model = randomised(models.create("resnet20", num_classes=2))
+    model = randomised(models.create("resnet20", num_classes=2)).eval()
     with tr.no_grad():  # a trace is made all the same
         to_onnx(model, tmp_path / "m.onnx", classes=("cat", "dog"))
     file = onnx.load(tmp_path / "m.onnx")
@@ -116,7 +104,7 @@ def test_the_file_says_what_it_is(tmp_path):
 
 
 def test_the_same_model_makes_the_same_file(tmp_path):
-    model = randomised(models.create("resnet20"))
+    model = randomised(models.create("resnet20")).eval()
     for name in ("a.onnx", "b.onnx"):
         to_onnx(model, tmp_path / name, classes="abcdefghij")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
@@ -125,7 +113,9 @@ def test_the_same_model_makes_the_same_file(tmp_path):
 @pytest.mark.parametrize("opset", [13, 15, 18, 21])
 def test_opsets(tmp_path, opset):
     """All that the operators' definitions have changed in: batch norm, softmax, pad, reshape, pooling."""
-    model = randomised(nn.Sequential(models.create("resnet20", layers=[1, 1], widths=[4, 8]), Call(tr.ops.softmax)))
+    model = randomised(
+        nn.Sequential(models.create("resnet20", layers=[1, 1], widths=[4, 8]), Call(tr.ops.softmax))
+    ).eval()
     to_onnx(model, tmp_path / "m.onnx", image_size=8, opset=opset)
     assert onnx.load(tmp_path / "m.onnx").opset_import[0].version == opset
     assert_same(tmp_path / "m.onnx", model, 8)
@@ -213,7 +203,7 @@ def test_layers(tmp_path, layers):
 
 def test_what_is_shared_is_stored_once(tmp_path):
     conv, norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
-    model = randomised(nn.Sequential(conv, norm, conv, norm, nn.Flatten()))
+    model = randomised(nn.Sequential(conv, norm, conv, norm, nn.Flatten())).eval()
     to_onnx(model, tmp_path / "m.onnx", image_size=8, channels=2)
     assert_same(tmp_path / "m.onnx", model, 8, channels=2)
     names = [array.name for array in onnx.load(tmp_path / "m.onnx").graph.initializer]
@@ -246,7 +236,7 @@ def test_arrays_of_one_name_are_told_apart(tmp_path):
 
 
 def test_frozen_parameters_are_parameters(tmp_path):
-    model = randomised(models.create("resnet20", layers=[1, 1], widths=[4, 8]))
+    model = randomised(models.create("resnet20", layers=[1, 1], widths=[4, 8])).eval()
     for parameter in model.parameters():
         parameter.requires_grad = False
     model.fc.weight.requires_grad = True

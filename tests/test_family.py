@@ -28,15 +28,7 @@ EVERY += [
 ]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Each library's threads would wait for the other's, spinning."""
-    before = tr.num_threads(), torch.get_num_threads()
-    tr.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    tr.set_num_threads(before[0])
-    torch.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def ids(entry):

@@ -4,22 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nets import randomised
 
 import tinyres as tr
 from tinyres import nn
-
-
-def randomised(model, seed=0):
-    """Statistics and parameters that leave nothing trivially 0 or 1."""
-    rng = np.random.default_rng(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            c = module.weight.size
-            module.weight.data[...] = rng.uniform(0.5, 1.5, c) * rng.choice([-1, 1], c)
-            module.bias.data[...] = rng.normal(0, 0.3, c)
-            module.running_mean[...] = rng.normal(0, 0.3, c)
-            module.running_var[...] = rng.uniform(0.5, 2, c)
-    return model
 
 
 def images(n=2, side=32, channels=3, seed=1):

@@ -8,14 +8,7 @@ from tinyres import models, nn
 from tinyres.models import BasicBlock, ResNet
 from tinyres.testing import gradcheck
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Images this small gain nothing from more, and wait for them where cores are busy."""
-    before = tr.num_threads()
-    tr.set_num_threads(1)
-    yield
-    tr.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 PARAMETERS = {  # He et al., table 6: 0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 million

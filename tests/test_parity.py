@@ -18,15 +18,7 @@ torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not
 F = torch.nn.functional
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Problems this small gain nothing from more, and wait for them where cores are busy."""
-    before = tr.num_threads(), torch.get_num_threads()
-    tr.set_num_threads(1)
-    torch.set_num_threads(1)
-    yield
-    tr.set_num_threads(before[0])
-    torch.set_num_threads(before[1])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 TOLERANCE = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 1e-12}
