@@ -42,7 +42,11 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
                 )
         with safetensors.safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            return arrays, file.metadata() or {}
+            metadata = file.metadata() or {}
+        for array in arrays.values():
+            if array.dtype.kind not in "fiubc":  # other packages teach NumPy such types, and only while they are loaded
+                raise TypeError(array.dtype.name)
+        return arrays, metadata
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except CheckpointError:

@@ -33,7 +33,6 @@ def image_folder(
     image_size: int = 224,
     resize: int | None = None,
     seed: int = 0,
-    on_bad: Callable[[str], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Folder:
     """Read a folder of pictures, sorted into a folder for each class.
@@ -51,9 +50,6 @@ def image_folder(
         `read_picture`.
     seed : int
         Of the split, where it is made here.
-    on_bad : callable, optional
-        Called with the message of each picture that cannot be read, as it is met: with all of them, also where there
-        are too many.
     progress : callable, optional
         Called with (done, total) as pictures are read.
 
@@ -107,8 +103,6 @@ def image_folder(
             if message is not None:
                 good[i] = False
                 bad.append(message)
-                if on_bad:
-                    on_bad(message)
             if progress:
                 progress(i + 1, len(files))
     if len(bad) > MOST_BAD * len(files):
@@ -139,6 +133,8 @@ def _find(root: Path, split: str, seed: int) -> tuple[tuple[str, ...], list[tupl
             found = _classes(place)
             if unknown := [name for name in found if name not in classes]:
                 raise DatasetError(f"{place}: there are no classes {', '.join(unknown)} in {root / 'train'}")
+    elif part := next((n for n in _names("test") if (root / n).is_dir()), None):
+        raise DatasetNotFound(f"{root} has {part}, but no train; expected {LAYOUT}")
     else:
         found = _classes(root)
         classes = tuple(found)

@@ -5,6 +5,8 @@ import os
 import numpy as np
 from PIL import Image, ImageOps
 
+# What a file holds is told by its content, and of what Pillow knows some kinds start other programs (EPS: Ghostscript).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MOST_PIXELS = 80_000_000  # a small file can claim to be far larger, and would fill the memory
 
 
@@ -62,7 +64,7 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     if size < 1 or side < size:
         raise ValueError(f"size: got {size} with resize {resize}, expected 1 or more, and resize not less")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise ValueError(f"{file.width} x {file.height} pixels, more than {MOST_PIXELS:,}")
             picture = _upright_rgb(file)
