@@ -83,7 +83,8 @@ def forward(net, other, ours, theirs):
 
     Where a ReLU's input is within rounding of 0, rounding alone decides whether a gradient passes, and one that does
     here and not there differs by up to a hundredth of its layer's norm. In float32 that happens to one activation in a
-    million, in float64 to none: there each library sees for itself.
+    million, in float64 to none: there each library sees for itself. In float32 the twin makes sure that the ReLUs which
+    it would not have opened, or shut, are within rounding of 0: 3e-5 of their layer's size was seen, in 152 layers.
     """
     open_here = []
     norms = [m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and "downsample" not in n]
@@ -91,10 +92,13 @@ def forward(net, other, ours, theirs):
     logits = net(ours)
     for undo in remove:
         undo()
-    if ours.dtype == np.float32:
-        twin.gates[:] = [torch.from_numpy(np.ascontiguousarray(a)) for a in open_here]
-    torch_logits = other(theirs)
-    assert not twin.gates  # as many ReLUs there as here
+    gates = [torch.from_numpy(np.ascontiguousarray(a)) for a in open_here] if ours.dtype == np.float32 else None
+    try:
+        twin.gates = gates
+        torch_logits = other(theirs)
+    finally:
+        twin.gates = None
+    assert not gates  # as many ReLUs there as here
     return logits, torch_logits
 
 
@@ -109,16 +113,18 @@ def distances(net, other, x, y):
     found = {"logits": distance(logits.data, torch_logits), "loss": distance(loss.data, torch_loss)}
     found["image"] = distance(ours.grad, theirs.grad)
     gradients = {n: p.grad for n, p in other.named_parameters()}
-    largest = max(float(g.norm()) for g in gradients.values())
-    for n, p in net.named_parameters():
-        # what is 0 but for rounding, as the gradient of a channel that is off, is compared with the largest gradient
-        small = float(gradients[n].norm()) < 1e-7 * largest
-        found[f"gradient of {n}"] = float(np.linalg.norm(p.grad)) / largest if small else distance(p.grad, gradients[n])
+    for n, p in net.named_parameters():  # none is so small that it were rounding alone: 1e-5 of the largest or more
+        found[f"gradient of {n}"] = distance(p.grad, gradients[n])
     state = other.state_dict()
     for n, array in net.state_dict().items():
         if "running" in n or "tracked" in n:
             found[n] = distance(array, state[n])
     return found
+
+
+def described(state):
+    """Names, shapes and types of a state dict of either library, in order."""
+    return [(n, tuple(a.shape), str(a.dtype).removeprefix("torch.")) for n, a in state.items()]
 
 
 @pytest.mark.parametrize("entry", EVERY, ids=ids)
@@ -127,9 +133,7 @@ def test_same_function_forward_and_backward(entry, dtype, tolerance):
     name, options = entry
     x, y = batch(name, options, dtype)
     net, other = pair(name, dtype, options)
-    assert [(n, a.shape) for n, a in net.state_dict().items()] == [
-        (n, tuple(a.shape)) for n, a in other.state_dict().items()
-    ]
+    assert described(net.state_dict()) == described(other.state_dict())
     found = distances(net, other, x, y)
     assert all(d < tolerance for d in found.values()), {n: d for n, d in found.items() if not d < tolerance}
     assert found["image"] > 0  # two libraries, and not one: something is rounded differently
@@ -143,25 +147,33 @@ def test_same_function_forward_and_backward(entry, dtype, tolerance):
 def test_the_deepest(name):
     """A thousand layers and more, on 8 x 8 images."""
     net, other = pair(name, np.float64, {})
+    assert described(net.state_dict()) == described(other.state_dict())
     rng = np.random.default_rng(1)
     found = distances(net, other, rng.standard_normal((4, 3, 8, 8)), np.arange(4))
-    assert max(found.values()) < 1e-9
+    assert all(d < 1e-9 for d in found.values()), {n: d for n, d in found.items() if not d < 1e-9}
 
 
-SHORT = {"layers": [1, 1, 1, 1]}  # every kind of block and stem, and not all of the depth: there are 20 steps to take
-SMALL = [("resnet20", {}), ("resnet20", {"shortcut": "C"}), ("plain20", {}), ("preact_resnet20", {})]
-SMALL += [("resnet164", {"layers": [2, 2, 2]})]
-LARGE = [(n, SHORT) for n in ("resnet18", "resnet50", "resnet50_v1", "resnext50_32x4d", "plain18", "preact_resnet50")]
-LARGE += [("resnet18", {"stem": "cifar", **SHORT})]
+# Every kind of block and stem, with and without a projection, at a quarter of the width: there are 20 steps to take
+NARROW = {"layers": [2, 2, 2, 2], "widths": (16, 32, 64, 128)}
+STEPS = [("resnet20", {}), ("resnet20", {"shortcut": "C"}), ("plain20", {}), ("preact_resnet20", {})]
+STEPS += [(n, {"layers": [2, 2, 2]}) for n in ("resnet164", "preact_resnet164")]
+STEPS += [(n, NARROW) for n in ("resnet18", "plain18", "resnet50", "resnet50_v1", "wide_resnet50_2")]
+STEPS += [(n, NARROW) for n in ("resnext50_32x4d", "preact_resnet18", "preact_resnet50")]
+STEPS += [("resnet18", {"stem": "cifar", **NARROW})]
+WHOLE = [("resnet18", {"stem": "cifar"}), ("resnet50", {})]  # and two as they are
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "entry"),
-    [(np.float64, 1e-9, entry) for entry in SMALL] + [(np.float32, 1e-4, entry) for entry in SMALL + LARGE],
+    [(np.float64, 1e-9, entry) for entry in STEPS] + [(np.float32, 1e-4, entry) for entry in STEPS + WHOLE],
     ids=lambda value: ids(value) if isinstance(value, tuple) else getattr(value, "__name__", ""),
 )
 def test_twenty_steps_of_sgd_stay_together(dtype, tolerance, entry):
-    """The distance between the two networks, as a part of the way that they went."""
+    """The distance between the two networks, as a part of the way that they went.
+
+    The way is 1e-3 to 4e-3 of the weights' size. Each step rounds them by up to 6e-8 of it in float32, 20 steps by 3e-7
+    where both libraries round apart: 1e-4 of the way. Mostly they round alike: 4e-6 was seen, and 1e-14 in float64.
+    """
     name, options = entry
     x, y = batch(name, options, dtype)
     net, other = pair(name, dtype, options)
@@ -184,8 +196,7 @@ def test_twenty_steps_of_sgd_stay_together(dtype, tolerance, entry):
     parameters = dict(other.named_parameters())
     apart = sum(float(np.sum((p.data - parameters[n].detach().numpy()) ** 2)) for n, p in net.named_parameters())
     way = sum(float(np.sum((p.data - start[n]) ** 2)) for n, p in net.named_parameters())
-    # Weights are rounded to 6e-8 of their size at each step, and the way is some thousandths of that: 1e-3 in float32
-    assert np.sqrt(apart / way) < (tolerance if dtype == np.float64 else 2e-3)
+    assert np.sqrt(apart / way) < tolerance
     assert ours[-1] < ours[0]
 
 
@@ -226,9 +237,16 @@ def test_state_dicts_are_torchvisions(name):
     assert list(state) == torchvisions_names(layers, convolutions, widened=convolutions == 3)
     assert sum(p.size for p in net.parameters()) == parameters
     other = twin.create(name, 1000).state_dict()
-    for key, array in state.items():
-        assert array.shape == tuple(other[key].shape)
-        assert str(array.dtype) == str(other[key].dtype).removeprefix("torch.")
+    assert described(state) == described(other)
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [({"width_per_group": 128}, 126_886_696), ({"groups": 32, "width_per_group": 8}, 88_791_336)],
+    ids=["wide_resnet101_2", "resnext101_32x8d"],
+)
+def test_options_make_the_larger_ones_of_torchvision(options, parameters):
+    assert sum(p.size for p in models.create("resnet101", **options).parameters()) == parameters
 
 
 # ---------------------------------------------------------------- weights that change sides
@@ -245,9 +263,11 @@ def test_weights_go_from_one_library_to_the_other(tmp_path, name):
     assert models.load_weights(loaded, tmp_path / "theirs.safetensors") is None
     assert distance(loaded.eval()(tr.Tensor(x)).data, expected) < 1e-5
     tr.checkpoint.save_weights(tmp_path / "ours.safetensors", net)
-    back = twin.create(name, CLASSES)
-    back.load_state_dict(load_file(tmp_path / "ours.safetensors"), strict=True)
-    assert torch.equal(back.eval()(torch.from_numpy(x)), expected)
+    safetensors.numpy.save_file(net.state_dict(), tmp_path / "plain.safetensors")
+    for file in ("ours.safetensors", "plain.safetensors"):
+        back = twin.create(name, CLASSES)
+        back.load_state_dict(load_file(tmp_path / file), strict=True)
+        assert torch.equal(back.eval()(torch.from_numpy(x)), expected)
 
 
 def test_a_pth_file_is_converted_by_the_command_of_the_message(tmp_path):
@@ -267,13 +287,14 @@ def test_a_pth_file_is_converted_by_the_command_of_the_message(tmp_path):
 
 def test_files_of_other_tools(tmp_path):
     """Without counters, and in half precision."""
-    state = models.create("resnet20").state_dict()
+    state = pair("resnet20", np.float32, {})[0].state_dict()
     half = {n: a.astype(np.float16) for n, a in state.items() if "tracked" not in n}
     safetensors.numpy.save_file(half, tmp_path / "half.safetensors")
-    loaded = models.create("resnet20")
+    loaded = models.create("resnet20", num_classes=CLASSES)
     models.load_weights(loaded, tmp_path / "half.safetensors")
-    assert loaded.conv1.weight.dtype == np.float32
-    np.testing.assert_array_equal(loaded.conv1.weight.data, half["conv1.weight"].astype(np.float32))
+    assert described(loaded.state_dict()) == described(state)  # converted
+    for key, array in loaded.state_dict().items():
+        np.testing.assert_array_equal(array, half.get(key, 0))
 
 
 def test_all_that_does_not_fit_is_listed_at_once(tmp_path):
@@ -309,10 +330,14 @@ def test_zero_init_residual_starts_every_block_as_its_shortcut(name):
     net = models.create(name, zero_init_residual=True, num_classes=CLASSES)
     for block in (b for stage in net.children() if isinstance(stage, nn.Sequential) for b in stage):
         channels = block.conv1.weight.shape[1]
-        x = np.random.default_rng(0).standard_normal((2, channels, 4, 4)).astype("f4")
-        if block.downsample is None:
-            expected = x if name.startswith("preact") else np.maximum(x, 0)
-            np.testing.assert_array_equal(block(tr.Tensor(x)).data, expected)
+        x = tr.Tensor(np.random.default_rng(0).standard_normal((2, channels, 4, 4)).astype("f4"))
+        y = block(x)
+        if name.startswith("preact"):  # a projection starts from the activated input, and nothing follows the sum
+            a = x if block.bn1 is None else ops.relu(block.bn1(x))
+            expected = x if block.downsample is None else block.downsample(a)
+        else:
+            expected = ops.relu(x if block.downsample is None else block.downsample(x))
+        np.testing.assert_array_equal(y.data, expected.data)
     loss = ops.cross_entropy(net(tr.Tensor(batch(name, {}, np.float32)[0])), [0, 1, 2, 3])
     loss.backward()
     assert np.isfinite(loss.item())
