@@ -160,18 +160,18 @@ STEPS += [(n, {"layers": [2, 2, 2]}) for n in ("resnet164", "preact_resnet164")]
 STEPS += [(n, NARROW) for n in ("resnet18", "plain18", "resnet50", "resnet50_v1", "wide_resnet50_2")]
 STEPS += [(n, NARROW) for n in ("resnext50_32x4d", "preact_resnet18", "preact_resnet50")]
 STEPS += [("resnet18", {"stem": "cifar", **NARROW})]
-WHOLE = [("resnet18", {"stem": "cifar"}), ("resnet50", {})]  # and two as they are
+WIDE = [("resnet18", {"stem": "cifar"}), ("resnet50", {"layers": [1, 1, 1, 1]})]  # and two at their own width
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "entry"),
-    [(np.float64, 1e-9, entry) for entry in STEPS] + [(np.float32, 1e-4, entry) for entry in STEPS + WHOLE],
+    [(np.float64, 1e-9, entry) for entry in STEPS] + [(np.float32, 1e-4, entry) for entry in STEPS + WIDE],
     ids=lambda value: ids(value) if isinstance(value, tuple) else getattr(value, "__name__", ""),
 )
 def test_twenty_steps_of_sgd_stay_together(dtype, tolerance, entry):
     """The distance between the two networks, as a part of the way that they went.
 
-    The way is 1e-3 to 4e-3 of the weights' size. Each step rounds them by up to 6e-8 of it in float32, 20 steps by 3e-7
+    The way is 1.5e-3 to 4e-3 of the weights. Each step rounds them by up to 6e-8 of it in float32, 20 steps by 3e-7
     where both libraries round apart: 1e-4 of the way. Mostly they round alike: 4e-6 was seen, and 1e-14 in float64.
     """
     name, options = entry
@@ -328,7 +328,8 @@ def test_the_head_is_replaced_where_asked_for(tmp_path, there, replaced):
 @pytest.mark.parametrize("name", ["resnet20", "resnet18", "resnet50", "preact_resnet20", "preact_resnet50"])
 def test_zero_init_residual_starts_every_block_as_its_shortcut(name):
     net = models.create(name, zero_init_residual=True, num_classes=CLASSES)
-    for block in (b for stage in net.children() if isinstance(stage, nn.Sequential) for b in stage):
+    blocks = [b for stage in net.children() if isinstance(stage, nn.Sequential) for b in stage]
+    for block in blocks:
         channels = block.conv1.weight.shape[1]
         x = tr.Tensor(np.random.default_rng(0).standard_normal((2, channels, 4, 4)).astype("f4"))
         y = block(x)
@@ -341,6 +342,8 @@ def test_zero_init_residual_starts_every_block_as_its_shortcut(name):
     loss = ops.cross_entropy(net(tr.Tensor(batch(name, {}, np.float32)[0])), [0, 1, 2, 3])
     loss.backward()
     assert np.isfinite(loss.item())
+    for block in blocks:  # and each branch can leave 0, which it could not if an earlier layer were 0
+        assert any(p.grad.any() for n, p in block.named_parameters() if not n.startswith("downsample"))
     with pytest.raises(ValueError, match="zero_init_residual: a plain block has no shortcut"):
         models.create("plain20", zero_init_residual=True)
 
