@@ -1,5 +1,6 @@
 """Pictures of one's own, weights of others, and what leaves for other programs, from the command line."""
 
+import contextlib
 import json
 import re
 
@@ -64,7 +65,7 @@ def pictures(tmp_path):
 
 
 # ---------------------------------------------------------------- pictures of one's own
-def test_train_eval_and_predict_on_a_folder(pictures, tmp_path):
+def test_train_eval_and_predict_on_a_folder(pictures):
     text = good(*TRAIN, "--data", pictures, "--epochs", "6", "--num-classes", "3", "--out", "run")
     assert "on folder (48 images)" in text
     assert "There is no folder of test pictures: those of val choose the best checkpoint, and test it too." in text
@@ -98,7 +99,7 @@ def test_one_tree_is_split_by_the_seed(pictures):
 
 
 def test_pictures_that_do_not_decode_are_named_and_passed_over(pictures):
-    """One of 101 is less than one in a hundred; one of 48 is not."""
+    """One of 109 is less than one in a hundred; one of 49 is not."""
     (pictures / "train" / "red" / "broken.jpg").write_bytes(b"no picture")
     message = bad(*TRAIN, "--data", pictures, "--out", "run")
     assert "1 of 49" in message
@@ -110,42 +111,36 @@ def test_pictures_that_do_not_decode_are_named_and_passed_over(pictures):
     assert re.search(r"Passed over: .*broken\.jpg: not an image that can be read", text)
 
 
-def test_resume_needs_neither_the_weights_nor_another_look_at_the_statistics(pictures, monkeypatch):
-    good(*TRAIN, "--data", pictures, "--out", "first")
-    options = [*TRAIN, "--data", pictures, "--weights", "first/best.safetensors"]
-    good(*options, "--out", "whole")
+@contextlib.contextmanager
+def stopping_after(steps, monkeypatch):
+    """A process that dies in the step after so many."""
     real, calls = train.Run._train_step, []
 
-    def stop_after_five(self, x, y):
+    def step(self, x, y):
         calls.append(None)
-        if len(calls) > 5:
+        if len(calls) > steps:
             raise KeyboardInterrupt
         return real(self, x, y)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "_train_step", stop_after_five)
-        tinyres(*options, "--out", "cut")
+        patch.setattr(train.Run, "_train_step", step)
+        yield
+
+
+def test_resume_needs_neither_the_weights_nor_another_look_at_the_statistics(pictures, monkeypatch):
+    good(*TRAIN, "--data", pictures, "--out", "first")
+    options = [*TRAIN, "--data", pictures, "--weights", "first/best.safetensors"]
+    good(*options, "--out", "whole")
+    for folder, steps in (("early", 5), ("cut", 7)):  # an epoch has six
+        with stopping_after(steps, monkeypatch):
+            tinyres(*options, "--out", folder)
     weights = checkpoint.load("first/best.safetensors")
     (pictures.parent / "first" / "best.safetensors").unlink()
-    # the first epoch had six steps, so nothing was saved: this run starts again, and needs its weights
-    assert not (pictures.parent / "cut" / "last.safetensors").exists()
-    checkpoint.save("first/best.safetensors", *weights)
-    calls.clear()
-    with monkeypatch.context() as patch:
-        patch.setattr(train.Run, "_train_step", lambda self, x, y: stop_after_seven(self, x, y, real, calls))
-        tinyres(*options, "--out", "cut2")
-    (pictures.parent / "first" / "best.safetensors").unlink()
-    good("train", "--out", "cut2", "--resume")
-    whole, cut = (checkpoint.load(f"{name}/last.safetensors") for name in ("whole", "cut2"))
+    assert not (pictures.parent / "early" / "last.safetensors").exists()  # nothing was saved that could be resumed
+    good("train", "--out", "cut", "--resume")
+    whole, cut = (checkpoint.load(f"{name}/last.safetensors") for name in ("whole", "cut"))
     assert all(np.array_equal(a, cut[0][n]) for n, a in whole[0].items())
     assert whole[1]["mean"] == cut[1]["mean"] == weights[1]["mean"]
-
-
-def stop_after_seven(run, x, y, real, calls):
-    calls.append(None)
-    if len(calls) > 7:
-        raise KeyboardInterrupt
-    return real(run, x, y)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +167,7 @@ def test_image_size_is_for_folders():
 
 
 # ---------------------------------------------------------------- weights of others
-def test_fine_tuning_starts_from_the_weights_and_replaces_the_head(pictures, monkeypatch):
+def test_fine_tuning_starts_from_the_weights_and_replaces_the_head(pictures):
     tr.manual_seed(7)
     net = models.create("tiny_imagenet")
     safetensors.numpy.save_file(net.state_dict(), "weights.safetensors")

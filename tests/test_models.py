@@ -11,7 +11,7 @@ from tinyres.testing import gradcheck
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-PARAMETERS = {  # He et al., table 6: 0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 million
+PARAMETERS = {  # He et al., table 6: 0.27, 0.46, 0.66, 0.85, 1.7 and 19.4 million; torchvision's for ImageNet
     "resnet20": 269_722,
     "resnet32": 464_154,
     "resnet44": 658_586,

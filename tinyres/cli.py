@@ -421,21 +421,20 @@ def summary(
         table = Table("layer", "kind", title=f"{model}, images of {size} x {size}", show_footer=True)
         table.columns[0].footer = "total"
         table.add_column("output", justify="right", overflow="fold")
-        table.add_column("parameters", f"{total['parameters']:,}", justify="right", overflow="fold")
-        table.add_column("multiply-adds", f"{total['multiply_adds']:,}", justify="right", overflow="fold")
-        table.add_column("activation", _mib(total["activation_bytes"]), justify="right", overflow="fold")
+        for kind, heading in COSTS.items():
+            table.add_column(heading, _shown(kind, total[kind]), justify="right", overflow="fold")
         for row in rows:
-            parameters, work = (f"{n:,}" if n else "" for n in (row.parameters, row.multiply_adds))
-            shape = " x ".join(map(str, row.output))
-            table.add_row(row.name, row.kind, shape, parameters, work, _mib(row.activation_bytes))
+            cells = [_shown(kind, value) if (value := getattr(row, kind)) else "" for kind in COSTS]
+            table.add_row(row.name, row.kind, " x ".join(map(str, row.output)), *cells)
         out.print(table)
 
 
-COSTS = ("parameters", "multiply_adds", "activation_bytes")
+COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds", "activation_bytes": "activation"}
+"""What is counted, and the headings of its columns."""
 
 
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.2f} MiB"
+def _shown(kind: str, value: int) -> str:
+    return f"{value / 2**20:,.2f} MiB" if kind == "activation_bytes" else f"{value:,}"
 
 
 def _compare(names: list[str], image_size: int, as_json: bool) -> None:
@@ -448,22 +447,20 @@ def _compare(names: list[str], image_size: int, as_json: bool) -> None:
     last = names[-1]
     title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
     table = Table("w", "pixels", "block", title=title)
-    for heading in ("parameters", "multiply-adds", "activation"):
+    for heading in COSTS.values():
         table.add_column(heading, justify="right", overflow="fold")  # no digit is lost where the terminal is narrow
     for i, stage in enumerate(costs[last]):
         for name in costs:
             cost = costs[name][i]
             cells = []
-            for kind, text in zip(COSTS, ("{:,}", "{:,}", ""), strict=True):
+            for kind in COSTS:
                 value, other = getattr(cost, kind), getattr(stage, kind)
-                shown = text.format(value) if text else _mib(value)
-                cells.append(shown if name == last else f"{shown}\n{value / other:.1f} x")
+                cells.append(_shown(kind, value) + ("" if name == last else f"\n{value / other:.1f} x"))
             first = name == names[0]
             table.add_row(f"{cost.width}" if first else "", f"{cost.size}^2" if first else "", name, *cells)
         table.add_section()
     for name, stages in costs.items():
-        whole = {kind: sum(getattr(c, kind) * c.blocks for c in stages) for kind in COSTS}
-        cells = [f"{whole['parameters']:,}", f"{whole['multiply_adds']:,}", _mib(whole["activation_bytes"])]
+        cells = [_shown(kind, sum(getattr(c, kind) * c.blocks for c in stages)) for kind in COSTS]
         table.add_row("all", "", f"{sum(c.blocks for c in stages)} {name}", *cells)
     out.print(table)
 

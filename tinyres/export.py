@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyres.files import write_whole
 from tinyres.nn import Module
-from tinyres.tape import Array, Node, enable_grad
+from tinyres.tape import Array, Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
 
 BATCH = 2  # images that are run: an axis of this length that comes first is the batch
@@ -94,8 +94,9 @@ def to_onnx(
         raise ExportError(f"to_onnx: the model returned a {type(logits).__name__}, expected one Tensor")
 
     writer = _Writer(onnx, parameters, x)
-    for node in _in_order(logits._node):
-        writer.add(node)
+    for node in topological_order(logits._node or logits):
+        if isinstance(node, Node):
+            writer.add(node)
     result = writer.names.get(id(logits._node or logits))
     if result is None or result not in writer.batched:
         raise ExportError("to_onnx: the model's output does not depend on its input")
@@ -141,22 +142,6 @@ def _version() -> str:
         return metadata.version("tinyres")
     except metadata.PackageNotFoundError:  # run from its sources
         return ""
-
-
-def _in_order(root: Node | None) -> list[Node]:
-    """All nodes below `root`, each after its parents. Iterative, since graphs are deep."""
-    order: list[Node] = []
-    seen: set[int] = set()
-    stack: list[tuple[Any, bool]] = [(root, False)]
-    while stack:
-        node, parents_done = stack.pop()
-        if parents_done:
-            order.append(node)
-        elif isinstance(node, Node) and id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((parent, False) for parent in reversed(node.parents))
-    return order
 
 
 class _Writer:

@@ -80,10 +80,9 @@ class Config:
         return {name: value for name, value in options.items() if value is not None}
 
     @property
-    def picture_size(self) -> tuple[int, int]:
-        """Of a folder's pictures: the side they are cut to, and what their shorter side is scaled to before."""
-        size = self.image_size or models.image_size(self.model, self.stem)
-        return size, data.short_side(size)
+    def picture_size(self) -> int:
+        """The side that a folder's pictures are cut to."""
+        return self.image_size or models.image_size(self.model, self.stem)
 
 
 DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
@@ -174,6 +173,7 @@ def _load_pictures(config: Config, progress: Progress | None) -> Data:
 
 
 def _read_pictures(config: Config, split: str, progress: Progress | None = None) -> data.Folder:
-    size, resize = config.picture_size
+    size = config.picture_size
+    options = {"image_size": size, "resize": data.short_side(size), "seed": config.seed}
     assert config.data is not None
-    return data.image_folder(config.data, split, image_size=size, resize=resize, seed=config.seed, progress=progress)
+    return data.image_folder(config.data, split, progress=progress, **options)

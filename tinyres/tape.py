@@ -222,7 +222,7 @@ class Node:
 # ---------------------------------------------------------------- backward
 def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> None:
     """Carry dL/droot to all leaves below `root` and add it to their `grad`; free each node once it is done."""
-    order = _topological_order(root)
+    order = topological_order(root)
     gradients = {id(root): _Sum(gradient, owned=True)}
     while order:
         node = order.pop()
@@ -268,7 +268,7 @@ class _Sum:
         return self.array if self.owned else self.array.copy()
 
 
-def _topological_order(root: Node | Leaf) -> list[Node | Leaf]:
+def topological_order(root: Node | Leaf) -> list[Node | Leaf]:
     """Everything `root` was computed from, each after all of its parents. Iterative, since graphs are deep."""
     order: list[Node | Leaf] = []
     seen: set[int] = set()

@@ -262,11 +262,12 @@ class Run:
         """Write the whole state of the run to ``<name>.safetensors`` in its folder."""
         arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
+        size = self.data.train[0].shape[2]
         info = {
             "model": self.model_info,
             "classes": self.data.classes,
-            "image_size": self.data.train[0].shape[2],
-            "resize": self.config.picture_size[1] if self.config.dataset == "folder" else self.data.train[0].shape[2],
+            "image_size": size,
+            "resize": data.short_side(size),
             "mean": self.data.mean.tolist(),
             "std": self.data.std.tolist(),
             "config": dataclasses.asdict(self.config),

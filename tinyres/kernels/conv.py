@@ -163,7 +163,7 @@ class _Plan(NamedTuple):
     all_rows: int  # output rows of an image
     columns: int  # output columns
     stride: int  # input rows from one output row to the next
-    column_stride: int
+    column_step: int  # from one output column to the next, in the strip's input
     kernel: int  # input rows of a window
     top: int  # first input row and column of the first window
     left: int
@@ -186,19 +186,17 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, colum
     kh, kw, sh, sw, top, left = window
     y_top, y_left, y_sh, y_sw, rows, cols = place
     c, x_channel, y_channel = channels
-    n, _, _, all_channels = x_shape
-    _, oh, ow, o = y_shape
-    inside, in_rows, in_cols = _input_of(window, (rows, cols), x_shape, c)
+    n, (_, oh, ow, o) = x_shape[0], y_shape
+    inside, in_rows, in_cols, pixel = _input_of(window, (rows, cols), x_shape, c)
     row_bytes = in_cols * c * itemsize
     strip = max(1, min(rows, STRIP_BYTES // (row_bytes * sh), -(-rows * n // ITEMS)))
     group = max(1, min(STRIP_BYTES // (row_bytes * in_rows), n // ITEMS)) if strip == rows else 1
     if not inside:
         in_rows = (strip - 1) * sh + kh
-    pixel = all_channels if inside else c
     pitch = in_cols * pixel
     g, i, j = np.indices((group, strip, cols)).reshape(3, -1)
     return _Plan(
-        inside, c, x_channel, group, strip, rows, cols, sh, sw, kh, top, left, in_rows, in_cols,
+        inside, c, x_channel, group, strip, rows, cols, sh, sw * pixel, kh, top, left, in_rows, in_cols,
         y_start=(y_top * ow + y_left) * o + y_channel,
         y_row_step=y_sh * ow * o,
         a_rows=(g * in_rows + i * sh) * pitch + j * sw * pixel,
@@ -216,16 +214,16 @@ def _plan_weight_grad(x_shape, dy_shape, window, channels, columns):
     kh, kw, sh, sw, top, left = window
     c, o, x_channel, y_channel, _ = channels
     _, oh, ow, _ = dy_shape
-    inside, in_rows, in_cols = _input_of(window, (oh, ow), x_shape, c)
+    inside, in_rows, in_cols, pixel = _input_of(window, (oh, ow), x_shape, c)
     strip = max(1, min(oh, STRIP_PIXELS // ow))
     group = max(1, STRIP_PIXELS // (oh * ow)) if strip == oh else 1
     if not inside:
         in_rows = (strip - 1) * sh + kh
-    pitch, o_size = in_cols * (x_shape[3] if inside else c), -(-o // columns) * columns
+    pitch, o_size = in_cols * pixel, -(-o // columns) * columns
     k, j = np.indices((kh, kw * c)).reshape(2, -1)
     g, i = np.indices((group, strip)).reshape(2, -1)
     return _Plan(
-        inside, c, x_channel, group, strip, oh, ow, sh, sw, kh, top, left, in_rows, in_cols,
+        inside, c, x_channel, group, strip, oh, ow, sh, sw * pixel, kh, top, left, in_rows, in_cols,
         y_start=y_channel,
         y_row_step=0,
         a_rows=k * pitch + j,
@@ -239,12 +237,13 @@ def _plan_weight_grad(x_shape, dy_shape, window, channels, columns):
 
 def _input_of(window, out_size, x_shape, channels):
     """Whether the windows can be read where they lie: all stay inside the image, and the numbers under a row of one are
-    neighbours. And the rows and columns of input that they span (the image's own if so)."""
+    neighbours. And the rows and columns of input that they span (the image's own if so), and the step from one pixel
+    to the next."""
     kernel, stride, first, in_size = window[:2], window[2:4], window[4:], x_shape[1:3]
     spans = [(n - 1) * s + k for n, s, k in zip(out_size, stride, kernel, strict=True)]
     inside = all(f >= 0 and f + span <= size for f, span, size in zip(first, spans, in_size, strict=True))
     neighbours = channels == x_shape[3] or kernel[1] == 1
-    return (True, *in_size) if inside and neighbours else (False, *spans)
+    return (True, *x_shape[1:]) if inside and neighbours else (False, *spans, channels)
 
 
 # ---------------------------------------------------------------- forward and input gradient
@@ -377,7 +376,6 @@ def _weight_grad_slots(x, dy, o, total, columns, plan, worker, workers):
     n, (oh, ow, all_channels) = x.shape[0], dy.shape[1:]
     slots, size = total.shape
     o_size = size // plan.a_rows.size
-    step = plan.column_stride * (x.shape[3] if plan.inside else plan.channels)
     x_flat, dy_flat, total_flat = x.reshape(x.size), dy.reshape(dy.size), total.reshape(total.size)
     scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * plan.channels, x.dtype)
     wider = np.zeros(0 if all_channels == o_size else plan.group * plan.rows * ow * o_size, x.dtype)
@@ -396,25 +394,25 @@ def _weight_grad_slots(x, dy, o, total, columns, plan, worker, workers):
                     b, b_start = wider, 0
                 for column in range(0, o_size, columns):
                     _weight_tiles(
-                        columns, a, a_start, plan, step, images * rows,
+                        columns, a, a_start, plan, images * rows,
                         b, b_start + column, o_size, total_flat, slot * size + column,
                     )  # fmt: skip
 
 
 @inner
-def _weight_tiles(columns, a, a_start, plan, step, n, b, b_start, b_step, out, out_start):
+def _weight_tiles(columns, a, a_start, plan, n, b, b_start, b_step, out, out_start):
     """All tiles of one block of output channels and `n` rows of pixels, added to `out`."""
     zero, last = wide(a), plan.a_rows.size - 1
     a_rows, a_runs, b_runs, out_rows = plan.a_rows, plan.a_runs, plan.b_runs, plan.y_rows
     for r in range(0, last + 1, TILE_ROWS):
         if columns == lanes(zero):
             tile_of_one(
-                zero, a, a_start, a_rows, r, last, a_runs, step,
+                zero, a, a_start, a_rows, r, last, a_runs, plan.column_step,
                 b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, True,
             )  # fmt: skip
         else:
             tile_of_two(
-                zero, a, a_start, a_rows, r, last, a_runs, step,
+                zero, a, a_start, a_rows, r, last, a_runs, plan.column_step,
                 b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, True,
             )  # fmt: skip
 

@@ -145,10 +145,14 @@ class PreActBlock(Module):
     ) -> None:
         super().__init__()
         self.bn1 = None if activated else BatchNorm2d(in_channels)
+        self.make_residual(in_channels, channels, stride)
+        self.downsample = downsample
+
+    def make_residual(self, in_channels: int, channels: int, stride: int) -> None:
+        """Make the layers of F."""
         self.conv1 = Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn2 = BatchNorm2d(channels)
         self.conv2 = Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
         a = x if self.bn1 is None else self.bn1(x, relu=True)
@@ -169,23 +173,13 @@ class PreActBottleneck(PreActBlock):
 
     expansion = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        stride: int = 1,
-        downsample: Module | None = None,
-        *,
-        activated: bool = False,
-    ) -> None:
-        Module.__init__(self)
-        self.bn1 = None if activated else BatchNorm2d(in_channels)
+    def make_residual(self, in_channels: int, channels: int, stride: int) -> None:
+        """Make the layers of F."""
         self.conv1 = Conv2d(in_channels, channels, 1, bias=False)
         self.bn2 = BatchNorm2d(channels)
         self.conv2 = Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn3 = BatchNorm2d(channels)
         self.conv3 = Conv2d(channels, channels * self.expansion, 1, bias=False)
-        self.downsample = downsample
 
     def residual(self, a: Tensor) -> Tensor:
         """F, of the activated input."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyres.nn.layers import AddReLU, BatchNorm2d, Conv2d
 from tinyres.nn.module import Module, Parameter
-from tinyres.tape import Node, enable_grad
+from tinyres.tape import Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
 
 
@@ -76,17 +76,11 @@ def _pairs(model: Module, modules: dict[str, Module], image_size: int) -> list[t
     image = Tensor(np.zeros((1, channels, image_size, image_size), first.weight.dtype), requires_grad=True)
     with enable_grad():
         out = model.forward(image)
-    nodes: dict[int, Node] = {}
-    stack = [out._node]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Node) and id(node) not in nodes:
-            nodes[id(node)] = node
-            stack.extend(node.parents)
-    readers = Counter(id(parent) for node in nodes.values() for parent in node.parents)
-    calls = Counter(node.module for node in nodes.values())  # a module that is called twice must stay what it is
+    nodes = [node for node in topological_order(out._node or out) if isinstance(node, Node)]
+    readers = Counter(id(parent) for node in nodes for parent in node.parents)
+    calls = Counter(node.module for node in nodes)  # a module that is called twice must stay what it is
     pairs = []
-    for node in nodes.values():
+    for node in nodes:
         conv = node.parents[0] if node.name == "batch_norm" else None
         if (
             isinstance(conv, Node)

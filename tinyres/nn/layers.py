@@ -56,8 +56,9 @@ class Conv2d(Module):
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        options = {"stride": self.stride, "padding": self.padding, "groups": self.groups}
-        return ops.conv2d(x, self.weight, self.bias, **options)  # type: ignore[arg-type]
+        return ops.conv2d(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
+        )  # fmt: skip
 
     def extra_repr(self) -> str:
         o, c, *kernel = self.weight.shape
