@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import tinyres as tr
 from tinyres import checkpoint, cli, models, train
+from tinyres.models import weights
 
 COLOURS = {"blue": (30, 40, 200), "green": (30, 180, 40), "red": (200, 40, 30)}
 SMALL = {"block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "B"}
@@ -196,6 +197,36 @@ def test_checkpoints_are_weights_too(pictures):
     assert run.notes[-1] == "Starting from other.safetensors"
     np.testing.assert_array_equal(run.model.state_dict()["fc.weight"], arrays["model.fc.weight"])
     np.testing.assert_allclose(run.data.mean, [0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "no tinyres checkpoint"),
+        ("{", "no tinyres checkpoint"),
+        ('{"format": 1, "mean": ["grey"], "std": [1, 1, 1]}', "mean, std: expected three numbers each"),
+        ('{"format": 1, "mean": [0, 0], "std": [1, 1]}', "mean, std: expected three numbers each"),
+        ('{"format": 1, "mean": [0, 0, 0], "std": [1, 0, 1]}', "mean, std: expected three numbers each"),
+    ],
+)
+def test_weights_whose_description_is_damaged(pictures, text, message):
+    arrays = {f"model.{n}": a for n, a in models.create("tiny").state_dict().items()}
+    safetensors.numpy.save_file(arrays, "damaged.safetensors", metadata={"tinyres": text})
+    found = bad(*TRAIN, "--data", pictures, "--out", "run", "--weights", "damaged.safetensors")
+    assert "damaged.safetensors" in found
+    assert message in found
+    assert not (pictures.parent / "run").exists()
+
+
+def test_the_arrays_of_weights_are_read_once(pictures, monkeypatch):
+    """They may be hundreds of megabytes."""
+    good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "first")
+    reads = []
+    real = weights.read_arrays
+    for module in (weights, checkpoint, train):  # wherever it is known by its name
+        monkeypatch.setattr(module, "read_arrays", lambda path: reads.append(path) or real(path), raising=False)
+    train.Run(config(pictures, model="tiny", weights="first/best.safetensors"), "run")
+    assert reads == ["first/best.safetensors"]
 
 
 def test_weights_of_another_network_and_pickles_are_refused(pictures):

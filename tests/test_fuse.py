@@ -143,3 +143,11 @@ def test_frozen_models_fold_too():
 def test_training_mode_is_refused():
     with pytest.raises(ValueError, match=r"fuse: the model is in training mode.*call model.eval\(\) first"):
         nn.fuse(tr.models.resnet20())
+
+
+def test_a_part_in_training_mode_is_refused():
+    """It would be run on its batch's statistics, and folded with others."""
+    net = tr.models.resnet20().eval()
+    net.layer1[0].bn1.train()
+    with pytest.raises(ValueError, match=r"fuse: module 'layer1\.0\.bn1' is in training mode.*call model.eval\(\)"):
+        nn.fuse(net)

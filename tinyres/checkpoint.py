@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from tinyres import models
-from tinyres.files import CheckpointError, part, read_arrays, write_whole
+from tinyres.files import CheckpointError, part, read_arrays, read_metadata, write_whole
 from tinyres.nn import Module
 from tinyres.tape import Array
 
@@ -22,6 +22,7 @@ __all__ = [
     "CheckpointError",
     "load",
     "load_arrays",
+    "load_info",
     "load_model",
     "part",
     "save",
@@ -77,8 +78,18 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
         Where it is missing, is not safetensors, is damaged or cut off, or was not written by tinyres.
     """
     arrays, metadata = read_arrays(path)
+    return arrays, _info(path, metadata)
+
+
+def load_info(path: str | Path) -> dict[str, Any] | None:
+    """The information of a checkpoint alone, with the errors of `load`; None where a file of arrays has none."""
+    metadata = read_metadata(path)
+    return _info(path, metadata) if "tinyres" in metadata else None
+
+
+def _info(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        info = json.loads(metadata["tinyres"])
+        info: dict[str, Any] = json.loads(metadata["tinyres"])
         if info["format"] != FORMAT:
             raise CheckpointError(
                 f"{path}: format {info['format']}, expected {FORMAT}: written by another version of tinyres"
@@ -87,7 +98,7 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
         raise CheckpointError(
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error
-    return arrays, info
+    return info
 
 
 # ---------------------------------------------------------------- models from checkpoints

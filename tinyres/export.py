@@ -11,6 +11,7 @@ import numpy as np
 
 from tinyres.files import write_whole
 from tinyres.nn import Module
+from tinyres.nn.module import expect_eval
 from tinyres.tape import Array, Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
 
@@ -76,10 +77,7 @@ def to_onnx(
         raise ImportError("export to ONNX needs the package onnx: pip install 'tinyres[onnx]'") from error
     if opset not in OPSETS:
         raise ValueError(f"opset: got {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
-    for name, module in model.named_modules():
-        if module.training:  # also a part of it: batch norm would keep the statistics of the images below
-            what = f"module {name!r}" if name else "the model"
-            raise ValueError(f"to_onnx: {what} is in training mode, expected evaluation: call model.eval() first")
+    expect_eval(model, "to_onnx")  # else batch norm would keep the statistics of the images below
     parameters = {id(p): name for name, p in model.named_parameters()}
     if taken := {"images", "logits"}.intersection(parameters.values()):
         raise ExportError(

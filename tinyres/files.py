@@ -2,7 +2,10 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors
 
@@ -30,23 +33,34 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
         Where it is missing, is not safetensors, or is damaged or cut off. A file of PyTorch's own kind is a pickle,
         which can run code when it is read; it is recognised by its first bytes, and the message says how to convert it.
     """
+    with _opened(path) as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        for array in arrays.values():
+            if array.dtype.kind not in "fiubc":  # other packages teach NumPy such types, and only while they are loaded
+                raise TypeError(array.dtype.name)
+        return arrays, file.metadata() or {}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata alone, with the errors of `read_arrays`; the arrays are not read."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
     try:
-        with path.open("rb") as file:
-            if file.read(4).startswith(_PICKLES):
+        with path.open("rb") as start:
+            if start.read(4).startswith(_PICKLES):
                 raise CheckpointError(
                     f"{path}: a pickle, as torch.save writes, which can run code when it is read; tinyres does not "
                     f"open it. Convert it once, where you trust it:\n  {CONVERT}"
                 )
         with safetensors.safe_open(path, framework="numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-            metadata = file.metadata() or {}
-        for array in arrays.values():
-            if array.dtype.kind not in "fiubc":  # other packages teach NumPy such types, and only while they are loaded
-                raise TypeError(array.dtype.name)
-        return arrays, metadata
+            yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file") from error
     except CheckpointError:

@@ -21,7 +21,6 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyres import checkpoint, data, models, ops, optim
-from tinyres.files import read_arrays
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
 from tinyres.recipe import DATASETS, SCHEDULES, Config, Progress, load_data, read_split
@@ -121,7 +120,7 @@ class Run:
         manual_seed(config.seed)
         self.model: Module = models.create(config.model, **options)
         if saved:
-            self._normalise(saved[1])
+            self._normalise(self.folder / "last.safetensors", saved[1])
         elif config.weights:
             self._start_from(config.weights)
         self.optimizer = self._optimizer()
@@ -231,17 +230,26 @@ class Run:
         """Weights of a file, and the normalisation of images that they expect."""
         note = models.load_weights(self.model, path, replace_head=True)
         self.notes.append(f"Starting from {path}" + (f"; {note}" if note else ""))
-        metadata = read_arrays(path)[1]
-        if "tinyres" in metadata:
-            self._normalise(json.loads(metadata["tinyres"]))
+        info = checkpoint.load_info(path)
+        if info is not None:
+            self._normalise(path, info)
         elif models.image_size(self.config.model, self.config.stem) == 224:
             self.data = self.data._replace(mean=IMAGENET[0], std=IMAGENET[1])
 
-    def _normalise(self, info: dict[str, Any]) -> None:
+    def _normalise(self, path: str | Path, info: dict[str, Any]) -> None:
         """As a checkpoint says."""
-        if {"mean", "std"} <= info.keys():
-            mean, std = (np.array(info[name], np.float32) for name in ("mean", "std"))
-            self.data = self.data._replace(mean=mean, std=std)
+        if not {"mean", "std"} <= info.keys():
+            return
+        try:
+            mean, std = (np.array(info[name], np.float32).reshape(3) for name in ("mean", "std"))
+        except (TypeError, ValueError):
+            mean = std = np.full(3, np.nan)
+        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
+            raise checkpoint.CheckpointError(
+                f"{path}: mean, std: expected three numbers each, those of std positive, got {info['mean']} and "
+                f"{info['std']}"
+            )
+        self.data = self.data._replace(mean=mean, std=std)
 
     def _optimizer(self) -> optim.Optimizer:
         config = self.config

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from tinyres.nn.layers import AddReLU, BatchNorm2d, Conv2d
-from tinyres.nn.module import Module, Parameter
+from tinyres.nn.module import Module, Parameter, expect_eval
 from tinyres.tape import Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
 
@@ -32,7 +32,7 @@ def fuse(model: Module, *, image_size: int = 32) -> Module:
     Raises
     ------
     ValueError
-        Where the model is in training mode: its batch norms then depend on the batch.
+        Where the model, or a part of it, is in training mode: its batch norms then depend on the batch.
 
     Notes
     -----
@@ -51,8 +51,7 @@ def fuse(model: Module, *, image_size: int = 32) -> Module:
     >>> bool(np.allclose(tr.nn.fuse(net)(x).data, net(x).data, rtol=1e-4, atol=1e-5))
     True
     """
-    if model.training:
-        raise ValueError("fuse: the model is in training mode, expected evaluation: call model.eval() first")
+    expect_eval(model, "fuse")
     fused = copy.deepcopy(model)
     modules = dict(fused.named_modules())
     for conv_path, bn_path in _pairs(fused, modules, image_size):

@@ -230,6 +230,14 @@ class Module:
         return ""
 
 
+def expect_eval(model: Module, caller: str) -> None:
+    """Raise ValueError where a model, or a part of it, is in training mode."""
+    for name, module in model.named_modules():
+        if module.training:
+            what = f"module {name!r}" if name else "the model"
+            raise ValueError(f"{caller}: {what} is in training mode, expected evaluation: call model.eval() first")
+
+
 class Sequential(Module):
     """Modules called one after the other, named "0", "1", ...
 
