@@ -369,6 +369,7 @@ def curves(history: list[dict[str, float]], title: str) -> bytes | None:
     """A PNG of loss and accuracy by epoch; None where matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return None
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -380,6 +381,7 @@ def curves(history: list[dict[str, float]], title: str) -> bytes | None:
                 values = [record[key] if name == "loss" else 1 - record[key] for record in history]
                 axes.plot(epochs, [scale * v for v in values], marker="o", markersize=3, color=colour, label=split)
         axes.set(xlabel="epoch", ylabel="loss" if name == "loss" else "error (%)", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.25
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
