@@ -483,7 +483,7 @@ OTHER_PROCESSOR = """
 import json
 import numpy as np
 from tinyres import kernels, reference
-from tinyres.kernels import simd
+from tinyres.kernels import simd, winograd
 
 rng = np.random.default_rng(0)
 worst = 0.0
@@ -510,6 +510,12 @@ for c, o in [(3, 16), (17, 5), (16, 33)]:
     y, = compare("batch_norm_apply", x, *v[:3], x, relu=True)
     compare("batch_norm_grad", y, x, y, *v, training=True, relu=True, residual=True)
     compare("relu", x)
+x, w, dy, b = (rng.standard_normal(s, np.float32) for s in [(3, 32, 9, 10), (16, 32, 3, 3), (3, 16, 9, 10), (16,)])
+options = {"stride": (1, 1), "padding": (1, 1)}
+assert winograd.pays(w.shape, 32, (1, 1), 4, (3, 9, 10))
+compare("conv2d", x, w, b, **options)
+compare("conv2d_input_grad", dy, w, x.shape, **options)
+compare("conv2d_weight_grad", dy, x, w.shape, **options)
 print(json.dumps({"width": simd.WIDTH, "fma": simd.HAS_FMA, "worst": worst}))
 """
 

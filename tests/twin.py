@@ -17,7 +17,8 @@ def relu(x):
         return F.relu(x)
     gate = gates.pop(0)
     doubtful = x.detach()[gate != (x > 0)]  # what others see otherwise must be 0 but for rounding
-    assert not doubtful.numel() or doubtful.abs().max() < 1e-4 * x.detach().square().mean().sqrt()
+    # up to 5e-5 was seen with direct convolution, whose rounding is a third to a fifth of Winograd's
+    assert not doubtful.numel() or doubtful.abs().max() < 3e-4 * x.detach().square().mean().sqrt()
     return x * gate
 
 

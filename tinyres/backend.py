@@ -10,10 +10,10 @@ import numba
 import threadpoolctl
 
 from tinyres import kernels, reference
-from tinyres.kernels import im2col
+from tinyres.kernels import conv, im2col
 
 BACKENDS = {"numba": kernels, "reference": reference}
-ALGORITHMS = {"auto": kernels, "direct": kernels, "im2col": im2col}
+ALGORITHMS = {"auto": kernels, "direct": conv, "im2col": im2col}
 _CONVOLUTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 
 active: Any = SimpleNamespace()
@@ -65,7 +65,10 @@ class use_backend(_Choice):
 
 class use_algorithm(_Choice):
     """How the Numba backend convolves: ``"direct"`` (implicit im2col on the register tile), ``"im2col"`` (explicit
-    im2col and a matrix product), or ``"auto"``, the fastest of them that fits, the default.
+    im2col and a matrix product), or ``"auto"``, the default: Winograd's method where it is faster than direct.
+
+    Winograd's sums are rounded three to five times as coarsely as direct ones, and where an input is infinite or NaN,
+    the outputs of its whole tile of 4 x 4 become NaN.
 
     Takes effect at the call, for the whole process; as a context manager, until the end of the block.
     """

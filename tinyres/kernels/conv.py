@@ -54,7 +54,7 @@ def conv2d(x, weight, bias=None, *, stride, padding):
     x, flat = channels_last(x), contiguous(weight).reshape(-1)
     window, place = (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow)
     for group in groups_of(x.shape[3], weight.shape):
-        taps = _Taps(flat, (group.o, group.c, kh, kw), group.tap, (group.c * kh * kw, kh * kw, kw, 1))
+        taps = Taps(flat, (group.o, group.c, kh, kw), group.tap, (group.c * kh * kw, kh * kw, kw, 1))
         _launch(x, taps, y, window, place, (group.x_channel, group.y_channel), accumulate=bias is not None)
     return y.transpose(0, 3, 1, 2)
 
@@ -80,7 +80,7 @@ def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
             place = (a, b, sh, sw, -(-(height - a) // sh), -(-(width - b) // sw))
             for group in groups_of(channels, weight.shape):
                 strides = (kh * kw, group.c * kh * kw, -sh * kw, -sw)
-                taps = _Taps(flat, (group.c, group.o, taps_h, taps_w), group.tap + last, strides)
+                taps = Taps(flat, (group.c, group.o, taps_h, taps_w), group.tap + last, strides)
                 _launch(dy, taps, dx, window, place, (group.y_channel, group.x_channel))
     return dx.transpose(0, 3, 1, 2)
 
@@ -130,7 +130,7 @@ def groups_of(channels, weight_shape):
     return [_Group(c, o, g * c, g * o, g * o * c * kh * kw) for g in range(groups)]
 
 
-class _Taps(NamedTuple):
+class Taps(NamedTuple):
     """A view of a weight array, written out, so that one compiled kernel serves all of its transpositions."""
 
     flat: np.ndarray

@@ -11,7 +11,15 @@ from typing import Any
 
 import numpy as np
 
+CACHE_LINE = 64  # bytes
 SMALLEST = 64 * 1024  # bytes; below, NumPy's own allocator is as good
+
+
+def _aligned(size: int) -> memoryview:
+    """New memory that starts on a cache line, so that no vector lies across two of them."""
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memoryview(memory[start : start + size])
 
 
 class _Pool:
@@ -27,7 +35,7 @@ class _Pool:
         else:
             self.peak = max(self.peak, self.in_use + size)
             self.shrink(self.peak - self.in_use - size)
-            memory = memoryview(np.empty(size, np.uint8))
+            memory = _aligned(size)
         self.in_use += size
         return memory
 

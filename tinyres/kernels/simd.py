@@ -144,6 +144,107 @@ def clear(typingctx, out, at, count):
     return types.void(out, types.intp, types.intp), codegen
 
 
+@intrinsic(prefer_literal=True)
+def loads(typingctx, like, array, index, step, count):
+    """Tuple of `count` vectors (a literal), `step` numbers apart, from flat `index` on; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        _, array, index, step, _ = args
+        vector = context.get_value_type(like)
+        at = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [index])
+        values = []
+        for _ in range(count.literal_value):
+            values.append(_load(builder, at, vector))
+            at = builder.gep(at, [step])
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.UniTuple(like, count.literal_value)(like, array, types.intp, types.intp, count), codegen
+
+
+@intrinsic(prefer_literal=True)
+def loads_within(typingctx, like, array, index, step, count, first, stop):
+    """`loads`, but vector k is zeros, and its memory is not touched, unless 0 <= first + k < stop."""
+
+    def codegen(context, builder, signature, args):
+        _, array, index, step, _, row, stop = args
+        vector, lanes = context.get_value_type(like), ir.VectorType(ir.IntType(1), like.lanes)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(vector, [ir.PointerType(), ir.IntType(32), lanes, vector]),
+            f"llvm.masked.load.v{like.lanes}{_suffix(vector)}.p0",
+        )
+        at = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [index])
+        values, zero, align = [], ir.Constant(vector, None), ir.IntType(32)(like.dtype.bitwidth // 8)
+        for _ in range(count.literal_value):
+            inside = builder.icmp_unsigned("<", row, stop)  # a negative row is a large unsigned number
+            address = builder.bitcast(at, vector.as_pointer())
+            values.append(builder.call(function, [address, align, _broadcast(builder, inside, lanes), zero]))
+            at, row = builder.gep(at, [step]), builder.add(row, row.type(1))
+        return context.make_tuple(builder, signature.return_type, values)
+
+    n = types.intp
+    return types.UniTuple(like, count.literal_value)(like, array, n, n, count, n, n), codegen
+
+
+@intrinsic
+def stores(typingctx, array, index, step, vectors):
+    """Store a tuple of vectors `step` numbers apart, from flat `index` on; nothing is checked."""
+
+    def codegen(context, builder, signature, args):
+        array, index, step, vectors = args
+        at = builder.gep(context.make_array(signature.args[0])(context, builder, array).data, [index])
+        for value in cgutils.unpack_tuple(builder, vectors, len(signature.args[3])):
+            _store(builder, value, at)
+            at = builder.gep(at, [step])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vectors), codegen
+
+
+@intrinsic
+def transposed(typingctx, rows):
+    """Tuple of tuples, with what was first in each in the first."""
+
+    def codegen(context, builder, signature, args):
+        (rows,) = args
+        kind, result = signature.args[0], signature.return_type
+        columns = zip(
+            *(
+                cgutils.unpack_tuple(builder, row, len(kind.dtype))
+                for row in cgutils.unpack_tuple(builder, rows, len(kind))
+            ),
+            strict=True,
+        )
+        return context.make_tuple(
+            builder, result, [context.make_tuple(builder, result.dtype, list(c)) for c in columns]
+        )
+
+    return types.UniTuple(types.UniTuple(rows.dtype.dtype, len(rows)), len(rows.dtype))(rows), codegen
+
+
+def _prefetch(write: int):
+    """Make an intrinsic that asks for the cache line of an array's flat element to be brought near."""
+
+    @intrinsic
+    def prefetch(typingctx, array, index):
+        def codegen(context, builder, signature, args):
+            base = context.make_array(signature.args[0])(context, builder, args[0]).data
+            byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            address = builder.bitcast(builder.gep(base, [args[1]]), byte)
+            builder.call(function, [address, number(write), number(2), number(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    return prefetch
+
+
+prefetch = _prefetch(0)
+prefetch_to_write = _prefetch(1)
+
+
 # ---------------------------------------------------------------- arithmetic
 def _binary(emit):
     @intrinsic
@@ -220,7 +321,8 @@ def _register_tile(vector_count):
             out[out_rows[rows[r]]:] = acc[r, :] + (out[out_rows[rows[r]]:] if accumulate else 0)
 
     The arrays are flat, and the rows of `a` lie wherever the table `a_rows` says. That is what makes
-    im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. Beyond `last` the
+    im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. In place of a table, a number
+    is the distance from one row (or run) to the next. Beyond `last` the
     last row is computed again, and the same numbers are stored again, so that a ragged end needs no code of
     its own. Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number
     of vectors: with R = 8 the multiply-adds are the bound. All offsets count elements, from
@@ -247,6 +349,8 @@ def _register_tile(vector_count):
                 return data
 
             def lookup(table, position):
+                if table.type == index:
+                    return builder.mul(table, position)
                 return builder.load(element(table, position))
 
             def vectors(address):
@@ -314,8 +418,11 @@ def _fma(builder, a, b, c):
     if not HAS_FMA:
         return builder.fadd(builder.fmul(a, b), c)
     # declared by name: llvmlite's declare_intrinsic knows scalars only
-    suffix = "f32" if isinstance(a.type.element, ir.FloatType) else "f64"
     function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.v{a.type.count}{suffix}"
+        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.v{a.type.count}{_suffix(a.type)}"
     )
     return builder.call(function, [a, b, c])
+
+
+def _suffix(vector):
+    return "f32" if isinstance(vector.element, ir.FloatType) else "f64"

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from tinyres.kernels import conv, elementwise, image, norm, pool
+from tinyres.kernels import conv, elementwise, image, norm, pool, winograd
 
 
 def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -16,6 +16,13 @@ def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]
     window = {"stride": (1, 1), "padding": (1, 1)}
     yield "convolution", partial(conv.conv2d, x, weight, **window)
     yield "convolution, weight gradient", partial(conv.conv2d_weight_grad, x, x, weight.shape, **window)
+    images: np.ndarray = np.ones((8, 8, 8, 16), dtype).transpose(0, 3, 1, 2)
+    square_weight: np.ndarray = np.ones((16, 16, 3, 3), dtype)
+    yield "Winograd convolution", partial(winograd.conv2d, images, square_weight, **window)
+    yield (
+        "Winograd, weight gradient",
+        partial(winograd.conv2d_weight_grad, images, images, square_weight.shape, **window),
+    )
     yield "batch norm, statistics", partial(norm.batch_norm_statistics, x)
     yield "batch norm", partial(norm.batch_norm_apply, x, vector, vector, vector, relu=True)
     flags = {"training": True, "relu": True, "residual": True}

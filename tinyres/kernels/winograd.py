@@ -1,0 +1,535 @@
+"""Winograd convolution: 3x3, stride 1, with a quarter of the multiplications.
+
+Four outputs of a 3-tap filter, y_i = sum_k d_(i+k) g_k, are coefficients of a product of polynomials, and a polynomial
+of degree 5 is known from its values at six points: evaluate, multiply six numbers, interpolate. Lavin and Gray, "Fast
+algorithms for convolutional neural networks", CVPR 2016, write the three linear maps as matrices:
+
+    y = A^T [(G g) * (B^T d)],   in two dimensions   Y = A^T [(G g G^T) * (B^T d B)] A.
+
+A 6x6 tile of input gives a 4x4 tile of output with 36 multiplications, where the direct sum takes 144. Summed over
+input channels, the products of one of the 36 places ("planes") of all tiles are one matrix product:
+
+    M[p] (tiles, O) = V[p] (tiles, C) U[p] (C, O),   V = transformed input, U = transformed weights.
+
+The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity, which lose fewer digits than 0, +-1, +-2 (Barabasz et al., "Error
+analysis and improving the accuracy of Winograd convolution for deep neural networks", 2020). With m(x) =
+x (x^2 - 1/2) (x^2 - 2), row i of B^T holds the coefficients of m(x) / (x - x_i), of G the powers of x_i over
+N_i = m'(x_i), of A^T the powers of all x_i.
+
+Both gradients come from the same three matrices. The input gradient is a convolution of dy with flipped, transposed
+weights. The weight gradient is the transpose of the map from g to y,
+
+    dg = G^T [(B^T d B) * (A dy A^T)] G,
+
+summed over all tiles before the last step: 36 matrix products again, (C, tiles) by (tiles, O).
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import get_num_threads, prange
+
+from tinyres.kernels import conv
+from tinyres.kernels.compile import contiguous, inner, jit
+from tinyres.kernels.conv import Taps, channels_last
+from tinyres.kernels.memory import CACHE_LINE, empty
+from tinyres.kernels.simd import (
+    TILE_ROWS,
+    WIDTH,
+    fma,
+    lanes,
+    load,
+    loads,
+    loads_within,
+    prefetch,
+    prefetch_to_write,
+    splat,
+    store,
+    stores,
+    tile_columns,
+    tile_of_one,
+    tile_of_two,
+    transposed,
+    wide,
+)  # fmt: skip
+
+M = 4  # rows and columns of output of a tile
+R = M + 2  # and of input
+POINTS = R * R
+A, B = 0.5**0.5, 2.0**0.5  # the points, beside 0 and infinity; A^2 + B^2 = 5/2, A B = 1
+NA, NB = -1.5, 6.0  # m'(+-A), m'(+-B); m'(0) = 1
+
+STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they stay in L2
+LEAST_TILES = 32  # of a strip, so that weights are read for more than a few tiles
+GRAD_BYTES = 8 * 1024 * 1024  # transformed input and output of one round of the weight gradient: they stay in L3
+GRAD_TILES = 64  # of a round, so that sums are loaded and stored for more than a few tiles
+WEIGHT_BYTES = 10 * 1024 * 1024  # transformed weights of one launch: they stay in L3
+
+# Costs in multiply-adds of the matrix products, measured: to transform an input channel of a tile and an output channel
+# of a tile, and the weight of one pair of channels. See `pays`.
+INPUT_COST, OUTPUT_COST, WEIGHT_COST = 220, 130, 400
+
+
+def fits(weight_shape, channels, stride, itemsize):
+    """Whether there is a Winograd form: 3x3, stride 1, one group, and channels that fill whole vectors."""
+    o, c, kh, kw = weight_shape
+    vector = WIDTH // itemsize
+    return (kh, kw) == (3, 3) and tuple(stride) == (1, 1) and c == channels and o % vector == c % vector == 0
+
+
+def pays(weight_shape, channels, stride, itemsize, images):
+    """Whether it is faster than direct convolution, for `images` (N, H, W) of output.
+
+    In multiply-adds for each pair of channels, direct convolution costs 9 for a pixel; a tile costs 36 and its share of
+    the transforms, and the weights are transformed once. Few or small images are left to direct convolution.
+    """
+    if not fits(weight_shape, channels, stride, itemsize):
+        return False
+    (o, c), (n, height, width) = weight_shape[:2], images
+    tiles = n * -(-height // M) * -(-width // M)
+    return tiles * (POINTS + INPUT_COST / o + OUTPUT_COST / c) + WEIGHT_COST < 9 * n * height * width
+
+
+def conv2d(x, weight, bias=None, *, stride, padding):
+    """As `conv.conv2d`, by Winograd's method where it pays."""
+    (n, channels, height, width), o = x.shape, len(weight)
+    images = n, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2
+    if not pays(weight.shape, channels, stride, x.itemsize, images):
+        return conv.conv2d(x, weight, bias, stride=stride, padding=padding)
+    y = empty((*images, o), x.dtype)
+    taps = Taps(contiguous(weight).reshape(-1), (o, channels, 3, 3), 0, (channels * 9, 9, 3, 1))
+    _launch(channels_last(x), taps, bias, y, (-padding[0], -padding[1]))
+    return y.transpose(0, 3, 1, 2)
+
+
+def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
+    """As `conv.conv2d_input_grad`: the convolution of dy, padded by 2 - padding, with flipped, transposed weights."""
+    (n, channels, height, width), o = x_shape, len(weight)
+    if not pays(weight.shape, channels, stride, dy.itemsize, (n, height, width)):
+        return conv.conv2d_input_grad(dy, weight, x_shape, stride=stride, padding=padding)
+    dx = empty((n, height, width, channels), dy.dtype)
+    taps = Taps(contiguous(weight).reshape(-1), (channels, o, 3, 3), 8, (9, channels * 9, -3, -1))
+    _launch(channels_last(dy), taps, None, dx, (padding[0] - 2, padding[1] - 2))
+    return dx.transpose(0, 3, 1, 2)
+
+
+def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
+    """As `conv.conv2d_weight_grad`. Sums run over all tiles in order: the result does not depend on the threads."""
+    o, c = weight_shape[:2]
+    if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
+        return conv.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
+    x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
+    dw = empty(weight_shape, x.dtype)
+    for first, last in _parts(o, c, x.itemsize):
+        tiles = max(GRAD_TILES, GRAD_BYTES // (POINTS * (c + o) * x.itemsize))
+        plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (first, last), tiles, 1)
+        planes = [empty((POINTS * plane,), x.dtype) for plane in (plan.x_plane, plan.y_plane, plan.w_plane)]
+        line = empty((workers, R * plan.line), x.dtype)
+        _weight_grad(x, dy, dw[first:last], *planes, line, plan, workers)
+    return dw
+
+
+def _launch(x, taps, bias, y, corner):
+    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image."""
+    (o, c), workers = taps.shape[:2], get_num_threads()
+    bias = np.zeros(o, x.dtype) if bias is None else contiguous(bias)
+    for first, last in _parts(o, c, x.itemsize):
+        tiles = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize))
+        plan = _plan(x.shape, y.shape, x.itemsize, corner, (first, last), tiles, workers)
+        v, m = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
+        u = empty((POINTS * plan.w_plane,), x.dtype)
+        _correlate(x, *taps, bias, y, v, m, u, plan, workers)
+
+
+# ---------------------------------------------------------------- how the work is cut
+class _Plan(NamedTuple):
+    """Strips of some rows of tiles, of one image or several, and where everything lies in them; in elements."""
+
+    top: int  # input row and column of the first tile
+    left: int
+    tile_rows: int  # of an image
+    tile_columns: int
+    rows: int  # rows of tiles of a strip
+    tiles: int  # of a strip
+    first: int  # output channel,
+    channels: int  # and how many of them
+    block: int  # output channels of a block: the columns of the register tile
+    x_plane: int  # from one plane to the next: of transformed input,
+    y_plane: int  # output
+    w_plane: int  # and weights
+    line: int  # transformed columns of a row of tiles, of as many channels as a vector has lanes
+
+
+def _parts(o, c, itemsize):
+    """Ranges of output channels whose transformed weights have WEIGHT_BYTES or less."""
+    several = 2 * WIDTH // itemsize
+    part = max(several, WEIGHT_BYTES // (POINTS * c * itemsize) // several * several)
+    return [(first, min(first + part, o)) for first in range(0, o, part)]
+
+
+@lru_cache(maxsize=1024)
+def _plan(x_shape, y_shape, itemsize, corner, outputs, tiles, strips_for):
+    """Strips of about so many tiles, and as many of them for each of `strips_for` workers."""
+    (n, _, _, c), (first, last) = x_shape, outputs
+    tile_rows, columns = -(-y_shape[1] // M), -(-y_shape[2] // M)
+    all_rows, o = n * tile_rows, last - first
+    strips = -(-all_rows // max(1, tiles // columns))
+    rows = -(-all_rows // (-(-strips // strips_for) * strips_for))
+    tiles = rows * columns
+
+    def plane(size):  # planes whose distance is a multiple of 4 KiB would fight for one cache set
+        line = CACHE_LINE // itemsize
+        return -(-size // line) * line + line
+
+    return _Plan(
+        *corner, tile_rows, columns, rows, tiles, first, o,
+        block=tile_columns(np.dtype(f"f{itemsize}"), o),
+        x_plane=plane(tiles * c),
+        y_plane=plane(tiles * o),
+        w_plane=plane(c * o),
+        line=(M * columns + 2) * WIDTH // itemsize,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- the three linear maps, in one dimension
+@inner
+def _input_map(d):
+    """B^T d: 6 -> 6."""
+    d0, d1, d2, d3, d4, d5 = d
+    a, b, half, two, sum_ = splat(d0, A), splat(d0, B), splat(d0, -0.5), splat(d0, -2.0), splat(d0, -2.5)
+    even, odd = fma(two, d2, d4), a * fma(two, d1, d3)
+    even_, odd_ = fma(half, d2, d4), b * fma(half, d1, d3)
+    return fma(sum_, d2, d0) + d4, even + odd, even - odd, even_ + odd_, even_ - odd_, fma(sum_, d3, d1) + d5
+
+
+@inner
+def _weight_map(g):
+    """G g: 3 -> 6."""
+    g0, g1, g2 = g
+    na, nb, half, two = splat(g0, 1 / NA), splat(g0, 1 / NB), splat(g0, 0.5), splat(g0, 2.0)
+    even, odd = fma(half, g2, g0) * na, splat(g0, A / NA) * g1
+    even_, odd_ = fma(two, g2, g0) * nb, splat(g0, B / NB) * g1
+    return g0, even + odd, even - odd, even_ + odd_, even_ - odd_, g2
+
+
+@inner
+def _weight_map_transposed(m):
+    """G^T m: 6 -> 3."""
+    m0, m1, m2, m3, m4, m5 = m
+    na, nb, half, two = splat(m0, 1 / NA), splat(m0, 1 / NB), splat(m0, 0.5), splat(m0, 2.0)
+    even, odd = (m1 + m2) * na, (m1 - m2) * splat(m0, A / NA)
+    even_, odd_ = (m3 + m4) * nb, (m3 - m4) * splat(m0, B / NB)
+    return (m0 + even) + even_, odd + odd_, fma(half, even, fma(two, even_, m5))
+
+
+@inner
+def _output_map(m):
+    """A^T m: 6 -> 4."""
+    m0, m1, m2, m3, m4, m5 = m
+    half, two = splat(m0, 0.5), splat(m0, 2.0)
+    even, odd, even_, odd_ = m1 + m2, m1 - m2, m3 + m4, m3 - m4
+    y1 = fma(splat(m0, A), odd, splat(m0, B) * odd_)
+    y3 = fma(splat(m0, A / 2), odd, fma(splat(m0, B * 2), odd_, m5))
+    return (m0 + even) + even_, y1, fma(half, even, two * even_), y3
+
+
+@inner
+def _output_map_transposed(y):
+    """A y: 4 -> 6."""
+    y0, y1, y2, y3 = y
+    half, two = splat(y0, 0.5), splat(y0, 2.0)
+    even, odd = fma(half, y2, y0), splat(y0, A) * fma(half, y3, y1)
+    even_, odd_ = fma(two, y2, y0), splat(y0, B) * fma(two, y3, y1)
+    return y0, even + odd, even - odd, even_ + odd_, even_ - odd_, y3
+
+
+# ---------------------------------------------------------------- in two dimensions, for all tiles of some rows
+# Planes are stored as (channels / lanes, tiles, lanes): what one product reads lies close together.
+@inner
+def _transform_input(x, shape, plan, strip_row, begin, end, v, v_start, line, line_start):
+    """V = B^T d B for rows of tiles `begin` to `end` of the strip that starts at `strip_row`.
+
+    Columns are transformed first, each once although two tiles share it, to `line`, which L1 holds. ::
+
+        for each row of tiles: for each vector of channels
+            for each column of pixels: line[:, column] = B^T d, zeros outside the image
+            for each tile: for each row k of line: V[k, :] = B^T line[k, its 6 columns]
+    """
+    _, height, width, c = shape
+    zero = wide(x)
+    n = lanes(zero)
+    for r in range(begin, end):
+        image, row = (strip_row + r) // plan.tile_rows, (strip_row + r) % plan.tile_rows * M + plan.top
+        for channel in range(0, c, n):
+            for j in range(M * plan.tile_columns + 2):
+                column = j + plan.left
+                at = ((image * height + row) * width + column) * c + channel
+                d = loads_within(zero, x, at, width * c, 6, row, height if 0 <= column < width else 0)
+                stores(line, line_start + j * n, plan.line, _input_map(d))
+            for tile in range(plan.tile_columns):
+                to = v_start + channel * plan.tiles + (r * plan.tile_columns + tile) * n
+                for k in range(R):
+                    d = loads(zero, line, line_start + k * plan.line + tile * M * n, n, 6)
+                    stores(v, to + k * R * plan.x_plane, plan.x_plane, _input_map(d))
+
+
+@inner
+def _transform_output(m, m_start, plan, strip_row, rows, bias, y, shape):
+    """Y = A^T m A + bias for all tiles of a strip, each held in registers; the last ones may leave the image."""
+    _, height, width, all_channels = shape
+    zero, p = wide(y), plan.y_plane
+    n = lanes(zero)
+    edge = np.empty(M * M * n, y.dtype)
+    for channel in range(0, plan.channels, n):
+        shift = load(zero, bias, plan.first + channel)
+        for t in range(rows * plan.tile_columns):
+            r, j = strip_row + t // plan.tile_columns, t % plan.tile_columns * M
+            image, i = r // plan.tile_rows, r % plan.tile_rows * M
+            at = m_start + _block_start(plan, channel, plan.tiles) + t * plan.block
+            rows_of_tile = transposed((
+                _output_map(loads(zero, m, at, R * p, 6)),
+                _output_map(loads(zero, m, at + p, R * p, 6)),
+                _output_map(loads(zero, m, at + 2 * p, R * p, 6)),
+                _output_map(loads(zero, m, at + 3 * p, R * p, 6)),
+                _output_map(loads(zero, m, at + 4 * p, R * p, 6)),
+                _output_map(loads(zero, m, at + 5 * p, R * p, 6)),
+            ))  # fmt: skip
+            to = ((image * height + i) * width + j) * all_channels + plan.first + channel
+            if i + M <= height and j + M <= width:
+                _store_tile(y, to, width * all_channels, all_channels, rows_of_tile, shift)
+            else:
+                _store_tile(edge, 0, M * n, n, rows_of_tile, shift)
+                for k in range(min(M, height - i)):
+                    for l in range(min(M, width - j)):
+                        store(y, to + (k * width + l) * all_channels, load(zero, edge, (k * M + l) * n))
+
+
+@inner
+def _store_tile(y, at, row, column, m, shift):
+    """Transform the rows of a tile and store it."""
+    for k, values in enumerate((m[0], m[1], m[2], m[3])):
+        y0, y1, y2, y3 = _output_map(values)
+        stores(y, at + k * row, column, (y0 + shift, y1 + shift, y2 + shift, y3 + shift))
+
+
+@inner
+def _transform_gradient(dy, shape, plan, strip_row, begin, end, d):
+    """D = A dy A^T for rows of tiles `begin` to `end` of a strip, each tile held in registers; zeros outside."""
+    _, height, width, all_channels = shape
+    zero, row, p = wide(dy), shape[2] * shape[3], plan.y_plane
+    for channel in range(0, plan.channels, lanes(zero)):
+        for t in range(begin * plan.tile_columns, end * plan.tile_columns):
+            r, j = strip_row + t // plan.tile_columns, t % plan.tile_columns * M
+            image, i = r // plan.tile_rows, r % plan.tile_rows * M
+            at = ((image * height + i) * width + j) * all_channels + plan.first + channel
+            to = _block_start(plan, channel, plan.tiles) + t * plan.block
+            h1, h2, h3 = (
+                (height if j + 1 < width else 0),
+                (height if j + 2 < width else 0),
+                (height if j + 3 < width else 0),
+            )
+            rows_of_tile = transposed((
+                _output_map_transposed(loads_within(zero, dy, at, row, 4, i, height)),
+                _output_map_transposed(loads_within(zero, dy, at + all_channels, row, 4, i, h1)),
+                _output_map_transposed(loads_within(zero, dy, at + 2 * all_channels, row, 4, i, h2)),
+                _output_map_transposed(loads_within(zero, dy, at + 3 * all_channels, row, 4, i, h3)),
+            ))  # fmt: skip
+            for k, values in enumerate(rows_of_tile):
+                stores(d, to + k * R * p, p, _output_map_transposed(values))
+
+
+@inner
+def _block_start(plan, channel, rows):
+    """Where a block of output channels starts in a plane of so many rows, and the channel in it."""
+    return channel // plan.block * rows * plan.block + channel % plan.block
+
+
+# ---------------------------------------------------------------- forward and input gradient
+@jit(parallel=True)
+def _correlate(x, weight, shape, start, strides, bias, y, v, m, u, plan, workers):
+    """Convolve x (N, H, W, C) with weights of `shape`, a view of `weight`, to y (N, OH, OW, O). ::
+
+        parallel: U = G g G^T
+        parallel for each strip
+            V = B^T d B, for all tiles of the strip
+            M = V U, 36 matrix products
+            y = A^T M A
+
+    Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole.
+    """
+    for worker in prange(workers):
+        _transform_weights(weight, shape, start, strides, u, plan, np.int64(worker), workers)
+    for worker in prange(workers):
+        _correlate_strips(x, bias, y, v, m, u, plan, np.int64(worker), workers)
+
+
+@inner
+def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
+    """U = G g G^T, planes of (O / block, C, block)."""
+    c, p = shape[1], plan.w_plane
+    zero = wide(u)
+    n = lanes(zero)
+    taps = np.empty(9 * n, u.dtype)
+    items = plan.channels // n * c
+    for item in range(worker * items // workers, (worker + 1) * items // workers):
+        channel, k = item // c * n, item % c
+        for tap in range(9):
+            at = start + (plan.first + channel) * strides[0] + k * strides[1]
+            at += tap // 3 * strides[2] + tap % 3 * strides[3]
+            for lane in range(n):
+                taps[tap * n + lane] = weight[at + lane * strides[0]]
+        rows = transposed((
+            _weight_map(loads(zero, taps, 0, 3 * n, 3)),
+            _weight_map(loads(zero, taps, n, 3 * n, 3)),
+            _weight_map(loads(zero, taps, 2 * n, 3 * n, 3)),
+        ))  # fmt: skip
+        to = _block_start(plan, channel, c) + k * plan.block
+        for i, row in enumerate(rows):
+            stores(u, to + i * R * p, p, _weight_map(row))
+
+
+@inner
+def _correlate_strips(x, bias, y, v, m, u, plan, worker, workers):
+    all_rows = x.shape[0] * plan.tile_rows
+    strips = -(-all_rows // plan.rows)
+    x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
+    line = np.empty(R * plan.line, x.dtype)
+    v_start, m_start = worker * v.shape[1], worker * m.shape[1]
+    for strip in range(worker * strips // workers, (worker + 1) * strips // workers):
+        first = strip * plan.rows
+        rows = max(0, min(plan.rows, all_rows - first))
+        _transform_input(x_flat, x.shape, plan, first, 0, rows, v_flat, v_start, line, 0)
+        _products(
+            v_flat, v_start, u, m_flat, m_start, x.shape[3], rows * plan.tile_columns, plan,
+            x_flat, _memory_of(x.shape, plan, first + plan.rows), _memory_of(x.shape, plan, first + 2 * plan.rows),
+            y_flat, _memory_of(y.shape, plan, first), _memory_of(y.shape, plan, first + rows),
+        )  # fmt: skip
+        _transform_output(m_flat, m_start, plan, first, rows, bias, y_flat, y.shape)
+
+
+@inner
+def _memory_of(shape, plan, row):
+    """Flat index at which a row of tiles starts in an image array, at most its end."""
+    n, height, width, channels = shape
+    image = min(row // plan.tile_rows, n)
+    within = min(row % plan.tile_rows * M, height) if image < n else 0
+    return (image * height + within) * width * channels
+
+
+@inner
+def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop):
+    """M[p] = V[p] U[p] for all planes p.
+
+    The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a
+    few lines at each tile of the product: the next strip's input and this one's output.
+    """
+    zero, block = wide(v), plan.block
+    n, blocks = lanes(zero), plan.channels // block
+    turns = POINTS * blocks * -(-tiles // TILE_ROWS)
+    x_lines, y_lines = -(-(x_stop - x_at) // (n * turns)), -(-(y_stop - y_at) // (n * turns))
+    for k in range(POINTS * blocks):
+        a = v_start + k // blocks * plan.x_plane
+        b = k // blocks * plan.w_plane + k % blocks * c * block
+        out = m_start + k // blocks * plan.y_plane + k % blocks * plan.tiles * block
+        for r in range(0, tiles, TILE_ROWS):
+            for _ in range(x_lines):
+                prefetch(x, x_at)
+                x_at += n
+            for _ in range(y_lines):
+                prefetch_to_write(y, y_at)
+                y_at += n
+            if block == n:
+                tile_of_one(
+                    zero, v, a, n, r, tiles - 1, plan.tiles * n, 1, u, b, n * n, n,
+                    c // n, n, m, out, n, False,
+                )  # fmt: skip
+            else:
+                tile_of_two(
+                    zero, v, a, n, r, tiles - 1, plan.tiles * n, 1, u, b, n * 2 * n, 2 * n,
+                    c // n, n, m, out, 2 * n, False,
+                )  # fmt: skip
+
+
+# ---------------------------------------------------------------- weight gradient
+@jit(parallel=True)
+def _weight_grad(x, dy, dw, v, d, m, line, plan, workers):
+    """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, all O). ::
+
+        for each round of strips
+            parallel: V = B^T x B and D = A dy A^T, for all tiles of the round
+            parallel for each plane: M += V^T D
+        parallel: dw = G^T M G
+
+    Cost: 2 * 36 * tiles * C * O floating-point operations.
+    """
+    all_rows = len(x) * plan.tile_rows
+    for first in range(0, all_rows, plan.rows):
+        rows = min(plan.rows, all_rows - first)
+        for worker in prange(workers):
+            _transform_both(x, dy, v, d, line, plan, first, rows, np.int64(worker), workers)
+        for worker in prange(workers):
+            _products_over_tiles(
+                v, d, m, x.shape[3], rows * plan.tile_columns, first > 0, plan, np.int64(worker), workers
+            )
+    for worker in prange(workers):
+        _transform_sums(m, dw, plan, np.int64(worker), workers)
+
+
+@inner
+def _transform_both(x, dy, v, d, line, plan, first, rows, worker, workers):
+    begin, end = worker * rows // workers, (worker + 1) * rows // workers
+    lines, start = line.reshape(line.size), worker * line.shape[1]
+    _transform_input(x.reshape(x.size), x.shape, plan, first, begin, end, v, 0, lines, start)
+    _transform_gradient(dy.reshape(dy.size), dy.shape, plan, first, begin, end, d)
+
+
+@inner
+def _products_over_tiles(v, d, m, c, tiles, add, plan, worker, workers):
+    """M[p] = V[p]^T D[p] (added with `add`), planes of (O / block, C, block); each is one worker's alone."""
+    zero, block = wide(v), plan.block
+    n, blocks = lanes(zero), plan.channels // block
+    height = min(TILE_ROWS, n)  # rows of the tile that lie together
+    items = POINTS * blocks
+    for item in range(worker * items // workers, (worker + 1) * items // workers):
+        a = item // blocks * plan.x_plane
+        b = item // blocks * plan.y_plane + item % blocks * plan.tiles * block
+        out = item // blocks * plan.w_plane + item % blocks * c * block
+        for k in range(0, c, height):
+            a_start = a + k // n * plan.tiles * n + k % n
+            if block == n:
+                tile_of_one(
+                    zero, v, a_start, 1, 0, height - 1, 0, n, d, b, 0, n,
+                    1, tiles, m, out + k * n, n, add,
+                )  # fmt: skip
+            else:
+                tile_of_two(
+                    zero, v, a_start, 1, 0, height - 1, 0, n, d, b, 0, 2 * n,
+                    1, tiles, m, out + k * 2 * n, 2 * n, add,
+                )  # fmt: skip
+
+
+@inner
+def _transform_sums(m, dw, plan, worker, workers):
+    """dw = G^T M G."""
+    c, p = dw.shape[1], plan.w_plane
+    zero = wide(m)
+    n = lanes(zero)
+    taps = np.empty((9, n), m.dtype)
+    items = plan.channels // n * c
+    for item in range(worker * items // workers, (worker + 1) * items // workers):
+        channel, k = item // c * n, item % c
+        at = _block_start(plan, channel, c) + k * plan.block
+        rows = transposed((
+            _weight_map_transposed(loads(zero, m, at, R * p, 6)),
+            _weight_map_transposed(loads(zero, m, at + p, R * p, 6)),
+            _weight_map_transposed(loads(zero, m, at + 2 * p, R * p, 6)),
+            _weight_map_transposed(loads(zero, m, at + 3 * p, R * p, 6)),
+            _weight_map_transposed(loads(zero, m, at + 4 * p, R * p, 6)),
+            _weight_map_transposed(loads(zero, m, at + 5 * p, R * p, 6)),
+        ))  # fmt: skip
+        for i, row in enumerate(rows):
+            stores(taps, 3 * i * n, n, _weight_map_transposed(row))
+        for lane in range(n):
+            for tap in range(9):
+                dw[channel + lane, k, tap // 3, tap % 3] = taps[tap, lane]
