@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import basic_indices, mutually_broadcastable_shapes
 
 import tinyres as tr
 from tinyres import Tensor, ops
-from tinyres.tape import scope, state
+from tinyres.tape import scope, state, watching
 from tinyres.testing import gradcheck
 from tinyres.testing.strategies import ORDERS, in_order, numbers, shapes, tensors
 
@@ -766,3 +766,29 @@ STEPS = {
     "div": lambda a, b: a / (b * b + 1),
     "transpose": lambda a, b: a.T.T,
 }
+
+
+# ---------------------------------------------------------------- who is told what the tape does
+def test_the_tape_tells_of_what_it_records_and_sums_inside_the_block():
+    class Watch:
+        def __init__(self):
+            self.told = []
+
+        def recorded(self, node, inputs):
+            self.told.append((node.name, node.pullback is not None, *(array.shape for array in inputs)))
+
+        def summed(self, node):
+            self.told.append(("sum of", node))
+
+    w, watch = leaf(1.0, 2.0), Watch()
+    with watching(watch):
+        with tr.no_grad():
+            w.exp()  # no gradient, no record
+        (w * w[:1]).sum().backward()
+    w.exp().sum().backward()
+    assert watch.told == [
+        ("getitem", True, (2,)), ("mul", True, (2,), (1,)), ("sum", True, (2,)), ("sum of", w),
+    ]  # fmt: skip
+    with pytest.raises(ZeroDivisionError), watching(watch):
+        raise ZeroDivisionError
+    assert state.watch is None

@@ -36,10 +36,21 @@ class Leaf(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
 
+class Watch(Protocol):
+    """Who is told what the tape does, see `watching`."""
+
+    def recorded(self, node: "Node", inputs: Sequence[Array]) -> None:
+        """An operation on these arrays was carried out and is on the tape."""
+
+    def summed(self, node: "Node | Leaf") -> None:
+        """A gradient of this node's result was added to those that came before."""
+
+
 # ---------------------------------------------------------------- state of the thread
 class _State(threading.local):
     grad_enabled = True
     anomaly = False
+    watch: Watch | None = None
 
     def __init__(self) -> None:
         self.scope: list[str] = []  # names of the modules being called, outermost first
@@ -49,7 +60,7 @@ state = _State()
 
 
 @contextlib.contextmanager
-def _setting(name: str, value: bool) -> Iterator[None]:
+def _setting(name: str, value: Any) -> Iterator[None]:
     before = getattr(state, name)
     setattr(state, name, value)
     try:
@@ -92,6 +103,31 @@ def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     FloatingPointError: forward of 'log' gave -inf at index (1,) of an output of shape (2,); its inputs: [0, 1]
     """
     return _setting("anomaly", True)
+
+
+def watching(watch: Watch) -> contextlib.AbstractContextManager[None]:
+    """Tell `watch`, inside this block, of each operation that was recorded and each sum of gradients that was made.
+
+    It is told as soon as they are done, so a clock tells what each took: see `tinyres.profile`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> class Printer:
+    ...     def recorded(self, node, inputs):
+    ...         print(node, "of", *(array.shape for array in inputs))
+    ...     def summed(self, node):
+    ...         print("sum of gradients of", node)
+    >>> w = tr.Tensor([1.0, 2.0], requires_grad=True)
+    >>> with tr.tape.watching(Printer()):
+    ...     y = w.exp()
+    ...     (y * y).sum().backward()
+    <exp(2,)> of (2,)
+    <mul(2,)> of (2,) (2,)
+    <sum()> of (2,)
+    sum of gradients of <exp(2,)>
+    """
+    return _setting("watch", watch)
 
 
 @contextlib.contextmanager
@@ -239,6 +275,8 @@ def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> N
                 continue
             if id(parent) in gradients:
                 gradients[id(parent)].add(part)
+                if state.watch is not None:
+                    state.watch.summed(parent)
             else:
                 gradients[id(parent)] = _Sum(part, owned=_is_fresh(part, [total.array, *parts]))
         if not retain_graph:

@@ -429,6 +429,8 @@ def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback, *
         sources = [(p._node or p) if p.requires_grad else None for p in parents]
         out._node = Node(name, out._data, sources, pullback, attributes)
         out._node.lock([out._data, *(p._data for p in parents)])
+        if state.watch is not None:
+            state.watch.recorded(out._node, [p._data for p in parents])
     return out
 
 
