@@ -14,6 +14,7 @@ FLOORS = [
     {"kernels"},
     {"reference"},
     {"backend"},
+    {"machine"},
     {"tape"},
     {"tensor"},
     {"files"},

@@ -1,6 +1,6 @@
 """Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
 
-from tinyres import checkpoint, data, export, models, nn, ops, optim, schedule, testing, train
+from tinyres import checkpoint, data, export, machine, models, nn, ops, optim, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.nn.init import manual_seed
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
@@ -14,6 +14,7 @@ __all__ = [
     "detect_anomaly",
     "enable_grad",
     "export",
+    "machine",
     "manual_seed",
     "models",
     "nn",
