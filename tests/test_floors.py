@@ -28,6 +28,7 @@ FLOORS = [
     {"checkpoint"},
     {"recipe"},
     {"train"},
+    {"profile"},
     {"study"},
     {"__init__"},
     {"cli"},

@@ -1,6 +1,6 @@
 """Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
 
-from tinyres import checkpoint, data, export, machine, models, nn, ops, optim, schedule, testing, train
+from tinyres import checkpoint, data, export, machine, models, nn, ops, optim, profile, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.nn.init import manual_seed
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
@@ -22,6 +22,7 @@ __all__ = [
     "num_threads",
     "ops",
     "optim",
+    "profile",
     "record",
     "schedule",
     "set_num_threads",

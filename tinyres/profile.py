@@ -1,0 +1,420 @@
+"""Where the time of a training step goes, operation by operation, and how much faster this machine could do each.
+
+One stopwatch runs through the whole step. Each time something ends, what has passed since the last end is written to
+its account: to an operation's forward, its backward, a sum of gradients, the optimizer, or the rest. So the accounts of
+a step add up to the step, and none of its time is counted twice or lost.
+"""
+
+import contextlib
+import math
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from tinyres import machine, ops, optim
+from tinyres.machine import Ceilings
+from tinyres.nn import Module
+from tinyres.tape import Array, Leaf, Node, no_grad, watching
+from tinyres.tensor import Tensor
+
+WARMUP = 3  # steps before the first that counts: kernels compile, memory settles
+LR = 1e-3  # small, since noise is all there is to learn
+SUM, OPTIMIZER, REST, UNEVEN = "sum of gradients", "optimizer", "rest", "uneven"
+Account: TypeAlias = tuple[int, str] | str
+
+
+# ---------------------------------------------------------------- what comes out
+@dataclass(frozen=True)
+class Cost:
+    """What something took, and what it had to do: see `count_flops` and `count_bytes`."""
+
+    seconds: float = 0.0
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.seconds + other.seconds, self.flops + other.flops, self.bytes + other.bytes)
+
+    def rates(self, ceilings: Ceilings) -> dict[str, float]:
+        """Operations and bytes a second, and what part of its ceiling each is."""
+        seconds = self.seconds or math.inf
+        flops, moved = self.flops / seconds, self.bytes / seconds
+        return {
+            "gflop_per_second": flops / 1e9,
+            "gb_per_second": moved / 1e9,
+            "of_sgemm": flops / ceilings.sgemm,
+            "of_copy": moved / ceilings.copy,
+        }
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operation on the tape, or a sum of gradients, which has no forward: it adds up those of one result.
+
+    `module` is the path of the module that called the operation, or the name of the parameter whose gradients they are.
+    """
+
+    module: str
+    op: str
+    output: tuple[int, ...]
+    forward: Cost
+    backward: Cost
+
+
+@dataclass(frozen=True)
+class Total:
+    """All of one kind: forward and backward seconds, everything together, and its share of the step."""
+
+    kind: str
+    forward: float
+    backward: float
+    cost: Cost
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A training step, taken apart; seconds are medians over the steps.
+
+    Attributes
+    ----------
+    rows : list of Row
+        In the order of the forward pass.
+    optimizer : Cost
+        Clearing the gradients, and the update.
+    rest : float
+        Seconds of what the tape and Python do between operations.
+    step_seconds : list of float
+        Of each measured step.
+    batch_size, image_size : int
+    ceilings : Ceilings
+        Of the machine, measured after the steps.
+    hardware : dict
+        See `machine.describe`.
+    peak_memory : int or None
+        Most bytes this process had held when the steps were done, whatever for.
+    """
+
+    rows: list[Row]
+    optimizer: Cost
+    rest: float
+    step_seconds: list[float]
+    batch_size: int
+    image_size: int
+    ceilings: Ceilings
+    hardware: dict[str, Any]
+    peak_memory: int | None
+
+    @property
+    def step(self) -> float:
+        """Seconds of the median step."""
+        return median(self.step_seconds)
+
+    @property
+    def uneven(self) -> float:
+        """Median step less all other medians, which need not add up to it: what disturbs one step or another."""
+        rows = math.fsum(row.forward.seconds + row.backward.seconds for row in self.rows)
+        return self.step - rows - self.optimizer.seconds - self.rest
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch_size / self.step
+
+    def epoch_seconds(self, images: int) -> float:
+        """Time for so many images, if they are at hand when they are needed."""
+        return images / self.batch_size * self.step
+
+    def totals(self) -> list[Total]:
+        """The rows by kind of operation, the most expensive first, then all that is no row: together the step."""
+        forward: dict[str, Cost] = defaultdict(Cost)
+        backward: dict[str, Cost] = defaultdict(Cost)
+        for row in self.rows:
+            forward[row.op] += row.forward
+            backward[row.op] += row.backward
+        both = {op: forward[op] + backward[op] for op in forward}
+        both = dict(sorted(both.items(), key=lambda item: -item[1].seconds))
+        both |= {OPTIMIZER: self.optimizer, REST: Cost(self.rest), UNEVEN: Cost(self.uneven)}
+        return [
+            Total(kind, forward[kind].seconds, backward[kind].seconds, cost, cost.seconds / self.step)
+            for kind, cost in both.items()
+        ]
+
+    def as_dict(self, images: int) -> dict[str, Any]:
+        """Everything, as JSON has it; `images` make an epoch."""
+
+        def full(cost: Cost) -> dict[str, Any]:
+            return {**asdict(cost), **cost.rates(self.ceilings)}
+
+        return {
+            "batch_size": self.batch_size,
+            "image_size": self.image_size,
+            "hardware": self.hardware,
+            "ceilings": {
+                "gflop_per_second": self.ceilings.sgemm / 1e9,
+                "gb_per_second": self.ceilings.copy / 1e9,
+            },
+            "step_seconds": self.step,
+            "all_step_seconds": self.step_seconds,
+            "images_per_second": self.images_per_second,
+            "epoch": {"images": images, "seconds": self.epoch_seconds(images)},
+            "peak_memory_bytes": self.peak_memory,
+            "totals": [
+                {"kind": t.kind, "forward": t.forward, "backward": t.backward, "share": t.share, **full(t.cost)}
+                for t in self.totals()
+            ],
+            "rows": [{**asdict(r), "forward": full(r.forward), "backward": full(r.backward)} for r in self.rows],
+        }
+
+
+# ---------------------------------------------------------------- what an operation has to do
+def count_flops(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
+    """Floating-point operations of a node, forward and backward.
+
+    Only products are counted, as in the paper: conv2d, linear and matmul, a multiply-add as two, once forward and once
+    for each gradient that is wanted. Convolutions count as direct ones, however they are computed.
+    """
+    if node.name in ("conv2d", "linear"):
+        terms = inputs[1].size // len(inputs[1])  # of the sum that is one element of the output
+    elif node.name == "matmul":
+        terms = inputs[0].shape[-1]
+    else:
+        return 0, 0
+    forward = 2 * terms * math.prod(node.shape)
+    return forward, forward * _wanted(node)
+
+
+def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
+    """Bytes that a node must read or write, forward and backward, if caches kept nothing from one pass to the next.
+
+    Notes
+    -----
+    With x the input, y the output, dx and dy their gradients, each array counts once where a pass goes over it:
+
+    ==================  ======================================  =================================================
+    operation           forward                                 backward
+    ==================  ======================================  =================================================
+    conv2d, linear      x, w, y                                 dy, w, dx and dy, x, dw, where wanted; dy for a bias
+    batch_norm          x for the statistics; x, residual, y    dy, x for the sums; dy, x, dx; with residual and
+                                                                ReLU the first pass reads y and writes g as well
+    relu                x, y                                    dy, y, dx
+    max_pool2d          x, y, its int32 places                  dy, places, dx
+    avg_pool2d          x, y                                    dy, dx
+    add                 both, y                                 none: dy is passed on
+    reshape, transpose  none: y is a view                       none
+    getitem             y twice                                 dy, dx
+    pad                 x, y                                    none: dx is a view
+    any other           inputs, y                               dy, inputs, each gradient that is wanted
+    ==================  ======================================  =================================================
+
+    What has one value for each channel is not counted in batch_norm.
+    """
+    y = math.prod(node.shape) * node.dtype.itemsize
+    sizes = [array.nbytes for array in inputs]
+    x = sizes[0] if sizes else 0
+    match node.name:
+        case "conv2d" | "linear":
+            once = x + sizes[1] + y
+            return once, once * _wanted(node) + (y if len(inputs) > 2 else 0)
+        case "batch_norm":
+            residual = len(inputs) > 3
+            stores = residual and node.attributes["relu"]
+            return x * (1 + node.attributes["training"] + residual) + y, 5 * x + (2 * x if stores else 0)
+        case "relu":
+            return x + y, 3 * y
+        case "max_pool2d":
+            places = math.prod(node.shape) * 4
+            return x + y + places, y + places + x
+        case "avg_pool2d":
+            return x + y, y + x
+        case "add":
+            return sum(sizes) + y, 0
+        case "reshape" | "transpose":
+            return 0, 0
+        case "getitem":
+            return 2 * y, y + x
+        case "pad":
+            return x + y, 0
+    gradients = sum(size for size, parent in zip(sizes, node.parents, strict=True) if parent is not None)
+    return sum(sizes) + y, y + sum(sizes) + gradients
+
+
+def _wanted(node: Node) -> int:
+    """How many gradients a product gives: of its two factors, those that lead to a parameter."""
+    return sum(parent is not None for parent in node.parents[:2])
+
+
+# ---------------------------------------------------------------- the stopwatch
+class _Stopwatch:
+    """The accounts of one step. The tape tells what has ended; a pullback is wrapped, so that it ends a lap itself.
+
+    An account is the number of an operation and what was done for it: "forward", "backward" or "sum", of its result's
+    gradients. `work` has the floating-point operations and bytes of what was done, and `things` what each number stands
+    for: module, operation and shape.
+    """
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names  # of parameters, by id
+        self.numbers: dict[int, int] = {}  # by id of a node or a leaf
+        self.things: dict[int, tuple[str, str, tuple[int, ...]]] = {}
+        self.work: dict[Account, tuple[int, int]] = {}
+        self.seconds: dict[Account, float] = defaultdict(float)
+        self.at = time.perf_counter()
+
+    def lap(self, account: Account) -> None:
+        """All time since the last lap went into this."""
+        now = time.perf_counter()
+        self.seconds[account] += now - self.at
+        self.at = now
+
+    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+        number = self._number(node, node.module, node.name)
+        self.lap((number, "forward"))
+        flops, moved = count_flops(node, inputs), count_bytes(node, inputs)
+        self.work[number, "forward"] = flops[0], moved[0]
+        pullback = node.pullback
+        assert pullback is not None
+
+        def timed(dy: Array) -> Sequence[Array | None]:
+            self.lap(REST)
+            parts = pullback(dy)
+            self.lap((number, "backward"))
+            self.work[number, "backward"] = flops[1], moved[1]
+            return parts
+
+        node.pullback = timed
+        self.lap(REST)  # what was done here
+
+    def summed(self, node: Node | Leaf) -> None:
+        if id(node) not in self.numbers:  # a parameter
+            self._number(node, self.names.get(id(node), ""), "")
+        account = self.numbers[id(node)], "sum"
+        self.lap(account)
+        moved = 3 * math.prod(node.shape) * node.dtype.itemsize  # both are read, one is written
+        self.work[account] = 0, self.work.get(account, (0, 0))[1] + moved
+
+    def _number(self, node: Node | Leaf, module: str, op: str) -> int:
+        number = len(self.things)  # not of `numbers`: an id comes again once its node has died
+        self.numbers[id(node)] = number
+        self.things[number] = module, op, node.shape
+        return number
+
+
+# ---------------------------------------------------------------- the measurement
+def profile(
+    model: Module, *, batch_size: int = 128, image_size: int = 32, channels: int = 3, steps: int = 10
+) -> Profile:
+    """Take a few training steps on noise, and tell what each operation of a step costs.
+
+    A step is forward, cross entropy, backward, and SGD with Nesterov momentum and weight decay, on a batch that lies in
+    memory. The first ones only warm up. The model is left as it was. What is not on the tape, such as the flattening of
+    images that need no gradient, counts with the operation that follows.
+
+    Parameters
+    ----------
+    model : Module
+        From images (N, C, H, W) to logits (N, K).
+    batch_size : int
+        N.
+    image_size, channels : int
+        Height and width of the images, and C.
+    steps : int
+        How many are measured.
+
+    Returns
+    -------
+    Profile
+
+    Raises
+    ------
+    ValueError
+        Where a number is less than 1, the model does not take such images, or it does not do the same in every step.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.nn.Sequential(tr.nn.Flatten(), tr.nn.Linear(12, 5), tr.nn.ReLU())
+    >>> found = tr.profile.profile(net, batch_size=4, image_size=2, steps=2)
+    >>> [(row.module, row.op, row.output) for row in found.rows]
+    [('1', 'linear', (4, 5)), ('2', 'relu', (4, 5)), ('', 'cross_entropy', ())]
+    """
+    for name, value in {
+        "batch_size": batch_size, "image_size": image_size, "channels": channels, "steps": steps
+    }.items():  # fmt: skip
+        if value < 1:
+            raise ValueError(f"{name}: got {value}, expected 1 or more")
+    rng = np.random.default_rng(0)
+    dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
+    shape = batch_size, image_size, image_size, channels
+    x = Tensor(rng.standard_normal(shape, dtype).transpose(0, 3, 1, 2))  # channels-last, as the loader gives it
+    with _left_as_it_was(model):
+        optimizer = optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        model.train()
+        with no_grad():
+            logits = model(x)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            what = f"shape {logits.shape}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"model: it returned {what}, expected logits (N, K), for N images of K classes")
+        labels = rng.integers(0, logits.shape[1], batch_size)
+        taken = [_take_step(model, x, labels, optimizer) for _ in range(WARMUP + steps)][WARMUP:]
+    peak = machine.peak_memory()  # before the arrays of the ceilings
+    watches = [watch for watch, _ in taken]
+    things, work = watches[0].things, watches[0].work
+    if any(watch.things != things or watch.work != work for watch in watches):
+        raise ValueError("model: it did not do the same in every step, so there are no medians of what it did")
+
+    def cost(account: Account) -> Cost:
+        return Cost(median(watch.seconds[account] for watch in watches), *work.get(account, (0, 0)))
+
+    rows = []
+    for number, (module, op, output) in things.items():
+        if (number, "forward") in work:
+            rows.append(Row(module, op, output, cost((number, "forward")), cost((number, "backward"))))
+        if (number, "sum") in work:
+            rows.append(Row(module, SUM, output, Cost(), cost((number, "sum"))))
+    parameters = sum(p.data.nbytes for p in model.parameters())
+    return Profile(
+        rows=rows,
+        optimizer=Cost(cost(OPTIMIZER).seconds, 0, 5 * parameters),  # reads p, its gradient and momentum; writes two
+        rest=cost(REST).seconds,
+        step_seconds=[seconds for _, seconds in taken],
+        batch_size=batch_size,
+        image_size=image_size,
+        ceilings=machine.ceilings(),
+        hardware=machine.describe(),
+        peak_memory=peak,
+    )
+
+
+def _take_step(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD) -> tuple[_Stopwatch, float]:
+    """Its accounts, and the seconds from its start to its last lap."""
+    watch = _Stopwatch({id(p): name for name, p in model.named_parameters()})
+    start = watch.at = time.perf_counter()
+    with watching(watch):
+        optimizer.zero_grad()
+        watch.lap(OPTIMIZER)
+        ops.cross_entropy(model(x), labels).backward()
+        watch.lap(REST)
+        optimizer.step()
+        watch.lap(OPTIMIZER)
+    return watch, watch.at - start
+
+
+@contextlib.contextmanager
+def _left_as_it_was(model: Module) -> Iterator[None]:
+    """Put back what training changes: parameters, buffers, gradients and modes."""
+    state = model.state_dict()
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        model.load_state_dict(state)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, mode in modes:
+            module.training = mode
