@@ -1,5 +1,6 @@
 """The command line: what it prints, what it leaves behind, and one short message for each mistake."""
 
+import itertools
 import json
 import os
 import re
@@ -10,10 +11,11 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 import tinyres as tr
-from tinyres import checkpoint, cli, models, train
+from tinyres import checkpoint, cli, machine, models, train
 from tinyres.data import cifar
 
 # also run in new processes, so it is text
@@ -85,7 +87,9 @@ def contents(folder):
 
 
 # ---------------------------------------------------------------- help
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["predict"], ["export"], ["summary"], ["warmup"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["eval"], ["predict"], ["export"], ["summary"], ["profile"], ["warmup"]]
+)
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(command, option):
     text = good(*command, option)
@@ -214,7 +218,7 @@ def test_predict_agrees_with_the_network(run, tmp_path):
         assert re.search(rf"{i}\.png +│ {tr.data.SHAPES_CLASSES[best]} {p[i, best]:.1%}", text)
 
 
-# ---------------------------------------------------------------- summary, warmup
+# ---------------------------------------------------------------- summary, profile, warmup
 def test_summary_as_json_and_as_a_table():
     found = json.loads(good("summary", "resnet20", "--json"))
     assert (found["model"], found["parameters"], found["multiply_adds"]) == ("resnet20", 269_722, 40_551_040)
@@ -239,6 +243,107 @@ def test_summary_compares_blocks():
     assert "there is no 'basik'" in bad("summary", "--compare", "basik")
     assert "expected the name of a model, or --compare" in bad("summary")
     assert "expected the name of a model, or --compare" in bad("summary", "tiny", "--compare", "basic")
+
+
+@pytest.fixture
+def ceilings(monkeypatch):
+    """Known ones, at no cost."""
+    monkeypatch.setattr(machine, "ceilings", lambda: machine.Ceilings(sgemm=100e9, copy=10e9))
+
+
+def cells(line):
+    return [cell.strip() for cell in line.split("│")[1:-1]]
+
+
+@pytest.mark.usefixtures("ceilings")
+def test_profile_as_a_table_and_as_json(tmp_path):
+    text = good("profile", "tiny", "--batch-size", "2", "--steps", "2", "--json", tmp_path / "out.json")
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert (found["model"], found["batch_size"], found["image_size"], found["options"]) == ("tiny", 2, 32, {})
+    assert len(found["all_step_seconds"]) == 2
+    table = [cells(line) for line in text.splitlines() if line.startswith("│")]
+    assert len(table) == len(found["rows"]) + len(found["totals"]) + 1
+
+    def shown(seconds):
+        return f"{1000 * seconds:,.2f}" if seconds else ""
+
+    for line, row in zip(table, found["rows"], strict=False):
+        assert line[:3] == [row["module"], row["op"], " x ".join(map(str, row["output"]))]
+        assert (line[3], line[7]) == (shown(row["forward"]["seconds"]), shown(row["backward"]["seconds"]))
+    line, row = next((line, row) for line, row in zip(table, found["rows"], strict=False) if row["module"] == "conv1")
+    for at, cost in ((4, row["forward"]), (8, row["backward"])):
+        assert line[at : at + 2] == [f"{cost['gflop_per_second']:.1f}", f"{cost['gb_per_second']:.1f}"]
+        assert line[at + 2] == f"{max(cost['of_sgemm'], cost['of_copy']):.0%}"
+    for line, total in zip(table[len(found["rows"]) :], found["totals"], strict=False):
+        assert line[0].startswith(total["kind"])
+        assert line[1:5] == [*(shown(total[k]) for k in ("forward", "backward", "seconds")), f"{total['share']:.1%}"]
+    assert table[-1][:5] == ["step", "", "", shown(found["step_seconds"]), "100.0%"]
+    assert f"n = 2): {found['images_per_second']:,.1f} images/s, 50,000 images in" in text
+    assert "Ceilings 100 GFLOP/s (sgemm) and 10.0 GB/s (copy), 1 threads" in text
+
+
+@pytest.mark.usefixtures("ceilings")
+def test_profile_options_reach_the_measurement(tmp_path):
+    options = ["--stem", "imagenet", "--num-classes", "7", "--shortcut", "B", "--image-size", "16", "--batch-size", "3"]
+    tail = ["--steps", "1", "--images", "600", "--threads", "1", "--sort", "time", "--json", "out.json"]
+    text = good("profile", "tiny", *options, *tail)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["options"] == {"stem": "imagenet", "num_classes": 7, "shortcut": "B"}
+    assert found["rows"][0]["output"] == [3, 8, 8, 8]
+    assert any(row["op"] == "max_pool2d" for row in found["rows"])
+    assert found["rows"][-2]["output"] == [3, 7]
+    assert found["epoch"] == {"images": 600, "seconds": 600 / 3 * found["step_seconds"]}
+    times = [cells(line) for line in text.splitlines() if line.startswith("│")][: len(found["rows"])]
+    spent = [sum(float(line[at] or 0) for at in (3, 7)) for line in times]
+    assert all(a >= b - 0.02 for a, b in itertools.pairwise(spent))  # as rounded
+    assert spent[0] > spent[-1]
+
+
+@pytest.mark.usefixtures("ceilings")
+def test_profile_in_a_narrow_terminal_loses_no_name(monkeypatch):
+    monkeypatch.setattr(cli, "out", Console(highlight=False, width=80, force_terminal=True, color_system=None))
+    text = good("profile", "tiny", "--batch-size", "2", "--steps", "1")
+    assert max(map(len, text.splitlines()[:-3])) <= 80
+    assert "…" not in text
+    assert "GFLOP/s" not in text.split("Step ")[0]
+    assert "100.0%" in text
+
+
+def test_profile_has_the_sizes_that_models_were_made_for(monkeypatch):
+    asked = []
+
+    def stop(net, **options):
+        asked.append(options)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(tr.profile, "profile", stop)
+    for arguments in (["resnet20"], ["resnet18"], ["resnet18", "--stem", "cifar"]):
+        assert bad("profile", *arguments) == "Error: enough"
+    assert [(options["batch_size"], options["image_size"]) for options in asked] == [(128, 32), (16, 224), (128, 32)]
+    assert asked[0]["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet21"], "there is no 'resnet21'; did you mean resnet"),
+        (["tiny", "--batch-size", "0"], "--batch-size: got 0, expected 1 or more"),
+        (["tiny", "--image-size", "0"], "--image-size: got 0, expected 1 or more"),
+        (["tiny", "--steps", "0"], "--steps: got 0, expected 1 or more"),
+        (["tiny", "--images", "-1"], "--images: got -1, expected 1 or more"),
+        (["tiny", "--sort", "name"], "--sort: got 'name', expected one of run, time, forward, backward"),
+        (["tiny", "--stem", "wide"], "stem: got 'wide', expected one of 'cifar', 'imagenet'"),
+        (["tiny", "--num-classes", "0"], "got 0, expected 1 or more"),
+        (["tiny", "--threads", "0"], "n: got 0 threads, expected 1 to"),
+        (["tiny", "--json", "nowhere/out.json"], "--json: got nowhere/out.json, expected a file in a folder that is"),
+        (["tiny", "--json", "."], "--json: got ., expected a file in a folder that is there"),
+        (["tiny", "--batch-size", "1", "--image-size", "2"], "expected more than one value per channel in training"),
+        (["tiny", "--batch-size", "1000000000000"], "Unable to allocate"),
+    ],
+)
+def test_profile_mistakes(tmp_path, arguments, message):
+    assert message in bad("profile", *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_warmup_compiles_each_kernel_once_and_says_so(monkeypatch):
