@@ -285,6 +285,12 @@ def test_an_operation_that_the_loss_does_not_need_has_no_backward():
     assert rows[3].backward.flops == 2 * 4 * 12 * 3  # the image needs no gradient
 
 
+def test_ceilings_are_the_better_of_before_and_after(monkeypatch):
+    found = iter([machine.Ceilings(3.0, 40.0), machine.Ceilings(30.0, 4.0)])
+    monkeypatch.setattr(machine, "ceilings", lambda: next(found))
+    assert measure(NETS["plain"]()).ceilings == (30, 40)
+
+
 # ---------------------------------------------------------------- as JSON
 def test_as_dict_is_json_and_says_the_same():
     found = measure(NETS["residual"](), steps=2)

@@ -17,7 +17,7 @@ from tinyres import backend
 
 SIDE = 2048  # of the matrices: large enough for a matrix product's best speed
 COPY_BYTES = 256 * 2**20  # of each array: far more than caches hold
-REPEATS = 8
+REPEATS = 5
 
 
 class Ceilings(NamedTuple):
@@ -28,7 +28,7 @@ class Ceilings(NamedTuple):
 
 
 def ceilings() -> Ceilings:
-    """Measure this machine's ceilings, on as many threads as kernels use; takes a second or two.
+    """Measure this machine's ceilings, on as many threads as kernels use; takes about a second.
 
     Returns
     -------

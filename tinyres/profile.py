@@ -93,11 +93,11 @@ class Profile:
         Of each measured step.
     batch_size, image_size : int
     ceilings : Ceilings
-        Of the machine, measured after the steps.
+        Of the machine, the better of those measured before and after the steps.
     hardware : dict
         See `machine.describe`.
     peak_memory : int or None
-        Most bytes this process had held when the steps were done, whatever for.
+        Most bytes this process had held after the steps that warm up, whatever for.
     """
 
     rows: list[Row]
@@ -360,8 +360,12 @@ def profile(
             what = f"shape {logits.shape}" if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"model: it returned {what}, expected logits (N, K), for N images of K classes")
         labels = rng.integers(0, logits.shape[1], batch_size)
-        taken = [_take_step(model, x, labels, optimizer) for _ in range(WARMUP + steps)][WARMUP:]
-    peak = machine.peak_memory()  # before the arrays of the ceilings
+        for _ in range(WARMUP):
+            _take_step(model, x, labels, optimizer)
+        peak = machine.peak_memory()  # before the arrays of the ceilings
+        before = machine.ceilings()
+        taken = [_take_step(model, x, labels, optimizer) for _ in range(steps)]
+    ceilings = Ceilings(*map(max, before, machine.ceilings()))  # what else the machine does may begin or end meanwhile
     watches = [watch for watch, _ in taken]
     things, work = watches[0].things, watches[0].work
     if any(watch.things != things or watch.work != work for watch in watches):
@@ -384,7 +388,7 @@ def profile(
         step_seconds=[seconds for _, seconds in taken],
         batch_size=batch_size,
         image_size=image_size,
-        ceilings=machine.ceilings(),
+        ceilings=ceilings,
         hardware=machine.describe(),
         peak_memory=peak,
     )
