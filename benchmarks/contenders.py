@@ -1,0 +1,164 @@
+"""The works of the benchmarks, and who does them: a training step here, and in PyTorch in each of its modes.
+
+PyTorch's networks are those of `tests/twin.py`, which the tests hold equal to ours. Each library is imported only where
+it is needed, since a process that measures its memory must not hold the others.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from measuring import OURS, Call
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `twin` is
+
+MODES = ("eager", "channels-last", "compile", "compile+channels-last")
+SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
+
+
+class Work(NamedTuple):
+    """A network and a batch."""
+
+    model: str
+    stem: str
+    image_size: int
+    batch_size: int
+
+    @property
+    def classes(self) -> int:
+        return 10 if self.stem == "cifar" else 1000
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.stem} stem, {self.image_size} px, batch {self.batch_size}"
+
+
+WORKS = (
+    Work("resnet20", "cifar", 32, 128),
+    Work("resnet56", "cifar", 32, 128),
+    Work("resnet18", "cifar", 32, 64),
+    Work("resnet18", "imagenet", 224, 16),
+    Work("resnet50", "imagenet", 224, 8),
+)
+
+
+# ---------------------------------------------------------------- options
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Which work, and who competes."""
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--stem", choices=("cifar", "imagenet"), help="the model's own by default")
+    parser.add_argument("--image-size", type=int, help="what the stem is for by default")
+    parser.add_argument("--batch-size", type=int, help="that of the list of works by default, else 32")
+    add_modes(parser, MODES)
+
+
+def add_modes(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
+    parser.add_argument("--modes", nargs="*", choices=MODES, default=default, help="PyTorch's modes that compete")
+
+
+def work_of(args: argparse.Namespace) -> Work:
+    """The work that `add_options` describe."""
+    stem = args.stem
+    if stem is None:
+        from tinyres import models
+
+        stem = "imagenet" if models.image_size(args.model) == 224 else "cifar"
+    listed = next((work for work in WORKS if work[:2] == (args.model, stem)), None)
+    size = args.image_size or (32 if stem == "cifar" else 224)
+    return Work(args.model, stem, size, args.batch_size or (listed.batch_size if listed else 32))
+
+
+# ---------------------------------------------------------------- networks and batches
+def batch(work: Work) -> tuple[np.ndarray, np.ndarray]:
+    """Images in PyTorch's order of memory, and labels."""
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((work.batch_size, 3, work.image_size, work.image_size), np.float32)
+    return images, rng.integers(0, work.classes, work.batch_size)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) in channels-last memory, as our loader gives it."""
+    return x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+
+
+def our_net(work: Work) -> Any:
+    import tinyres as tr
+
+    tr.manual_seed(0)
+    return tr.models.create(work.model, stem=work.stem, num_classes=work.classes)
+
+
+def torch_net(work: Work) -> Any:
+    import torch
+    import twin
+
+    torch.manual_seed(0)
+    return twin.create(work.model, work.classes, stem=work.stem)
+
+
+def in_mode(mode: str, net: Any, x: Any) -> tuple[Any, Any, Any]:
+    """A network in one of MODES, its input, and the function from the one to logits."""
+    import torch
+
+    if "channels-last" in mode:
+        net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    # fullgraph: better left out than measured where it silently falls back to eager
+    return net, x, torch.compile(net, dynamic=False, fullgraph=True) if "compile" in mode else net
+
+
+def use_threads(who: str, n: int) -> None:
+    """Set the number of threads of one library. Contenders do so at each call, since they may differ in it."""
+    if who.startswith(OURS):
+        import tinyres as tr
+
+        if tr.num_threads() != n:  # setting it takes milliseconds
+            tr.set_num_threads(n)
+    else:
+        import torch
+
+        torch.set_num_threads(n)
+
+
+# ---------------------------------------------------------------- a training step
+def training(who: str, work: Work, threads: int) -> Call:
+    """A function that takes one training step and returns the loss: forward, loss, backward and SGD's update."""
+    use_threads(who, threads)
+    return _our_training(work, threads) if who == OURS else _torch_training(who, work, threads)
+
+
+def _our_training(work: Work, threads: int) -> Call:
+    import tinyres as tr
+
+    net = our_net(work)
+    optimizer = tr.optim.SGD(net.parameters(), **SGD)
+    images, labels = batch(work)
+    x = tr.Tensor(channels_last(images))
+
+    def step() -> float:
+        use_threads(OURS, threads)
+        optimizer.zero_grad()
+        loss = tr.ops.cross_entropy(net(x), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def _torch_training(mode: str, work: Work, threads: int) -> Call:
+    import torch
+
+    x, labels = (torch.from_numpy(a) for a in batch(work))
+    net, x, forward = in_mode(mode, torch_net(work), x)
+    optimizer = torch.optim.SGD(net.parameters(), fused=True, **SGD)
+
+    def step() -> float:
+        use_threads(mode, threads)
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(forward(x), labels)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
