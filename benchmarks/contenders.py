@@ -97,14 +97,14 @@ def torch_net(work: Work) -> Any:
     return twin.create(work.model, work.classes, stem=work.stem)
 
 
-def in_mode(mode: str, net: Any, x: Any) -> tuple[Any, Any, Any]:
-    """A network in one of MODES, its input, and the function from the one to logits."""
+def in_mode(mode: str, net: Any, x: Any, **options: bool) -> tuple[Any, Any, Any]:
+    """A network in one of MODES, its input, and the function from the one to logits; options are the compiler's."""
     import torch
 
     if "channels-last" in mode:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     # fullgraph: better left out than measured where it silently falls back to eager
-    return net, x, torch.compile(net, dynamic=False, fullgraph=True) if "compile" in mode else net
+    return net, x, torch.compile(net, dynamic=False, fullgraph=True, options=options) if "compile" in mode else net
 
 
 def use_threads(who: str, n: int) -> None:

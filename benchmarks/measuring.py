@@ -142,6 +142,7 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "system": platform.platform(),
+        "load": os.getloadavg()[0],  # where others keep a core busy, two threads wait for each other most of the time
         "versions": versions,
     }
 
