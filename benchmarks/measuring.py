@@ -111,7 +111,7 @@ def best_of(seconds: Seconds) -> str | None:
 
 
 def ratio(seconds: Seconds, slow: str, fast: str) -> Spread:
-    """How many times faster `fast` is than `slow`, turn by turn."""
+    """How many times as fast `fast` is as `slow`, turn by turn."""
     return Spread.of(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
 
 
