@@ -6,6 +6,7 @@ it is needed, since a process that measures its memory must not hold the others.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ WORKS = (
 # ---------------------------------------------------------------- options
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Which work, and who competes."""
-    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--model", help="resnet20 by default")
     parser.add_argument("--stem", choices=("cifar", "imagenet"), help="the model's own by default")
     parser.add_argument("--image-size", type=int, help="what the stem is for by default")
     parser.add_argument("--batch-size", type=int, help="that of the list of works by default, else 32")
@@ -57,16 +58,18 @@ def add_modes(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None
     parser.add_argument("--modes", nargs="*", choices=MODES, default=default, help="PyTorch's modes that compete")
 
 
-def work_of(args: argparse.Namespace) -> Work:
-    """The work that `add_options` describe."""
-    stem = args.stem
+def works_of(args: argparse.Namespace, default: Sequence[Work]) -> Sequence[Work]:
+    """The work that the options describe, or the default if none of them is given."""
+    if not (args.model or args.stem or args.image_size or args.batch_size):
+        return default
+    model, stem = args.model or WORKS[0].model, args.stem
     if stem is None:
         from tinyres import models
 
-        stem = "imagenet" if models.image_size(args.model) == 224 else "cifar"
-    listed = next((work for work in WORKS if work[:2] == (args.model, stem)), None)
+        stem = "imagenet" if models.image_size(model) == 224 else "cifar"
+    listed = next((work for work in WORKS if work[:2] == (model, stem)), None)
     size = args.image_size or (32 if stem == "cifar" else 224)
-    return Work(args.model, stem, size, args.batch_size or (listed.batch_size if listed else 32))
+    return [Work(model, stem, size, args.batch_size or (listed.batch_size if listed else 32))]
 
 
 # ---------------------------------------------------------------- networks and batches

@@ -28,7 +28,7 @@ from contenders import (
     our_net,
     torch_net,
     use_threads,
-    work_of,
+    works_of,
 )
 from measuring import OURS, Call, Seconds, best_of, compared, in_turns, introduce, machine, prepare, rates, ratio, save
 from nets import randomised  # of the tests
@@ -138,23 +138,19 @@ def report(work: Work, seconds: Seconds, distances: dict[str, float]) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.set_defaults(model=None)
     parser.add_argument("--no-onnx", action="store_true", help="leave onnxruntime out")
     parser.add_argument("--turns", type=int, default=20, help="batches that are timed, of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
-    works = [work_of(args)] if args.model else LISTED
     rivals = [*args.modes, *([] if args.no_onnx else [ONNX])]
 
-    results = []
-    for work in works:
-        results.append(report(work, *measure(work, rivals, args.turns, args.threads)))
-    figures = {"machine": machine(args.threads), "turns": args.turns, "works": results}
-    print()
+    figures: dict[str, Any] = {"machine": machine(args.threads), "turns": args.turns, "works": []}
     introduce(figures["machine"])
-    print(f"{args.turns} batches each, in turns; median (middle half); off: logits, relative to float64")
-    save(args.json, figures)
+    print(f"{args.turns} batches each, in turns; median (middle half); logits relative to those in float64")
+    for work in works_of(args, LISTED):
+        figures["works"].append(report(work, *measure(work, rivals, args.turns, args.threads)))
+        save(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,8 @@ class Case(NamedTuple):
 
     name: str
     operation: str
-    amount: float  # floating-point operations, or bytes of batch norm
+    unit: str
+    amount: float  # floating-point operations or, of batch norm, bytes
     moved: int  # bytes that must be moved at least: both operands in, the result out
     calls: dict[str, Call]
     exact: Callable[[], np.ndarray]  # its result in float64
@@ -124,7 +125,7 @@ def convolutions(conv: Conv) -> Iterator[Case]:
         del operations["input gradient"]
     for operation, (our_call, torch_call) in operations.items():
         calls, exact = torch_calls(torch_call, x, w, dy)
-        yield Case(str(conv), operation, amount, moved, {OURS: our_call, **calls}, exact)
+        yield Case(str(conv), operation, "GFLOP/s", amount, moved, {OURS: our_call, **calls}, exact)
 
 
 def torch_calls(call: Callable[..., Any], *arrays: np.ndarray) -> tuple[dict[str, Call], Callable[[], np.ndarray]]:
@@ -179,7 +180,8 @@ def norms(norm: Norm) -> Iterator[Case]:
     operations = {"forward": (forward, torch_forward, 2), "backward": (backward, torch_backward, 3)}
     for operation, (our_call, torch_call, arrays) in operations.items():
         calls, exact = torch_calls(torch_call, x, weight, bias, dy)
-        yield Case(str(norm), operation, arrays * x.nbytes, arrays * x.nbytes, {OURS: our_call, **calls}, exact)
+        moved = arrays * x.nbytes
+        yield Case(str(norm), operation, "GB/s", moved, moved, {OURS: our_call, **calls}, exact)
 
 
 # ---------------------------------------------------------------- ceilings
@@ -220,7 +222,8 @@ def measure(case: Case, turns: int) -> dict[str, Any]:
         flush=True,
     )
     found = compared(case.amount / 1e9, seconds)
-    return {"kernel": case.name, "operation": case.operation, "moved_bytes": case.moved, **found, "errors": errors}
+    what = {name: getattr(case, name) for name in ("name", "operation", "unit", "amount", "moved")}
+    return {**what, **found, "errors": errors}
 
 
 def error(result: Any, exact: np.ndarray) -> float:
@@ -261,7 +264,7 @@ def main() -> None:
     print("\ngeometric mean of the ratios")
     ratios = defaultdict(list)
     for kernel in figures["kernels"]:
-        ratios[kernel["kernel"].split()[0], kernel["operation"]].append(kernel["ratio"]["median"])
+        ratios[kernel["name"].split()[0], kernel["operation"]].append(kernel["ratio"]["median"])
     for (kind, operation), values in ratios.items():
         print(f"{kind:12}{operation:16}{np.exp(np.mean(np.log(values))):.2f}")
     save(args.json, figures)

@@ -6,6 +6,7 @@ lets the others' idle threads fall asleep. Two contenders are compared turn by t
 the turns' ratios.
 """
 
+import contextlib
 import gc
 import json
 import math
@@ -135,7 +136,7 @@ def machine(threads: int) -> dict[str, Any]:
 
     versions = {"python": platform.python_version(), OURS: tinyres.__version__}
     for library in LIBRARIES:
-        if library in sys.modules:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
     return {
         "processor": f"{processor()} ({llvmlite.binding.get_host_cpu_name()})",

@@ -70,8 +70,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
 
-    import torch  # noqa: F401  # so that the machine's description names its version
-
     who, threads = [OURS, *args.modes], args.threads[-1] if args.threads else os.cpu_count() or 1
     figures: dict[str, Any] = {"machine": machine(threads), "steps": args.steps}
     introduce(figures["machine"])

@@ -9,7 +9,8 @@ that lies in memory. Reported are images per second, median and middle half, and
 
 Memory is measured in a process for each contender, by the most that it has held at any time (VmHWM). That includes the
 libraries' code; "added" is what the steps needed on top of what the process held with its model, optimizer and batch
-made. Start-up, for the first work only, is the time from importing the library to the end of the first step.
+made: activations, gradients, momentum, and the compiler or compiled code that the first step loads. Start-up, for
+the first work only, is the time from importing the library to the end of the first step.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contenders import WORKS, Work, add_options, training, work_of
+from contenders import WORKS, Work, add_options, training, works_of
 from measuring import OURS, Seconds, best_of, compared, in_turns, introduce, machine, prepare, rates, ratio, save
 
 Alone = dict[str, float]
@@ -112,12 +113,12 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(child(args.child, work_of(args), args.threads)))
+        print(json.dumps(child(args.child, *works_of(args, ()), args.threads)))
         return
+    if args.all and works_of(args, ()):
+        parser.error("--all: got --model or another option of a work as well, expected one or the other")
 
-    works = WORKS if args.all else (work_of(args),)
-    import torch  # noqa: F401  # so that the machine's description names its version
-
+    works = WORKS if args.all else works_of(args, WORKS[:1])
     figures: dict[str, Any] = {"machine": machine(args.threads), "steps": args.steps, "works": []}
     introduce(figures["machine"])
     print(f"{args.steps} steps each, in turns; median (middle half)")
