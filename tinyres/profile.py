@@ -279,9 +279,9 @@ class _Stopwatch:
         pullback = node.pullback
         assert pullback is not None
 
-        def timed(dy: Array) -> Sequence[Array | None]:
+        def timed(*gradients: Any) -> Sequence[Array | None]:
             self.lap(REST)
-            parts = pullback(dy)
+            parts = pullback(*gradients)
             self.lap((number, "backward"))
             self.work[number, "backward"] = flops[1], moved[1]
             return parts

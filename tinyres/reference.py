@@ -35,19 +35,22 @@ def _scatter(parts, x_shape, kernel_size, stride, padding):
     return padded[:, :, ph : ph + height, pw : pw + width]
 
 
-def conv2d(x, weight, bias=None, *, stride, padding):
+def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     windows = _windows(_padded(x, padding), weight.shape[2:], stride)
     groups = x.shape[1] // weight.shape[1]
     y = np.einsum("ngcijkl,gockl->ngoij", _split(windows, 1, groups), _split(weight, 0, groups))
     y = y.reshape(len(x), len(weight), *windows.shape[2:4])
-    return y if bias is None else y + bias[:, None, None]
+    y = y if bias is None else y + bias[:, None, None]
+    y = y if residual is None else y + residual
+    return np.maximum(y, 0) if relu else y
 
 
-def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
+def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     groups = x_shape[1] // weight.shape[1]
     parts = np.einsum("ngoij,gockl->ngcijkl", _split(dy, 1, groups), _split(weight, 0, groups))
     parts = parts.reshape(*x_shape[:2], *parts.shape[3:])
-    return _scatter(parts, x_shape, weight.shape[2:], stride, padding)
+    dx = _scatter(parts, x_shape, weight.shape[2:], stride, padding)
+    return dx if total is None else np.add(total, dx, out=total)
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):

@@ -20,7 +20,7 @@ import numpy as np
 from tinyres import backend
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Pullback: TypeAlias = Callable[[Array], Sequence[Array | None]]
+Pullback: TypeAlias = Callable[..., Sequence[Array | None]]  # of dL/dy, or of dL/dy and `totals`: see `record`
 Hook: TypeAlias = Callable[[Array], Array | None]
 
 
@@ -202,6 +202,8 @@ class Node:
         None once the graph has been freed.
     attributes : dict
         What else defines the operation, e.g. ``{"stride": (1, 1), ...}``.
+    takes_totals : bool
+        The pullback can add to the gradients that its parents already have.
     """
 
     __slots__ = (
@@ -215,6 +217,7 @@ class Node:
         "pullback",
         "saved",
         "shape",
+        "takes_totals",
     )
 
     def __init__(
@@ -224,10 +227,11 @@ class Node:
         parents: Sequence["Node | Leaf | None"],
         pullback: Pullback,
         attributes: dict[str, Any] | None = None,
+        takes_totals: bool = False,
     ) -> None:
         self.name, self.module = name, ".".join(state.scope)
         self.shape, self.dtype, self.attributes = y.shape, y.dtype, attributes or {}
-        self.parents = tuple(parents)
+        self.parents, self.takes_totals = tuple(parents), takes_totals
         self.pullback: Pullback | None = pullback
         self.hooks: list[Hook] = []
         cells = (cell.cell_contents for cell in getattr(pullback, "__closure__", None) or ())
@@ -269,9 +273,10 @@ def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> N
         if not isinstance(node, Node):
             node.grad = total.copied() if node.grad is None else node.grad + total.array
             continue
-        parts = _pull(node, total.array)
-        for parent, part in zip(node.parents, parts, strict=True):
-            if parent is None or part is None:
+        totals = _to_add_to(node, gradients)
+        parts = _pull(node, total.array, totals)
+        for parent, part, before in zip(node.parents, parts, totals, strict=True):
+            if parent is None or part is None or part is before:
                 continue
             if id(parent) in gradients:
                 gradients[id(parent)].add(part)
@@ -281,6 +286,17 @@ def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> N
                 gradients[id(parent)] = _Sum(part, owned=_is_fresh(part, [total.array, *parts]))
         if not retain_graph:
             node.free()
+
+
+def _to_add_to(node: Node, gradients: "dict[int, _Sum]") -> list[Array | None]:
+    """For each parent, what has been added up for it, if the node's pullback may add to it in place."""
+    totals: list[Array | None] = [None] * len(node.parents)
+    if node.takes_totals:
+        ids = [id(parent) for parent in node.parents]
+        for i, key in enumerate(ids):
+            if key in gradients and gradients[key].owned and ids.count(key) == 1:
+                totals[i] = gradients[key].array
+    return totals
 
 
 def _is_fresh(part: Array, others: Sequence[Array | None]) -> bool:
@@ -336,10 +352,10 @@ def _run_hooks(node: Node | Leaf, total: _Sum) -> _Sum:
     return total
 
 
-def _pull(node: Node, dy: Array) -> list[Array | None]:
+def _pull(node: Node, dy: Array, totals: Sequence[Array | None]) -> list[Array | None]:
     """The gradients that a node gives its parents, checked, each of its parent's shape and dtype."""
     assert node.pullback is not None
-    parts = list(node.pullback(dy))
+    parts = list(node.pullback(dy, totals) if node.takes_totals else node.pullback(dy))
     if len(parts) != len(node.parents):
         raise RuntimeError(f"pullback of {node!r} gave {len(parts)} gradients for {len(node.parents)} parents")
     for i, parent in enumerate(node.parents):

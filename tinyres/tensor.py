@@ -385,7 +385,15 @@ class Tensor:
 
 
 # ---------------------------------------------------------------- recording
-def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback, **attributes: Any) -> Tensor:
+def record(
+    name: str,
+    y: Array,
+    parents: Sequence[Tensor],
+    pullback: Pullback,
+    *,
+    takes_totals: bool = False,
+    **attributes: Any,
+) -> Tensor:
     """Make a tensor of `y` and put the operation that computed it on the tape.
 
     Parameters
@@ -400,6 +408,10 @@ def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback, *
         Takes dL/dy, returns dL/dparent for each parent, or None where none is wanted. A gradient may have the
         broadcast shape: the tape sums it down to the parent's. It must close over arrays, never over
         the result's Tensor (a cycle), must not change dL/dy, and must return new arrays or views of dL/dy.
+    takes_totals : bool
+        Call ``pullback(dy, totals)``, with what has been added up for each parent by operations that came later, or
+        None where that is nothing or may not be changed. A pullback can add to such an array, where that is cheaper
+        than to return one of its own, and return it.
     **attributes
         What else defines the operation, such as a stride. The node keeps them, for those who read the tape.
 
@@ -427,7 +439,7 @@ def record(name: str, y: Array, parents: Sequence[Tensor], pullback: Pullback, *
     if state.grad_enabled and any(p.requires_grad for p in parents):
         out.requires_grad = True
         sources = [(p._node or p) if p.requires_grad else None for p in parents]
-        out._node = Node(name, out._data, sources, pullback, attributes)
+        out._node = Node(name, out._data, sources, pullback, attributes, takes_totals)
         out._node.lock([out._data, *(p._data for p in parents)])
         if state.watch is not None:
             state.watch.recorded(out._node, [p._data for p in parents])

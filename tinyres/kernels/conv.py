@@ -30,7 +30,21 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.memory import empty, zeros
-from tinyres.kernels.simd import TILE_ROWS, clear, copy, lanes, tile_columns, tile_of_one, tile_of_two, wide
+from tinyres.kernels.simd import (
+    TILE_ROWS,
+    clear,
+    copy,
+    lanes,
+    load,
+    single,
+    splat,
+    store,
+    tile_columns,
+    tile_of_one,
+    tile_of_two,
+    where_negative,
+    wide,
+)
 
 STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
 STRIP_PIXELS = 512  # output pixels of one strip of the weight gradient: beside its input, one block of channels fits L2
@@ -39,28 +53,28 @@ REDUCE_ROWS = 16  # rows of the weight gradient whose slots are added up at a ti
 ITEMS = 16  # work items there should be at least, for machines with more cores than images
 
 
-def conv2d(x, weight, bias=None, *, stride, padding):
+def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """y[n, o, i, j] = bias[o] + sum over c, k, l of x[n, c, i * sh + k - ph, j * sw + l - pw] * weight[o, c, k, l].
 
     x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); y (N, O, OH, OW). c runs over the channels of o's group.
+    A residual (N, O, OH, OW) is added, and ReLU applied, while the sums are in cache.
     """
     (sh, sw), (ph, pw) = stride, padding
     n, _, height, width = x.shape
     o, _, kh, kw = weight.shape
     oh, ow = (height + 2 * ph - kh) // sh + 1, (width + 2 * pw - kw) // sw + 1
     y = empty((n, oh, ow, o), x.dtype)
-    if bias is not None:
-        y[...] = bias
+    finish = Finish.of(bias, None if residual is None else channels_last(residual), relu, y)
     x, flat = channels_last(x), contiguous(weight).reshape(-1)
     window, place = (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow)
     for group in groups_of(x.shape[3], weight.shape):
         taps = Taps(flat, (group.o, group.c, kh, kw), group.tap, (group.c * kh * kw, kh * kw, kw, 1))
-        _launch(x, taps, y, window, place, (group.x_channel, group.y_channel), accumulate=bias is not None)
+        _launch(x, taps, y, window, place, (group.x_channel, group.y_channel), finish)
     return y.transpose(0, 3, 1, 2)
 
 
-def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
-    """Gradient of `conv2d` with respect to x, of shape `x_shape`.
+def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
+    """Gradient of `conv2d` with respect to x, of shape `x_shape`; added to `total`, if that is given, and returned.
 
     Input row i * sh + a meets tap k in output row (i * sh + a + ph - k) / sh, where that is whole: for the
     taps k0, k0 + sh, ... in output rows i + q, i + q - 1, ..., with q, k0 = divmod(a + ph, sh).
@@ -69,8 +83,12 @@ def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
     n, channels, height, width = x_shape
     kh, kw = weight.shape[2:]
     dy, flat = channels_last(dy), contiguous(weight).reshape(-1)
-    some_meet_no_tap = sh > kh or sw > kw
-    dx = (zeros if some_meet_no_tap else empty)((n, height, width, channels), dy.dtype)
+    if total is None:
+        some_meet_no_tap = sh > kh or sw > kw
+        dx = (zeros if some_meet_no_tap else empty)((n, height, width, channels), dy.dtype)
+    else:
+        dx = in_channels_last(total)
+    finish = Finish.of(None, None, False, dx)
     for a, b in np.ndindex(min(sh, height), min(sw, width)):
         (qh, kh0), (qw, kw0) = divmod(a + ph, sh), divmod(b + pw, sw)
         taps_h, taps_w = len(range(kh0, kh, sh)), len(range(kw0, kw, sw))
@@ -81,8 +99,9 @@ def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
             for group in groups_of(channels, weight.shape):
                 strides = (kh * kw, group.c * kh * kw, -sh * kw, -sw)
                 taps = Taps(flat, (group.c, group.o, taps_h, taps_w), group.tap + last, strides)
-                _launch(dy, taps, dx, window, place, (group.y_channel, group.x_channel))
-    return dx.transpose(0, 3, 1, 2)
+                channels_of = group.y_channel, group.x_channel
+                _launch(dy, taps, dx, window, place, channels_of, finish, accumulate=total is not None)
+    return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
@@ -109,6 +128,30 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
 def channels_last(x):
     """(N, C, H, W) with any strides -> C-contiguous (N, H, W, C), copied only if it is not that already."""
     return contiguous(x.transpose(0, 2, 3, 1))
+
+
+def in_channels_last(total):
+    """The memory of an array (N, C, H, W) that is channels-last, to be added to in place."""
+    memory = total.transpose(0, 2, 3, 1)
+    if not (memory.flags.c_contiguous and memory.flags.writeable):
+        raise ValueError(f"total: got strides {total.strides} of shape {total.shape}, expected channels-last memory")
+    return memory
+
+
+class Finish(NamedTuple):
+    """What is done to a sum before it is stored: + bias, + residual, ReLU."""
+
+    bias: np.ndarray  # of each output channel
+    residual: np.ndarray  # flat, of y's size
+    add: bool  # the residual; else it is not read
+    relu: bool
+    needed: bool  # any of it
+
+    @classmethod
+    def of(cls, bias, residual, relu, y):
+        add, needed = residual is not None, relu or not (bias is None and residual is None)
+        bias = np.zeros(y.shape[3], y.dtype) if bias is None else contiguous(bias)
+        return cls(bias, (residual if add else y).reshape(-1), add, relu, needed)
 
 
 class _Group(NamedTuple):
@@ -139,12 +182,12 @@ class Taps(NamedTuple):
     strides: tuple[int, int, int, int]  # in elements, for the same axes
 
 
-def _launch(x, taps, y, window, place, first_channels, *, accumulate=False):
+def _launch(x, taps, y, window, place, first_channels, finish, *, accumulate=False):
     o, c, kh, kw = taps.shape
     columns = tile_columns(x.dtype, o)
     packed = empty((-(-o // columns), kh * kw * c * columns), x.dtype)
     plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), columns)
-    _correlate(x, *taps, packed, columns, y, plan, accumulate, get_num_threads())
+    _correlate(x, *taps, packed, columns, y, plan, finish, accumulate, get_num_threads())
 
 
 # ---------------------------------------------------------------- how the work is cut
@@ -248,7 +291,7 @@ def _input_of(window, out_size, x_shape, channels):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, packed, columns, y, plan, accumulate, workers):
+def _correlate(x, weight, shape, start, strides, packed, columns, y, plan, finish, accumulate, workers):
     """Each window of x that the plan names, times the weights, to its place in y (added to y with `accumulate`). ::
 
         pack the weights into blocks of the tile's columns, in the order in which the tile reads them
@@ -261,7 +304,7 @@ def _correlate(x, weight, shape, start, strides, packed, columns, y, plan, accum
     for block in prange(packed.shape[0]):
         _pack(weight, shape, start, strides, np.int64(block), columns, packed)
     for worker in prange(workers):
-        _correlate_strips(x, packed, columns, shape[0], y, plan, accumulate, np.int64(worker), workers)
+        _correlate_strips(x, packed, columns, shape[0], y, plan, finish, accumulate, np.int64(worker), workers)
 
 
 @inner
@@ -279,7 +322,7 @@ def _pack(weight, shape, start, strides, block, columns, packed):
 
 
 @inner
-def _correlate_strips(x, packed, columns, o, y, plan, accumulate, worker, workers):
+def _correlate_strips(x, packed, columns, o, y, plan, finish, accumulate, worker, workers):
     n, image_size = x.shape[0], y.shape[1] * y.shape[2] * y.shape[3]
     strips = -(-plan.all_rows // plan.rows)
     items = -(-n // plan.group) * strips
@@ -305,6 +348,32 @@ def _correlate_strips(x, packed, columns, o, y, plan, accumulate, worker, worker
                     for channel in range(left_over):
                         at = y_start + plan.y_rows[p] + block * columns + channel
                         y_flat[at] = partial[p * columns + channel] + (y_flat[at] if accumulate else 0)
+        if finish.needed:
+            for p in range(pixels):
+                _finish_pixel(y_flat, y_start + plan.y_rows[p], o, plan.y_start % y.shape[3], finish)
+
+
+@inner
+def _finish_pixel(y, at, o, channel, finish):
+    """Bias, residual and ReLU of o channels, from `channel` on: they have just been stored, and are in cache."""
+    zero = wide(y)
+    whole = o // lanes(zero) * lanes(zero)
+    for c in range(0, whole, lanes(zero)):
+        value = load(zero, y, at + c) + load(zero, finish.bias, channel + c)
+        store(y, at + c, finished(value, finish, at + c))
+    for c in range(whole, o):
+        value = load(single(y), y, at + c) + load(single(y), finish.bias, channel + c)
+        store(y, at + c, finished(value, finish, at + c))
+
+
+@inner
+def finished(value, finish, at):
+    """A vector of sums, with their bias, as it is to be stored at flat index `at`."""
+    if finish.add:
+        value = value + load(value, finish.residual, at)
+    if finish.relu:
+        value = where_negative(value, splat(value, 0.0), value)
+    return value
 
 
 @inner

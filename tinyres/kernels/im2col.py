@@ -32,7 +32,7 @@ def col2im(columns, x_shape, kernel_size, *, stride, padding):
     return x.transpose(0, 3, 1, 2)
 
 
-def conv2d(x, weight, bias=None, *, stride, padding):
+def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`: in each group, columns (P, K) times weights (K, O)."""
     o, _, kh, kw = weight.shape
     oh, ow = ((x.shape[i + 2] + 2 * padding[i] - (kh, kw)[i]) // stride[i] + 1 for i in (0, 1))
@@ -43,10 +43,12 @@ def conv2d(x, weight, bias=None, *, stride, padding):
         rows[:, writes] = columns @ _matrix(weight[writes]).T
     if bias is not None:
         y += bias
-    return y.transpose(0, 3, 1, 2)
+    if residual is not None:
+        y += channels_last(residual)
+    return (np.maximum(y, 0, out=y) if relu else y).transpose(0, 3, 1, 2)
 
 
-def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
+def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     """As `conv.conv2d_input_grad`: in each group, dy (P, O) times weights (O, K), then `col2im`."""
     n, channels, height, width = x_shape
     rows = channels_last(dy).reshape(-1, weight.shape[0])
@@ -55,7 +57,7 @@ def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
         columns = rows[:, writes] @ _matrix(weight[writes])
         shape = n, weight.shape[1], height, width
         dx[:, reads] = col2im(columns, shape, weight.shape[2:], stride=stride, padding=padding)
-    return dx
+    return dx if total is None else np.add(total, dx, out=total)
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):

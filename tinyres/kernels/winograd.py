@@ -32,7 +32,7 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels import conv
 from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.conv import Taps, channels_last
+from tinyres.kernels.conv import Taps, channels_last, finished, in_channels_last
 from tinyres.kernels.memory import CACHE_LINE, empty
 from tinyres.kernels.simd import (
     TILE_ROWS,
@@ -62,7 +62,8 @@ NA, NB = -1.5, 6.0  # m'(+-A), m'(+-B); m'(0) = 1
 
 STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they stay in L2
 LEAST_TILES = 32  # of a strip, so that weights are read for more than a few tiles
-GRAD_BYTES = 8 * 1024 * 1024  # transformed input and output of one round of the weight gradient: they stay in L3
+SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
+GRAD_BYTES = 8 * 1024 * 1024  # transformed input and output of one round without slots: they stay in L3
 GRAD_TILES = 64  # of a round, so that sums are loaded and stored for more than a few tiles
 WEIGHT_BYTES = 10 * 1024 * 1024  # transformed weights of one launch: they stay in L3
 
@@ -91,55 +92,63 @@ def pays(weight_shape, channels, stride, itemsize, images):
     return tiles * (POINTS + INPUT_COST / o + OUTPUT_COST / c) + WEIGHT_COST < 9 * n * height * width
 
 
-def conv2d(x, weight, bias=None, *, stride, padding):
+def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`, by Winograd's method where it pays."""
     (n, channels, height, width), o = x.shape, len(weight)
     images = n, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2
     if not pays(weight.shape, channels, stride, x.itemsize, images):
-        return conv.conv2d(x, weight, bias, stride=stride, padding=padding)
+        return conv.conv2d(x, weight, bias, residual, stride=stride, padding=padding, relu=relu)
     y = empty((*images, o), x.dtype)
     taps = Taps(contiguous(weight).reshape(-1), (o, channels, 3, 3), 0, (channels * 9, 9, 3, 1))
-    _launch(channels_last(x), taps, bias, y, (-padding[0], -padding[1]))
+    residual = None if residual is None else channels_last(residual)
+    _launch(channels_last(x), taps, bias, residual, relu, y, (-padding[0], -padding[1]))
     return y.transpose(0, 3, 1, 2)
 
 
-def conv2d_input_grad(dy, weight, x_shape, *, stride, padding):
+def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     """As `conv.conv2d_input_grad`: the convolution of dy, padded by 2 - padding, with flipped, transposed weights."""
     (n, channels, height, width), o = x_shape, len(weight)
     if not pays(weight.shape, channels, stride, dy.itemsize, (n, height, width)):
-        return conv.conv2d_input_grad(dy, weight, x_shape, stride=stride, padding=padding)
-    dx = empty((n, height, width, channels), dy.dtype)
+        return conv.conv2d_input_grad(dy, weight, x_shape, total, stride=stride, padding=padding)
+    before = None if total is None else in_channels_last(total)
+    dx = empty((n, height, width, channels), dy.dtype) if total is None else before
     taps = Taps(contiguous(weight).reshape(-1), (channels, o, 3, 3), 8, (9, channels * 9, -3, -1))
-    _launch(channels_last(dy), taps, None, dx, (padding[0] - 2, padding[1] - 2))
-    return dx.transpose(0, 3, 1, 2)
+    _launch(channels_last(dy), taps, None, before, False, dx, (padding[0] - 2, padding[1] - 2))
+    return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    """As `conv.conv2d_weight_grad`. Sums run over all tiles in order: the result does not depend on the threads."""
+    """As `conv.conv2d_weight_grad`. What is added up in which order follows from the shapes, not from the threads."""
     o, c = weight_shape[:2]
     if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
         return conv.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
     x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
     dw = empty(weight_shape, x.dtype)
     for first, last in _parts(o, c, x.itemsize):
-        tiles = max(GRAD_TILES, GRAD_BYTES // (POINTS * (c + o) * x.itemsize))
-        plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (first, last), tiles, 1)
-        planes = [empty((POINTS * plane,), x.dtype) for plane in (plan.x_plane, plan.y_plane, plan.w_plane)]
+        rows_of_tiles = len(x) * -(-dy.shape[1] // M)
+        slots = min(SLOTS, rows_of_tiles, SLOT_BYTES // (POINTS * c * (last - first) * x.itemsize))
+        least, size = (LEAST_TILES, STRIP_BYTES) if slots > 1 else (GRAD_TILES, GRAD_BYTES)
+        tiles = max(least, size // (POINTS * (c + last - first) * x.itemsize))
+        plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (first, last), tiles, max(1, slots))
+        strips = workers if slots > 1 else 1  # that are in memory at a time
+        v, d = (empty((strips, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
+        m = empty((max(1, slots), POINTS * plan.w_plane), x.dtype)
         line = empty((workers, R * plan.line), x.dtype)
-        _weight_grad(x, dy, dw[first:last], *planes, line, plan, workers)
+        _weight_grad(x, dy, dw[first:last], v, d, m, line, plan, workers)
     return dw
 
 
-def _launch(x, taps, bias, y, corner):
-    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image."""
+def _launch(x, taps, bias, residual, relu, y, corner):
+    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. The residual may
+    be y itself: what y holds is then added to."""
     (o, c), workers = taps.shape[:2], get_num_threads()
-    bias = np.zeros(o, x.dtype) if bias is None else contiguous(bias)
+    finish = conv.Finish.of(bias, residual, relu, y)
     for first, last in _parts(o, c, x.itemsize):
         tiles = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize))
         plan = _plan(x.shape, y.shape, x.itemsize, corner, (first, last), tiles, workers)
         v, m = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
         u = empty((POINTS * plan.w_plane,), x.dtype)
-        _correlate(x, *taps, bias, y, v, m, u, plan, workers)
+        _correlate(x, *taps, y, finish, v, m, u, plan, workers)
 
 
 # ---------------------------------------------------------------- how the work is cut
@@ -275,14 +284,15 @@ def _transform_input(x, shape, plan, strip_row, begin, end, v, v_start, line, li
 
 
 @inner
-def _transform_output(m, m_start, plan, strip_row, rows, bias, y, shape):
-    """Y = A^T m A + bias for all tiles of a strip, each held in registers; the last ones may leave the image."""
+def _transform_output(m, m_start, plan, strip_row, rows, y, shape, finish):
+    """Y = A^T m A for all tiles of a strip, each held in registers, finished and stored; the last ones may leave the
+    image."""
     _, height, width, all_channels = shape
     zero, p = wide(y), plan.y_plane
     n = lanes(zero)
     edge = np.empty(M * M * n, y.dtype)
     for channel in range(0, plan.channels, n):
-        shift = load(zero, bias, plan.first + channel)
+        bias = load(zero, finish.bias, plan.first + channel)
         for t in range(rows * plan.tile_columns):
             r, j = strip_row + t // plan.tile_columns, t % plan.tile_columns * M
             image, i = r // plan.tile_rows, r % plan.tile_rows * M
@@ -297,24 +307,24 @@ def _transform_output(m, m_start, plan, strip_row, rows, bias, y, shape):
             ))  # fmt: skip
             to = ((image * height + i) * width + j) * all_channels + plan.first + channel
             if i + M <= height and j + M <= width:
-                _store_tile(y, to, width * all_channels, all_channels, rows_of_tile, shift)
+                for k, row in enumerate(rows_of_tile):
+                    from_, step = to + k * width * all_channels, all_channels
+                    y0, y1, y2, y3 = _output_map(row)
+                    store(y, from_, finished(y0 + bias, finish, from_))
+                    store(y, from_ + step, finished(y1 + bias, finish, from_ + step))
+                    store(y, from_ + 2 * step, finished(y2 + bias, finish, from_ + 2 * step))
+                    store(y, from_ + 3 * step, finished(y3 + bias, finish, from_ + 3 * step))
             else:
-                _store_tile(edge, 0, M * n, n, rows_of_tile, shift)
+                for k, row in enumerate(rows_of_tile):
+                    stores(edge, k * M * n, n, _output_map(row))
                 for k in range(min(M, height - i)):
                     for l in range(min(M, width - j)):
-                        store(y, to + (k * width + l) * all_channels, load(zero, edge, (k * M + l) * n))
+                        at = to + (k * width + l) * all_channels
+                        store(y, at, finished(load(zero, edge, (k * M + l) * n) + bias, finish, at))
 
 
 @inner
-def _store_tile(y, at, row, column, m, shift):
-    """Transform the rows of a tile and store it."""
-    for k, values in enumerate((m[0], m[1], m[2], m[3])):
-        y0, y1, y2, y3 = _output_map(values)
-        stores(y, at + k * row, column, (y0 + shift, y1 + shift, y2 + shift, y3 + shift))
-
-
-@inner
-def _transform_gradient(dy, shape, plan, strip_row, begin, end, d):
+def _transform_gradient(dy, shape, plan, strip_row, begin, end, d, d_start):
     """D = A dy A^T for rows of tiles `begin` to `end` of a strip, each tile held in registers; zeros outside."""
     _, height, width, all_channels = shape
     zero, row, p = wide(dy), shape[2] * shape[3], plan.y_plane
@@ -323,7 +333,7 @@ def _transform_gradient(dy, shape, plan, strip_row, begin, end, d):
             r, j = strip_row + t // plan.tile_columns, t % plan.tile_columns * M
             image, i = r // plan.tile_rows, r % plan.tile_rows * M
             at = ((image * height + i) * width + j) * all_channels + plan.first + channel
-            to = _block_start(plan, channel, plan.tiles) + t * plan.block
+            to = d_start + _block_start(plan, channel, plan.tiles) + t * plan.block
             h1, h2, h3 = (
                 (height if j + 1 < width else 0),
                 (height if j + 2 < width else 0),
@@ -347,7 +357,7 @@ def _block_start(plan, channel, rows):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, bias, y, v, m, u, plan, workers):
+def _correlate(x, weight, shape, start, strides, y, finish, v, m, u, plan, workers):
     """Convolve x (N, H, W, C) with weights of `shape`, a view of `weight`, to y (N, OH, OW, O). ::
 
         parallel: U = G g G^T
@@ -361,7 +371,7 @@ def _correlate(x, weight, shape, start, strides, bias, y, v, m, u, plan, workers
     for worker in prange(workers):
         _transform_weights(weight, shape, start, strides, u, plan, np.int64(worker), workers)
     for worker in prange(workers):
-        _correlate_strips(x, bias, y, v, m, u, plan, np.int64(worker), workers)
+        _correlate_strips(x, y, finish, v, m, u, plan, np.int64(worker), workers)
 
 
 @inner
@@ -390,7 +400,7 @@ def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
 
 
 @inner
-def _correlate_strips(x, bias, y, v, m, u, plan, worker, workers):
+def _correlate_strips(x, y, finish, v, m, u, plan, worker, workers):
     all_rows = x.shape[0] * plan.tile_rows
     strips = -(-all_rows // plan.rows)
     x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
@@ -405,7 +415,7 @@ def _correlate_strips(x, bias, y, v, m, u, plan, worker, workers):
             x_flat, _memory_of(x.shape, plan, first + plan.rows), _memory_of(x.shape, plan, first + 2 * plan.rows),
             y_flat, _memory_of(y.shape, plan, first), _memory_of(y.shape, plan, first + rows),
         )  # fmt: skip
-        _transform_output(m_flat, m_start, plan, first, rows, bias, y_flat, y.shape)
+        _transform_output(m_flat, m_start, plan, first, rows, y_flat, y.shape, finish)
 
 
 @inner
@@ -454,48 +464,101 @@ def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_a
 # ---------------------------------------------------------------- weight gradient
 @jit(parallel=True)
 def _weight_grad(x, dy, dw, v, d, m, line, plan, workers):
-    """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, all O). ::
+    """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, all O).
 
-        for each round of strips
-            parallel: V = B^T x B and D = A dy A^T, for all tiles of the round
+    Where there are few channels, each slot has its own sums M, and its own tiles, strip by strip in L2::
+
+        parallel for each slot: for each strip of the slot
+            V = B^T x B and D = A dy A^T, for all tiles of the strip
+            M += V^T D, 36 matrix products
+        parallel: dw = G^T (M of all slots) G
+
+    Where there are many, M itself is large, there is one, and the planes are shared out::
+
+        for each round of tiles
+            parallel: V and D, for all tiles of the round
             parallel for each plane: M += V^T D
         parallel: dw = G^T M G
 
     Cost: 2 * 36 * tiles * C * O floating-point operations.
     """
     all_rows = len(x) * plan.tile_rows
-    for first in range(0, all_rows, plan.rows):
-        rows = min(plan.rows, all_rows - first)
+    if len(m) > 1:
         for worker in prange(workers):
-            _transform_both(x, dy, v, d, line, plan, first, rows, np.int64(worker), workers)
-        for worker in prange(workers):
-            _products_over_tiles(
-                v, d, m, x.shape[3], rows * plan.tile_columns, first > 0, plan, np.int64(worker), workers
-            )
+            _sum_slots(x, dy, v, d, m, line, plan, np.int64(worker), workers)
+    else:
+        for first in range(0, all_rows, plan.rows):
+            rows = min(plan.rows, all_rows - first)
+            for worker in prange(workers):
+                begin, end = np.int64(worker) * rows // workers, (np.int64(worker) + 1) * rows // workers
+                _transform_both(x, dy, v, d, line, plan, first, begin, end, 0, np.int64(worker))
+            for worker in prange(workers):
+                _sum_planes(v, d, m, x.shape[3], rows * plan.tile_columns, first > 0, plan, np.int64(worker), workers)
     for worker in prange(workers):
         _transform_sums(m, dw, plan, np.int64(worker), workers)
 
 
 @inner
-def _transform_both(x, dy, v, d, line, plan, first, rows, worker, workers):
-    begin, end = worker * rows // workers, (worker + 1) * rows // workers
-    lines, start = line.reshape(line.size), worker * line.shape[1]
-    _transform_input(x.reshape(x.size), x.shape, plan, first, begin, end, v, 0, lines, start)
-    _transform_gradient(dy.reshape(dy.size), dy.shape, plan, first, begin, end, d)
+def _sum_slots(x, dy, v, d, m, line, plan, worker, workers):
+    all_rows, slots = x.shape[0] * plan.tile_rows, m.shape[0]
+    x_flat, dy_flat, v_flat, d_flat, m_flat = (
+        x.reshape(x.size), dy.reshape(dy.size), v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
+    )  # fmt: skip
+    for slot in range(worker * slots // workers, (worker + 1) * slots // workers):
+        start, stop = slot * all_rows // slots, (slot + 1) * all_rows // slots
+        for first in range(start, stop, plan.rows):
+            rows = min(plan.rows, stop - first)
+            _transform_both(x, dy, v, d, line, plan, first, 0, rows, worker, worker)
+            last = min(stop, first + 2 * plan.rows)
+            _products_over_tiles(
+                v_flat, worker * v.shape[1], d_flat, worker * d.shape[1], m_flat, slot * m.shape[1],
+                x.shape[3], rows * plan.tile_columns, first > start, plan, 0, POINTS * (plan.channels // plan.block),
+                x_flat, _memory_of(x.shape, plan, first + rows), _memory_of(x.shape, plan, last),
+                dy_flat, _memory_of(dy.shape, plan, first + rows), _memory_of(dy.shape, plan, last),
+            )  # fmt: skip
 
 
 @inner
-def _products_over_tiles(v, d, m, c, tiles, add, plan, worker, workers):
-    """M[p] = V[p]^T D[p] (added with `add`), planes of (O / block, C, block); each is one worker's alone."""
+def _sum_planes(v, d, m, c, tiles, add, plan, worker, workers):
+    items = POINTS * (plan.channels // plan.block)
+    begin, end = worker * items // workers, (worker + 1) * items // workers
+    v, d, m = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
+    _products_over_tiles(v, 0, d, 0, m, 0, c, tiles, add, plan, begin, end, v, 0, 0, d, 0, 0)
+
+
+@inner
+def _transform_both(x, dy, v, d, line, plan, first, begin, end, strip, worker):
+    lines, start = line.reshape(line.size), worker * line.shape[1]
+    v_flat, d_flat = v.reshape(v.size), d.reshape(d.size)
+    x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
+    _transform_input(x_flat, x.shape, plan, first, begin, end, v_flat, strip * v.shape[1], lines, start)
+    _transform_gradient(dy_flat, dy.shape, plan, first, begin, end, d_flat, strip * d.shape[1])
+
+
+@inner
+def _products_over_tiles(
+    v, v_start, d, d_start, m, m_start, c, tiles, add, plan, begin, end, x, x_at, x_stop, dy, dy_at, dy_stop
+):
+    """M[p] = V[p]^T D[p] (or M[p] + that), planes of (O / block, C, block), for blocks `begin` to `end` of all planes.
+
+    Meanwhile what the next strip's transforms will read is brought to the cache, as in `_products`.
+    """
     zero, block = wide(v), plan.block
     n, blocks = lanes(zero), plan.channels // block
     height = min(TILE_ROWS, n)  # rows of the tile that lie together
-    items = POINTS * blocks
-    for item in range(worker * items // workers, (worker + 1) * items // workers):
-        a = item // blocks * plan.x_plane
-        b = item // blocks * plan.y_plane + item % blocks * plan.tiles * block
-        out = item // blocks * plan.w_plane + item % blocks * c * block
+    turns = max(1, (end - begin) * (c // height))
+    x_lines, dy_lines = -(-(x_stop - x_at) // (n * turns)), -(-(dy_stop - dy_at) // (n * turns))
+    for item in range(begin, end):
+        a = v_start + item // blocks * plan.x_plane
+        b = d_start + item // blocks * plan.y_plane + item % blocks * plan.tiles * block
+        out = m_start + item // blocks * plan.w_plane + item % blocks * c * block
         for k in range(0, c, height):
+            for _ in range(x_lines):
+                prefetch(x, x_at)
+                x_at += n
+            for _ in range(dy_lines):
+                prefetch(dy, dy_at)
+                dy_at += n
             a_start = a + k // n * plan.tiles * n + k % n
             if block == n:
                 tile_of_one(
@@ -510,8 +573,19 @@ def _products_over_tiles(v, d, m, c, tiles, add, plan, worker, workers):
 
 
 @inner
+def _sum_of(m, at, step):
+    """Six vectors, `step` numbers apart, added up over all slots."""
+    zero = wide(m)
+    t0, t1, t2, t3, t4, t5 = loads(zero, m, at, step, 6)
+    for slot in range(1, m.shape[0]):
+        s0, s1, s2, s3, s4, s5 = loads(zero, m, at + slot * m.shape[1], step, 6)
+        t0, t1, t2, t3, t4, t5 = t0 + s0, t1 + s1, t2 + s2, t3 + s3, t4 + s4, t5 + s5
+    return t0, t1, t2, t3, t4, t5
+
+
+@inner
 def _transform_sums(m, dw, plan, worker, workers):
-    """dw = G^T M G."""
+    """dw = G^T M G, for the sum M of all slots, in their order."""
     c, p = dw.shape[1], plan.w_plane
     zero = wide(m)
     n = lanes(zero)
@@ -521,12 +595,12 @@ def _transform_sums(m, dw, plan, worker, workers):
         channel, k = item // c * n, item % c
         at = _block_start(plan, channel, c) + k * plan.block
         rows = transposed((
-            _weight_map_transposed(loads(zero, m, at, R * p, 6)),
-            _weight_map_transposed(loads(zero, m, at + p, R * p, 6)),
-            _weight_map_transposed(loads(zero, m, at + 2 * p, R * p, 6)),
-            _weight_map_transposed(loads(zero, m, at + 3 * p, R * p, 6)),
-            _weight_map_transposed(loads(zero, m, at + 4 * p, R * p, 6)),
-            _weight_map_transposed(loads(zero, m, at + 5 * p, R * p, 6)),
+            _weight_map_transposed(_sum_of(m, at, R * p)),
+            _weight_map_transposed(_sum_of(m, at + p, R * p)),
+            _weight_map_transposed(_sum_of(m, at + 2 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, at + 3 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, at + 4 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, at + 5 * p, R * p)),
         ))  # fmt: skip
         for i, row in enumerate(rows):
             stores(taps, 3 * i * n, n, _weight_map_transposed(row))

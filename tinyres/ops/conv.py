@@ -16,6 +16,8 @@ def conv2d(
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
     groups: int = 1,
+    residual: Tensor | None = None,
+    relu: bool = False,
 ) -> Tensor:
     """Two-dimensional convolution (cross-correlation, as in every deep-learning library).
 
@@ -29,6 +31,10 @@ def conv2d(
     groups : int
         Cut the channels of x and of y into so many groups, and connect each of y's to its own of x's only
         (Xie et al., "Aggregated residual transformations for deep neural networks", CVPR 2017, figure 3c).
+    residual : Tensor of shape (N, O, OH, OW), optional
+        Added to the result: the shortcut of a residual block whose batch norm is folded into the convolution.
+    relu : bool
+        Apply ReLU at the end, in the same pass.
 
     Returns
     -------
@@ -53,7 +59,8 @@ def conv2d(
         dL/dx[n,c,h,v] = sum_{o,k,l} dy[n,o,i,j] w[o,c,k,l]   over all i, j with s i + k - p = h, s j + l - p = v
         dL/db[o]       = sum_{n,i,j} dy[n,o,i,j].
 
-    With groups, c runs over the channels of o's group, and o over those of c's: the same sums within each group.
+    With groups, c runs over the channels of o's group, and o over those of c's: the same sums within each group. With
+    ReLU, dy counts only where y > 0; that is also the gradient of the residual.
 
     Examples
     --------
@@ -77,19 +84,32 @@ def conv2d(
             + (f" in {groups} groups, with O a multiple of {groups}" if groups > 1 else "")
         )
     _check.vector("bias", bias, weight.shape[0], "the output channels of weight")
-    _check.same_dtype(x, weight=weight, bias=bias)
+    residual = None if residual is None else as_tensor("residual", residual)
+    _check.same_dtype(x, weight=weight, bias=bias, residual=residual)
     _check.window(x, (weight.shape[2], weight.shape[3]), padding)
+    size = ((x.shape[i] + 2 * padding[i - 2] - weight.shape[i]) // stride[i - 2] + 1 for i in (2, 3))
+    expected = (x.shape[0], weight.shape[0], *size)
+    if residual is not None and residual.shape != expected:
+        raise ValueError(f"residual: got shape {residual.shape}, expected {expected}, that of the result")
     a, w, options = x.data, weight.data, {"stride": stride, "padding": padding}
     needs_x, needs_w, kernels = x.requires_grad, weight.requires_grad, backend.active
+    b, shortcut = (None if t is None else t.data for t in (bias, residual))
+    y = kernels.conv2d(a, w, b, shortcut, relu=relu, **options)
+    has_bias, has_shortcut, opened = bias is not None, residual is not None, y if relu else None
 
-    def pullback(dy: Array) -> Sequence[Array | None]:
-        dx = kernels.conv2d_input_grad(dy, w, a.shape, **options) if needs_x else None
-        dw = kernels.conv2d_weight_grad(dy, a, w.shape, **options) if needs_w else None
-        return (dx, dw) if bias is None else (dx, dw, dy.sum((0, 2, 3)))
+    def pullback(dy: Array, totals: Sequence[Array | None]) -> Sequence[Array | None]:
+        g = dy if opened is None else kernels.relu_grad(dy, opened)
+        dw = kernels.conv2d_weight_grad(g, a, w.shape, **options) if needs_w else None
+        total = totals[0] if totals[0] is not None and _is_channels_last(totals[0]) else None
+        dx = kernels.conv2d_input_grad(g, w, a.shape, total, **options) if needs_x else None
+        return (dx, dw) + ((g.sum((0, 2, 3)),) if has_bias else ()) + ((g,) if has_shortcut else ())
 
-    y = kernels.conv2d(a, w, None if bias is None else bias.data, **options)
-    parents = (x, weight) if bias is None else (x, weight, bias)
-    return record("conv2d", y, parents, pullback, groups=groups, **options)
+    parents = [t for t in (x, weight, bias, residual) if t is not None]
+    return record("conv2d", y, parents, pullback, takes_totals=True, groups=groups, bias=has_bias, relu=relu, **options)
+
+
+def _is_channels_last(images: Array) -> bool:
+    return images.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
