@@ -127,6 +127,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     for first, last in _parts(o, c, x.itemsize):
         rows_of_tiles = len(x) * -(-dy.shape[1] // M)
         slots = min(SLOTS, rows_of_tiles, SLOT_BYTES // (POINTS * c * (last - first) * x.itemsize))
+        slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
         least, size = (LEAST_TILES, STRIP_BYTES) if slots > 1 else (GRAD_TILES, GRAD_BYTES)
         tiles = max(least, size // (POINTS * (c + last - first) * x.itemsize))
         plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (first, last), tiles, max(1, slots))
