@@ -48,8 +48,8 @@ from tinyres.kernels.simd import (
 
 STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
 STRIP_PIXELS = 512  # output pixels of one strip of the weight gradient: beside its input, one block of channels fits L2
-SLOT_BYTES = 32 * 1024 * 1024  # all partial weight gradients together
-REDUCE_ROWS = 16  # rows of the weight gradient whose slots are added up at a time
+SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial weight gradients: so many, or so large, at most
+FEW = 8  # channels whose weights are put in another order at a time, in L1
 ITEMS = 16  # work items there should be at least, for machines with more cores than images
 
 
@@ -108,14 +108,16 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """Gradient of `conv2d` with respect to weight, of shape `weight_shape`.
 
     Images are dealt to slots, by shapes alone, and slots are added in index order: the result does not depend on the
-    number of threads.
+    number of threads. Where there are more threads than slots, they share out the output channels of a slot.
     """
     x, dy = channels_last(x), channels_last(dy)
     n, (_, c, kh, kw) = len(x), weight_shape
+    if n == 0:
+        return zeros(weight_shape, dy.dtype)
     groups = groups_of(x.shape[3], weight_shape)
     columns = tile_columns(dy.dtype, groups[0].o)
     size = kh * kw * c * -(-groups[0].o // columns) * columns
-    slots = max(1, min(n, max(4, min(16, SLOT_BYTES // (size * dy.itemsize)))))
+    slots = max(1, min(n, SLOTS, SLOT_BYTES // (size * dy.itemsize)))
     total, dw = empty((slots, size), dy.dtype), empty(weight_shape, dy.dtype)
     window = (kh, kw, *stride, -padding[0], -padding[1])
     for group in groups:
@@ -311,14 +313,21 @@ def _correlate(x, weight, shape, start, strides, packed, columns, y, plan, finis
 def _pack(weight, shape, start, strides, block, columns, packed):
     """packed[block, k, l, c, :] = the weights of the block's output channels (zero past the last one)."""
     o, c, kh, kw = shape
-    first = block * columns
-    for channel in range(c):
-        for k in range(kh):
-            for l in range(kw):
-                at = start + first * strides[0] + channel * strides[1] + k * strides[2] + l * strides[3]
-                row = ((k * kw + l) * c + channel) * columns
-                for column in range(columns):
-                    packed[block, row + column] = weight[at + column * strides[0]] if first + column < o else 0
+    first, out = block * columns, packed.reshape(packed.size)
+    if first + columns > o:
+        packed[block] = 0
+    for k in range(kh):
+        for l in range(kw):
+            at = start + first * strides[0] + k * strides[2] + l * strides[3]
+            to = block * packed.shape[1] + (k * kw + l) * c * columns
+            for channel in range(0, c - FEW + 1, FEW):  # so that neither what is read nor what is written leaves L1
+                for column in range(min(columns, o - first)):
+                    for few in range(FEW):
+                        value = weight[at + column * strides[0] + (channel + few) * strides[1]]
+                        out[to + (channel + few) * columns + column] = value
+            for channel in range(c // FEW * FEW, c):
+                for column in range(min(columns, o - first)):
+                    out[to + channel * columns + column] = weight[at + column * strides[0] + channel * strides[1]]
 
 
 @inner
@@ -427,17 +436,17 @@ def _strip_input(x, shape, plan, image, images, first, rows, scratch):
 def _weight_grad(x, dy, dw, total, columns, plan, workers):
     """dw (O, C, KH, KW) from x (N, H, W, C) and dy (N, OH, OW, O), by way of total (slots, KH * KW * C * columns). ::
 
-        parallel for each slot, which holds some images: for each strip
+        parallel for each slot, which holds some images, and share of its output channels: for each strip
             copy its input, padded, to this thread's scratch
             for each block of output channels: for each tile of 8 of the KH * KW * C rows
-        parallel for some of the rows: add up the slots
+        parallel for a few channels: add up the slots
 
     Cost: 2 * N * OH * OW * O * KH * KW * C floating-point operations.
     """
     for worker in prange(workers):
         _weight_grad_slots(x, dy, dw.shape[0], total, columns, plan, np.int64(worker), workers)
-    for part in prange(-(-plan.a_rows.size // REDUCE_ROWS)):
-        _add_slots(total, plan.a_rows.size, np.int64(part), dw)
+    for part in prange(-(-dw.shape[1] // FEW)):
+        _add_slots(total, np.int64(part), dw)
 
 
 @inner
@@ -445,13 +454,16 @@ def _weight_grad_slots(x, dy, o, total, columns, plan, worker, workers):
     n, (oh, ow, all_channels) = x.shape[0], dy.shape[1:]
     slots, size = total.shape
     o_size = size // plan.a_rows.size
+    shares = min(-(-workers // slots), o_size // columns)
     x_flat, dy_flat, total_flat = x.reshape(x.size), dy.reshape(dy.size), total.reshape(total.size)
     scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * plan.channels, x.dtype)
     wider = np.zeros(0 if all_channels == o_size else plan.group * plan.rows * ow * o_size, x.dtype)
-    for slot in range(worker * slots // workers, (worker + 1) * slots // workers):
-        clear(total_flat, slot * size, size)
-        stop = (slot + 1) * n // slots
-        for image in range(slot * n // slots, stop, plan.group):
+    for item in range(worker * slots * shares // workers, (worker + 1) * slots * shares // workers):
+        slot, share = item // shares, item % shares
+        start, stop = slot * n // slots, (slot + 1) * n // slots
+        begin = share * (o_size // columns) // shares * columns
+        end = (share + 1) * (o_size // columns) // shares * columns
+        for image in range(start, stop, plan.group):
             images = min(plan.group, stop - image)
             for first in range(0, oh, plan.rows):
                 rows = min(plan.rows, oh - first)
@@ -461,42 +473,50 @@ def _weight_grad_slots(x, dy, o, total, columns, plan, worker, workers):
                     for p in range(images * rows * ow):
                         copy(wider, p * o_size, dy_flat, b_start + p * all_channels, o)
                     b, b_start = wider, 0
-                for column in range(0, o_size, columns):
+                add = image > start or first > 0
+                for column in range(begin, end, columns):
                     _weight_tiles(
                         columns, a, a_start, plan, images * rows,
-                        b, b_start + column, o_size, total_flat, slot * size + column,
+                        b, b_start + column, o_size, total_flat, slot * size + column, add,
                     )  # fmt: skip
 
 
 @inner
-def _weight_tiles(columns, a, a_start, plan, n, b, b_start, b_step, out, out_start):
-    """All tiles of one block of output channels and `n` rows of pixels, added to `out`."""
+def _weight_tiles(columns, a, a_start, plan, n, b, b_start, b_step, out, out_start, add):
+    """All tiles of one block of output channels and `n` rows of pixels, stored in `out`, or added to it."""
     zero, last = wide(a), plan.a_rows.size - 1
     a_rows, a_runs, b_runs, out_rows = plan.a_rows, plan.a_runs, plan.b_runs, plan.y_rows
     for r in range(0, last + 1, TILE_ROWS):
         if columns == lanes(zero):
             tile_of_one(
                 zero, a, a_start, a_rows, r, last, a_runs, plan.column_step,
-                b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, True,
+                b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, add,
             )  # fmt: skip
         else:
             tile_of_two(
                 zero, a, a_start, a_rows, r, last, a_runs, plan.column_step,
-                b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, True,
+                b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, add,
             )  # fmt: skip
 
 
 @inner
-def _add_slots(total, k_size, part, dw):
-    """Sum of all slots, in index order, to its place in dw, for some of the KH * KW * C rows."""
-    o, c, _, kw = dw.shape
+def _add_slots(total, part, dw):
+    """Sum of all slots, in index order, to its place in dw, for a few input channels."""
+    o, c, taps = dw.shape[0], dw.shape[1], dw.shape[2] * dw.shape[3]
     slots, size = total.shape
-    o_size = size // k_size
-    first, stop = part * REDUCE_ROWS, min((part + 1) * REDUCE_ROWS, k_size)
-    for slot in range(1, slots):
-        for i in range(first * o_size, stop * o_size):
-            total[0, i] += total[slot, i]
-    for row in range(first, stop):
-        tap, channel = row // c, row % c
-        for out in range(o):
-            dw[out, channel, tap // kw, tap % kw] = total[0, row * o_size + out]
+    zero, o_size = wide(total), size // (taps * c)
+    n, first = lanes(zero), part * FEW
+    few = min(FEW, c - first)
+    dw_flat, total_flat, sums = dw.reshape(dw.size), total.reshape(total.size), np.empty(FEW * taps * n, dw.dtype)
+    for out in range(0, o, n):
+        for channel in range(few):
+            for tap in range(taps):
+                at = (tap * c + first + channel) * o_size + out
+                value = load(zero, total_flat, at)
+                for slot in range(1, slots):
+                    value = value + load(zero, total_flat, slot * size + at)
+                store(sums, (channel * taps + tap) * n, value)
+        for lane in range(min(n, o - out)):
+            to = ((out + lane) * c + first) * taps
+            for i in range(few * taps):
+                dw_flat[to + i] = sums[i * n + lane]

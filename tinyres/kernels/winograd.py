@@ -65,7 +65,8 @@ LEAST_TILES = 32  # of a strip, so that weights are read for more than a few til
 SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
 GRAD_BYTES = 8 * 1024 * 1024  # transformed input and output of one round without slots: they stay in L3
 GRAD_TILES = 64  # of a round, so that sums are loaded and stored for more than a few tiles
-WEIGHT_BYTES = 10 * 1024 * 1024  # transformed weights of one launch: they stay in L3
+WEIGHT_BYTES = 10 * 1024 * 1024  # transformed weights; more are transformed part by part, so that they stay in L3,
+PART_BYTES = 5 * 1024 * 1024  # each of so many bytes
 
 # Costs in multiply-adds of the matrix products, measured: to transform an input channel of a tile and an output channel
 # of a tile, and the weight of one pair of channels. See `pays`.
@@ -144,12 +145,15 @@ def _launch(x, taps, bias, residual, relu, y, corner):
     be y itself: what y holds is then added to."""
     (o, c), workers = taps.shape[:2], get_num_threads()
     finish = conv.Finish.of(bias, residual, relu, y)
+    tiles = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize))
+    v = None
     for first, last in _parts(o, c, x.itemsize):
-        tiles = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize))
         plan = _plan(x.shape, y.shape, x.itemsize, corner, (first, last), tiles, workers)
-        v, m = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
+        again = v is not None and plan.strips == workers  # then each worker's V is that of the part before
+        v = empty((workers, POINTS * plan.x_plane), x.dtype) if v is None else v
+        m = empty((workers, POINTS * plan.y_plane), x.dtype)
         u = empty((POINTS * plan.w_plane,), x.dtype)
-        _correlate(x, *taps, y, finish, v, m, u, plan, workers)
+        _correlate(x, *taps, y, finish, v, again, m, u, plan, workers)
 
 
 # ---------------------------------------------------------------- how the work is cut
@@ -160,6 +164,7 @@ class _Plan(NamedTuple):
     left: int
     tile_rows: int  # of an image
     tile_columns: int
+    strips: int
     rows: int  # rows of tiles of a strip
     tiles: int  # of a strip
     first: int  # output channel,
@@ -172,9 +177,9 @@ class _Plan(NamedTuple):
 
 
 def _parts(o, c, itemsize):
-    """Ranges of output channels whose transformed weights have WEIGHT_BYTES or less."""
-    several = 2 * WIDTH // itemsize
-    part = max(several, WEIGHT_BYTES // (POINTS * c * itemsize) // several * several)
+    """Ranges of output channels whose weights are transformed at a time."""
+    several, channel = 2 * WIDTH // itemsize, POINTS * c * itemsize
+    part = o if o * channel <= WEIGHT_BYTES else max(several, PART_BYTES // channel // several * several)
     return [(first, min(first + part, o)) for first in range(0, o, part)]
 
 
@@ -185,7 +190,8 @@ def _plan(x_shape, y_shape, itemsize, corner, outputs, tiles, strips_for):
     tile_rows, columns = -(-y_shape[1] // M), -(-y_shape[2] // M)
     all_rows, o = n * tile_rows, last - first
     strips = -(-all_rows // max(1, tiles // columns))
-    rows = -(-all_rows // (-(-strips // strips_for) * strips_for))
+    strips = -(-strips // strips_for) * strips_for
+    rows = -(-all_rows // strips)
     tiles = rows * columns
 
     def plane(size):  # planes whose distance is a multiple of 4 KiB would fight for one cache set
@@ -193,7 +199,7 @@ def _plan(x_shape, y_shape, itemsize, corner, outputs, tiles, strips_for):
         return -(-size // line) * line + line
 
     return _Plan(
-        *corner, tile_rows, columns, rows, tiles, first, o,
+        *corner, tile_rows, columns, strips, rows, tiles, first, o,
         block=tile_columns(np.dtype(f"f{itemsize}"), o),
         x_plane=plane(tiles * c),
         y_plane=plane(tiles * o),
@@ -358,12 +364,12 @@ def _block_start(plan, channel, rows):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, y, finish, v, m, u, plan, workers):
+def _correlate(x, weight, shape, start, strides, y, finish, v, again, m, u, plan, workers):
     """Convolve x (N, H, W, C) with weights of `shape`, a view of `weight`, to y (N, OH, OW, O). ::
 
         parallel: U = G g G^T
         parallel for each strip
-            V = B^T d B, for all tiles of the strip
+            V = B^T d B, for all tiles of the strip; with `again`, v holds it
             M = V U, 36 matrix products
             y = A^T M A
 
@@ -372,7 +378,7 @@ def _correlate(x, weight, shape, start, strides, y, finish, v, m, u, plan, worke
     for worker in prange(workers):
         _transform_weights(weight, shape, start, strides, u, plan, np.int64(worker), workers)
     for worker in prange(workers):
-        _correlate_strips(x, y, finish, v, m, u, plan, np.int64(worker), workers)
+        _correlate_strips(x, y, finish, v, again, m, u, plan, np.int64(worker), workers)
 
 
 @inner
@@ -401,16 +407,16 @@ def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
 
 
 @inner
-def _correlate_strips(x, y, finish, v, m, u, plan, worker, workers):
+def _correlate_strips(x, y, finish, v, again, m, u, plan, worker, workers):
     all_rows = x.shape[0] * plan.tile_rows
-    strips = -(-all_rows // plan.rows)
     x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
     line = np.empty(R * plan.line, x.dtype)
     v_start, m_start = worker * v.shape[1], worker * m.shape[1]
-    for strip in range(worker * strips // workers, (worker + 1) * strips // workers):
+    for strip in range(worker * plan.strips // workers, (worker + 1) * plan.strips // workers):
         first = strip * plan.rows
         rows = max(0, min(plan.rows, all_rows - first))
-        _transform_input(x_flat, x.shape, plan, first, 0, rows, v_flat, v_start, line, 0)
+        if not again:
+            _transform_input(x_flat, x.shape, plan, first, 0, rows, v_flat, v_start, line, 0)
         _products(
             v_flat, v_start, u, m_flat, m_start, x.shape[3], rows * plan.tile_columns, plan,
             x_flat, _memory_of(x.shape, plan, first + plan.rows), _memory_of(x.shape, plan, first + 2 * plan.rows),
@@ -502,9 +508,8 @@ def _weight_grad(x, dy, dw, v, d, m, line, plan, workers):
 @inner
 def _sum_slots(x, dy, v, d, m, line, plan, worker, workers):
     all_rows, slots = x.shape[0] * plan.tile_rows, m.shape[0]
-    x_flat, dy_flat, v_flat, d_flat, m_flat = (
-        x.reshape(x.size), dy.reshape(dy.size), v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
-    )  # fmt: skip
+    x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
+    v_flat, d_flat, m_flat = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
     for slot in range(worker * slots // workers, (worker + 1) * slots // workers):
         start, stop = slot * all_rows // slots, (slot + 1) * all_rows // slots
         for first in range(start, stop, plan.rows):
