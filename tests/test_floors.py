@@ -39,6 +39,7 @@ KERNELS = [
     {"simd"},
     {"conv"},
     {"im2col", "winograd", "elementwise", "norm", "pool", "image"},
+    {"update"},
     {"__init__"},
     {"warmup"},
 ]

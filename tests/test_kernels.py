@@ -337,6 +337,33 @@ def test_add_to(shape, dtype, order, part_order, seed):
     np.testing.assert_array_equal(part, before)
 
 
+@given(
+    shapes(max_dims=4, min_side=0),
+    dtypes,
+    st.sampled_from(ORDERS[:3]),
+    st.sampled_from(ALL_ORDERS),
+    st.booleans(),
+    seeds,
+)
+def test_update_is_its_definition(shape, dtype, order, g_order, nesterov, seed):
+    rng = np.random.default_rng(seed)
+    p, g, v = (numbers(rng, shape, dtype) for _ in range(3))
+    settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.1, "nesterov": nesterov}
+    expected_p, expected_v = p.astype(F8), v.astype(F8)
+    reference.sgd_update(expected_p, g.astype(F8), expected_v, **settings)
+    p, g, v = in_order(p, order), in_order(g, g_order), in_order(v, order)
+    kernels.sgd_update(p, g, v, **settings)
+    assert_close(p, expected_p, 1e-6 if dtype == F4 else 1e-14)
+    assert_close(v, expected_v, 1e-6 if dtype == F4 else 1e-14)
+
+
+def test_update_refuses_a_gradient_of_another_shape():
+    p = np.ones((2, 3), F4)
+    with pytest.raises(ValueError, match=r"gradient of shape \(3,\), expected \(2, 3\)"):
+        kernels.sgd_update(p, np.ones(3, F4), p.copy(), lr=1, momentum=0, weight_decay=0, nesterov=False)
+    np.testing.assert_array_equal(p, 1)
+
+
 def test_one_compiled_kernel_serves_every_memory_order():
     """A read-only or strided array is another type to Numba: it would compile for seconds, each time."""
 

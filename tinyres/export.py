@@ -193,7 +193,16 @@ class _Writer:
 
 # ---------------------------------------------------------------- operators
 def _conv2d(w: _Writer, node: Node, inputs: list[str]) -> str:
-    return w.write("Conv", inputs, node=node, group=node.attributes["groups"], **_window(node))
+    factors = inputs[: 3 if node.attributes["bias"] else 2]
+    y = w.write("Conv", factors, node=node, group=node.attributes["groups"], **_window(node))
+    return _finish(w, node, y, inputs[len(factors) :])
+
+
+def _finish(w: _Writer, node: Node, y: str, residual: list[str]) -> str:
+    """What convolution and batch norm do with their result: add a shortcut, apply ReLU."""
+    if residual:
+        y = w.write("Add", [y, *residual], node=node)
+    return w.write("Relu", [y], node=node) if node.attributes["relu"] else y
 
 
 def _window(node: Node) -> dict[str, Any]:
@@ -214,9 +223,7 @@ def _batch_norm(w: _Writer, node: Node, inputs: list[str]) -> str:
     var = w.constant(node, "running_var", variance.astype(node.dtype))
     x, weight, bias, *residual = inputs
     y = w.write("BatchNormalization", [x, weight, bias, mean, var], node=node, epsilon=0.0)
-    if residual:
-        y = w.write("Add", [y, *residual], node=node)
-    return w.write("Relu", [y], node=node) if node.attributes["relu"] else y
+    return _finish(w, node, y, residual)
 
 
 def _max_pool2d(w: _Writer, node: Node, inputs: list[str]) -> str:

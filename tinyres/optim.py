@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyres import backend
 from tinyres.nn.module import Module, Parameter
 from tinyres.tape import Array
 
@@ -181,13 +182,8 @@ class SGD(Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
 
     def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
-        lr, momentum, weight_decay = (p.dtype.type(group[k]) for k in ("lr", "momentum", "weight_decay"))
-        if weight_decay:
-            g = g + weight_decay * p
-        v = state["momentum"]
-        v *= momentum
-        v += g
-        p -= lr * (g + momentum * v if group["nesterov"] else v)
+        settings = {name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
+        backend.active.sgd_update(p, g, state["momentum"], **settings)
 
 
 class AdamW(Optimizer):

@@ -198,7 +198,8 @@ def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     ==================  ======================================  =================================================
     operation           forward                                 backward
     ==================  ======================================  =================================================
-    conv2d, linear      x, w, y                                 dy, w, dx and dy, x, dw, where wanted; dy for a bias
+    conv2d, linear      x, w, y (and a residual)                dy, w, dx and dy, x, dw, where wanted; dy for a bias;
+                                                                with ReLU first dy, y and what is left of dy
     batch_norm          x for the statistics; x, residual, y    dy, x for the sums; dy, x, dx; with residual and
                                                                 ReLU the first pass reads y and writes g as well
     relu                x, y                                    dy, y, dx
@@ -217,7 +218,11 @@ def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     sizes = [array.nbytes for array in inputs]
     x = sizes[0] if sizes else 0
     match node.name:
-        case "conv2d" | "linear":
+        case "conv2d":
+            once, a = x + sizes[1] + y, node.attributes
+            residual = len(inputs) > 2 + a["bias"]
+            return once + residual * y, once * _wanted(node) + (a["bias"] + 3 * a["relu"]) * y
+        case "linear":
             once = x + sizes[1] + y
             return once, once * _wanted(node) + (y if len(inputs) > 2 else 0)
         case "batch_norm":

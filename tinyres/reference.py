@@ -122,3 +122,10 @@ def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
     share = dy / (kernel_size[0] * kernel_size[1])
     parts = np.broadcast_to(share[..., None, None], (*dy.shape, *kernel_size))
     return _scatter(parts, x_shape, kernel_size, stride, padding)
+
+
+def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
+    lr, momentum, weight_decay = (p.dtype.type(n) for n in (lr, momentum, weight_decay))
+    g = g + weight_decay * p
+    v[...] = momentum * v + g
+    p -= lr * (g + momentum * v if nesterov else v)

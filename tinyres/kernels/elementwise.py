@@ -1,10 +1,12 @@
 """Functions of each element: ReLU, its gradient, and a sum in place."""
 
+import numpy as np
 from numba import get_num_threads, prange
 
-from tinyres.kernels.compile import contiguous, jit
+from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
+from tinyres.kernels.simd import lanes, load, single, store, where_positive, wide
 
 
 def relu(x):
@@ -49,17 +51,41 @@ def _like(flat, x):
     return flat.reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
 
+@inner
+def share(out, worker, workers):
+    """First and last index of a worker's share of whole vectors, and where the numbers that fill none begin."""
+    n = lanes(wide(out))
+    vectors = out.size // n
+    return worker * vectors // workers * n, (worker + 1) * vectors // workers * n, vectors * n
+
+
 @jit(parallel=True)
 def _where_positive(source, test, out, workers):
     """out = source where test > 0 or is NaN, else 0: ReLU with test = source, its gradient with test = y."""
     for worker in prange(workers):
-        for i in range(worker * out.size // workers, (worker + 1) * out.size // workers):
-            out[i] = 0 if test[i] <= 0 else source[i]
+        start, stop, rest = share(out, np.int64(worker), workers)
+        _where_positive_in(wide(out), source, test, out, start, stop)
+        if worker == 0:
+            _where_positive_in(single(out), source, test, out, rest, out.size)
+
+
+@inner
+def _where_positive_in(zero, source, test, out, start, stop):
+    for i in range(start, stop, lanes(zero)):
+        store(out, i, where_positive(load(zero, test, i), load(zero, source, i), zero))
 
 
 @jit(parallel=True)
 def _add_to(total, part, workers):
     """total += part."""
     for worker in prange(workers):
-        for i in range(worker * total.size // workers, (worker + 1) * total.size // workers):
-            total[i] += part[i]
+        start, stop, rest = share(total, np.int64(worker), workers)
+        _add_in(wide(total), total, part, start, stop)
+        if worker == 0:
+            _add_in(single(total), total, part, rest, total.size)
+
+
+@inner
+def _add_in(zero, total, part, start, stop):
+    for i in range(start, stop, lanes(zero)):
+        store(total, i, load(zero, total, i) + load(zero, part, i))

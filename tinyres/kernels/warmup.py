@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from tinyres.kernels import conv, elementwise, image, norm, pool, winograd
+from tinyres.kernels import conv, elementwise, image, norm, pool, update, winograd
 
 
 def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -33,5 +33,7 @@ def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]
     yield "average pooling", partial(pool.avg_pool2d, x, size, **square)
     dy: np.ndarray = np.ones((2, 1, 1, 4), dtype).transpose(0, 3, 1, 2)
     yield "average pooling, gradient", partial(pool.avg_pool2d_grad, dy, x.shape, size, **square)
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": True}
+    yield "update of parameters", partial(update.sgd_update, vector.copy(), vector, vector.copy(), **settings)
     draw = {"corner": [[0, 0]], "flip": [False], "centre": [[0, 0]], "mean": [0], "std": [1], "pad": 0, "cutout": 0}
     yield "image pipeline", partial(image.augment_batch, np.zeros((1, 1, 2, 2), np.uint8), [0], **draw)

@@ -3,7 +3,6 @@
 from tinyres.nn import init
 from tinyres.nn.fuse import fuse
 from tinyres.nn.layers import (
-    AddReLU,
     AvgPool2d,
     BatchNorm2d,
     Conv2d,
@@ -17,7 +16,6 @@ from tinyres.nn.layers import (
 from tinyres.nn.module import Module, Parameter, Sequential
 
 __all__ = [
-    "AddReLU",
     "AvgPool2d",
     "BatchNorm2d",
     "Conv2d",

@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from tinyres.nn.layers import AddReLU, BatchNorm2d, Conv2d
+from tinyres.nn.layers import BatchNorm2d, Conv2d, Identity
 from tinyres.nn.module import Module, Parameter, expect_eval
 from tinyres.tape import Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
@@ -25,9 +25,10 @@ def fuse(model: Module, *, image_size: int = 32) -> Module:
     Returns
     -------
     Module
-        In evaluation mode, with the same outputs up to rounding, and other names in its `state_dict`: convolutions
-        have a bias, and folded batch norms have become `AddReLU`. A batch norm that does not follow a convolution of
-        its own stays, such as the first of a pre-activation block.
+        In evaluation mode, with the same outputs up to rounding, and other names in its `state_dict`: a convolution
+        with a bias has taken the place of its batch norm, and an `Identity` that of the convolution. So a shortcut and
+        a ReLU that were given to the batch norm are the convolution's, and are added and applied in one pass with it.
+        A batch norm that does not follow a convolution of its own stays, such as the first of a pre-activation block.
 
     Raises
     ------
@@ -61,8 +62,9 @@ def fuse(model: Module, *, image_size: int = 32) -> Module:
         dtype = conv.weight.dtype
         conv.weight = Parameter((conv.weight.data * scale[:, None, None, None]).astype(dtype))
         conv.bias = Parameter((bn.bias.data + scale * shift).astype(dtype))
-        parent, _, name = bn_path.rpartition(".")
-        setattr(modules[parent], name, AddReLU().eval())
+        for path, module in ((bn_path, conv), (conv_path, Identity().eval())):
+            parent, _, name = path.rpartition(".")
+            setattr(modules[parent], name, module)
     return fused
 
 

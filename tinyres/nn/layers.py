@@ -55,9 +55,10 @@ class Conv2d(Module):
         self.weight = Parameter(init.kaiming_normal((out_channels, in_channels // groups, *_pair(kernel_size))))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         return ops.conv2d(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups,
+            residual=residual, relu=relu,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -126,14 +127,6 @@ class BatchNorm2d(Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}, momentum={self.momentum}"
-
-
-class AddReLU(Module):
-    """What `nn.fuse` leaves of a `BatchNorm2d`: x + ``residual``, and ReLU, each where asked for."""
-
-    def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        x = x if residual is None else x + residual
-        return ops.relu(x) if relu else x
 
 
 class MaxPool2d(Module):

@@ -1,6 +1,7 @@
 """Batch norm, fused with the shortcut's addition and the ReLU that follow it in a residual block."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -112,5 +113,5 @@ def batch_norm(
         return (dx, dgamma, dbeta, dresidual) if shortcut else (dx, dgamma, dbeta)
 
     parents = (x, weight, bias) + ((residual,) if residual is not None else ())
-    how = {"training": training, "mean": mean, "inv_std": inv_std, "relu": relu}
+    how: dict[str, Any] = {"training": training, "mean": mean, "inv_std": inv_std, "relu": relu}
     return record("batch_norm", y, parents, pullback, **how)

@@ -1,6 +1,7 @@
 """Pooling: windows of an image reduced to their largest element or their mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tinyres import backend
 from tinyres.ops import _check
@@ -107,7 +108,7 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
 
 def _window(
     x: Tensor, kernel_size: _Size, stride: _Size | None, padding: _Size
-) -> tuple[tuple[int, int], dict[str, tuple[int, int]]]:
+) -> tuple[tuple[int, int], dict[str, Any]]:
     """The kernel's size, and the other two as keyword arguments, checked."""
     kernel, pad = _check.pair("kernel_size", kernel_size, 1), _check.pair("padding", padding, 0)
     _check.images(x)
