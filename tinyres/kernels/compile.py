@@ -16,6 +16,7 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import platformdirs
+from numba.core.registry import cpu_target
 
 
 def host_features() -> frozenset[str]:
@@ -113,4 +114,20 @@ def inner(function: Callable[..., Any]) -> Any:
     prange several times over. The loop's variable is unsigned there; ``np.int64(worker)`` keeps it from spoiling
     index arithmetic, and from asking for a second compilation.
     """
-    return jit(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    # Numba would optimise a function, then all of it again as a part of each function that calls it. What counts is the
+    # kernel in which all of them end up, inlined: leaving the rest as it is saves a fifth of the time.
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "cache": False, "forceinline": True}
+    dispatcher = jit(function, **options)
+    compile_and_optimise = dispatcher.compile
+
+    def compile_only(signature: Any) -> Any:
+        cpu_target.target_context.codegen()  # is made once, and keeps the level of optimisation that it finds
+        before = numba.config.OPT
+        numba.config.OPT = 0
+        try:
+            return compile_and_optimise(signature)
+        finally:
+            numba.config.OPT = before
+
+    dispatcher.compile = compile_only
+    return dispatcher

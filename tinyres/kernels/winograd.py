@@ -63,8 +63,8 @@ NA, NB = -1.5, 6.0  # m'(+-A), m'(+-B); m'(0) = 1
 STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they stay in L2
 LEAST_TILES = 32  # of a strip, so that weights are read for more than a few tiles
 SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
-GRAD_BYTES = 8 * 1024 * 1024  # transformed input and output of one round without slots: they stay in L3
-GRAD_TILES = 64  # of a round, so that sums are loaded and stored for more than a few tiles
+GRAD_BYTES = 4 * 1024 * 1024  # transformed input and output of one strip without slots: they stay in L3
+GRAD_TILES = 64  # of such a strip, so that sums are loaded and stored for more than a few tiles
 WEIGHT_BYTES = 10 * 1024 * 1024  # transformed weights; more are transformed part by part, so that they stay in L3,
 PART_BYTES = 5 * 1024 * 1024  # each of so many bytes
 
@@ -124,19 +124,20 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
         return conv.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
     x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
-    dw = empty(weight_shape, x.dtype)
-    for first, last in _parts(o, c, x.itemsize):
-        rows_of_tiles = len(x) * -(-dy.shape[1] // M)
-        slots = min(SLOTS, rows_of_tiles, SLOT_BYTES // (POINTS * c * (last - first) * x.itemsize))
-        slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
-        least, size = (LEAST_TILES, STRIP_BYTES) if slots > 1 else (GRAD_TILES, GRAD_BYTES)
-        tiles = max(least, size // (POINTS * (c + last - first) * x.itemsize))
-        plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (first, last), tiles, max(1, slots))
-        strips = workers if slots > 1 else 1  # that are in memory at a time
-        v, d = (empty((strips, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
-        m = empty((max(1, slots), POINTS * plan.w_plane), x.dtype)
-        line = empty((workers, R * plan.line), x.dtype)
-        _weight_grad(x, dy, dw[first:last], v, d, m, line, plan, workers)
+    dw, block = empty(weight_shape, x.dtype), tile_columns(x.dtype, o)
+    slots = min(SLOTS, len(x) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * x.itemsize))
+    slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
+    if slots > 1:
+        channels, least, size = o, LEAST_TILES, STRIP_BYTES
+    else:
+        slots, least, size = 1, GRAD_TILES, GRAD_BYTES
+        shared = -(-o // (workers * 2 * block)) * 2 * block
+        channels = min(o, shared, _parts(o, c, x.itemsize, PART_BYTES)[0][1])
+    tiles = max(least, size // (POINTS * (c + channels) * x.itemsize))
+    plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (0, channels), block, tiles, slots)
+    v, d = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
+    m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), x.dtype)
+    _weight_grad(x, dy, dw, v, d, m, slots, plan, workers)
     return dw
 
 
@@ -145,10 +146,10 @@ def _launch(x, taps, bias, residual, relu, y, corner):
     be y itself: what y holds is then added to."""
     (o, c), workers = taps.shape[:2], get_num_threads()
     finish = conv.Finish.of(bias, residual, relu, y)
-    tiles = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize))
+    tiles, block = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize)), tile_columns(x.dtype, o)
     v = None
-    for first, last in _parts(o, c, x.itemsize):
-        plan = _plan(x.shape, y.shape, x.itemsize, corner, (first, last), tiles, workers)
+    for first, last in _parts(o, c, x.itemsize, WEIGHT_BYTES):
+        plan = _plan(x.shape, y.shape, x.itemsize, corner, (first, last), block, tiles, workers)
         again = v is not None and plan.strips == workers  # then each worker's V is that of the part before
         v = empty((workers, POINTS * plan.x_plane), x.dtype) if v is None else v
         m = empty((workers, POINTS * plan.y_plane), x.dtype)
@@ -176,15 +177,15 @@ class _Plan(NamedTuple):
     line: int  # transformed columns of a row of tiles, of as many channels as a vector has lanes
 
 
-def _parts(o, c, itemsize):
-    """Ranges of output channels whose weights are transformed at a time."""
+def _parts(o, c, itemsize, size):
+    """Ranges of output channels: all of them, if the planes of so many weights have `size` bytes or less."""
     several, channel = 2 * WIDTH // itemsize, POINTS * c * itemsize
-    part = o if o * channel <= WEIGHT_BYTES else max(several, PART_BYTES // channel // several * several)
+    part = o if o * channel <= size else max(several, PART_BYTES // channel // several * several)
     return [(first, min(first + part, o)) for first in range(0, o, part)]
 
 
 @lru_cache(maxsize=1024)
-def _plan(x_shape, y_shape, itemsize, corner, outputs, tiles, strips_for):
+def _plan(x_shape, y_shape, itemsize, corner, outputs, block, tiles, strips_for):
     """Strips of about so many tiles, and as many of them for each of `strips_for` workers."""
     (n, _, _, c), (first, last) = x_shape, outputs
     tile_rows, columns = -(-y_shape[1] // M), -(-y_shape[2] // M)
@@ -200,7 +201,7 @@ def _plan(x_shape, y_shape, itemsize, corner, outputs, tiles, strips_for):
 
     return _Plan(
         *corner, tile_rows, columns, strips, rows, tiles, first, o,
-        block=tile_columns(np.dtype(f"f{itemsize}"), o),
+        block=block,
         x_plane=plane(tiles * c),
         y_plane=plane(tiles * o),
         w_plane=plane(c * o),
@@ -263,8 +264,8 @@ def _output_map_transposed(y):
 # ---------------------------------------------------------------- in two dimensions, for all tiles of some rows
 # Planes are stored as (channels / lanes, tiles, lanes): what one product reads lies close together.
 @inner
-def _transform_input(x, shape, plan, strip_row, begin, end, v, v_start, line, line_start):
-    """V = B^T d B for rows of tiles `begin` to `end` of the strip that starts at `strip_row`.
+def _transform_input(x, shape, plan, strip_row, rows, v, v_start, line):
+    """V = B^T d B for all tiles of the strip of so many rows of tiles that starts at `strip_row`.
 
     Columns are transformed first, each once although two tiles share it, to `line`, which L1 holds. ::
 
@@ -275,18 +276,18 @@ def _transform_input(x, shape, plan, strip_row, begin, end, v, v_start, line, li
     _, height, width, c = shape
     zero = wide(x)
     n = lanes(zero)
-    for r in range(begin, end):
+    for r in range(rows):
         image, row = (strip_row + r) // plan.tile_rows, (strip_row + r) % plan.tile_rows * M + plan.top
         for channel in range(0, c, n):
             for j in range(M * plan.tile_columns + 2):
                 column = j + plan.left
                 at = ((image * height + row) * width + column) * c + channel
                 d = loads_within(zero, x, at, width * c, 6, row, height if 0 <= column < width else 0)
-                stores(line, line_start + j * n, plan.line, _input_map(d))
+                stores(line, j * n, plan.line, _input_map(d))
             for tile in range(plan.tile_columns):
                 to = v_start + channel * plan.tiles + (r * plan.tile_columns + tile) * n
                 for k in range(R):
-                    d = loads(zero, line, line_start + k * plan.line + tile * M * n, n, 6)
+                    d = loads(zero, line, k * plan.line + tile * M * n, n, 6)
                     stores(v, to + k * R * plan.x_plane, plan.x_plane, _input_map(d))
 
 
@@ -331,15 +332,15 @@ def _transform_output(m, m_start, plan, strip_row, rows, y, shape, finish):
 
 
 @inner
-def _transform_gradient(dy, shape, plan, strip_row, begin, end, d, d_start):
-    """D = A dy A^T for rows of tiles `begin` to `end` of a strip, each tile held in registers; zeros outside."""
+def _transform_gradient(dy, shape, plan, strip_row, rows, first, channels, d, d_start):
+    """D = A dy A^T for all tiles of a strip, each held in registers, and some channels; zeros outside the image."""
     _, height, width, all_channels = shape
     zero, row, p = wide(dy), shape[2] * shape[3], plan.y_plane
-    for channel in range(0, plan.channels, lanes(zero)):
-        for t in range(begin * plan.tile_columns, end * plan.tile_columns):
+    for channel in range(0, channels, lanes(zero)):
+        for t in range(rows * plan.tile_columns):
             r, j = strip_row + t // plan.tile_columns, t % plan.tile_columns * M
             image, i = r // plan.tile_rows, r % plan.tile_rows * M
-            at = ((image * height + i) * width + j) * all_channels + plan.first + channel
+            at = ((image * height + i) * width + j) * all_channels + first + channel
             to = d_start + _block_start(plan, channel, plan.tiles) + t * plan.block
             h1, h2, h3 = (
                 (height if j + 1 < width else 0),
@@ -391,11 +392,11 @@ def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
     items = plan.channels // n * c
     for item in range(worker * items // workers, (worker + 1) * items // workers):
         channel, k = item // c * n, item % c
-        for tap in range(9):
-            at = start + (plan.first + channel) * strides[0] + k * strides[1]
-            at += tap // 3 * strides[2] + tap % 3 * strides[3]
-            for lane in range(n):
-                taps[tap * n + lane] = weight[at + lane * strides[0]]
+        for lane in range(n):
+            at = start + (plan.first + channel + lane) * strides[0] + k * strides[1]
+            for i in range(3):
+                for j in range(3):
+                    taps[(i * 3 + j) * n + lane] = weight[at + i * strides[2] + j * strides[3]]
         rows = transposed((
             _weight_map(loads(zero, taps, 0, 3 * n, 3)),
             _weight_map(loads(zero, taps, n, 3 * n, 3)),
@@ -416,7 +417,7 @@ def _correlate_strips(x, y, finish, v, again, m, u, plan, worker, workers):
         first = strip * plan.rows
         rows = max(0, min(plan.rows, all_rows - first))
         if not again:
-            _transform_input(x_flat, x.shape, plan, first, 0, rows, v_flat, v_start, line, 0)
+            _transform_input(x_flat, x.shape, plan, first, rows, v_flat, v_start, line)
         _products(
             v_flat, v_start, u, m_flat, m_start, x.shape[3], rows * plan.tile_columns, plan,
             x_flat, _memory_of(x.shape, plan, first + plan.rows), _memory_of(x.shape, plan, first + 2 * plan.rows),
@@ -470,91 +471,75 @@ def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_a
 
 # ---------------------------------------------------------------- weight gradient
 @jit(parallel=True)
-def _weight_grad(x, dy, dw, v, d, m, line, plan, workers):
-    """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, all O).
+def _weight_grad(x, dy, dw, v, d, m, slots, plan, workers):
+    """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, O).
 
-    Where there are few channels, each slot has its own sums M, and its own tiles, strip by strip in L2::
+    Where there are few channels, each slot has its own tiles, and its own sums M::
 
-        parallel for each slot: for each strip of the slot
-            V = B^T x B and D = A dy A^T, for all tiles of the strip
+        parallel for each slot: for each strip of its tiles, small enough for L2
+            V = B^T x B and D = A dy A^T
             M += V^T D, 36 matrix products
         parallel: dw = G^T (M of all slots) G
 
-    Where there are many, M itself is large, there is one, and the planes are shared out::
+    Where there are many, M itself is large, and there is one slot; a part of the output channels takes its place::
 
-        for each round of tiles
-            parallel: V and D, for all tiles of the round
-            parallel for each plane: M += V^T D
-        parallel: dw = G^T M G
+        parallel for each part: for each strip of all tiles: V, D and M as above; dw of the part = G^T M G
 
     Cost: 2 * 36 * tiles * C * O floating-point operations.
     """
-    all_rows = len(x) * plan.tile_rows
-    if len(m) > 1:
-        for worker in prange(workers):
-            _sum_slots(x, dy, v, d, m, line, plan, np.int64(worker), workers)
-    else:
-        for first in range(0, all_rows, plan.rows):
-            rows = min(plan.rows, all_rows - first)
-            for worker in prange(workers):
-                begin, end = np.int64(worker) * rows // workers, (np.int64(worker) + 1) * rows // workers
-                _transform_both(x, dy, v, d, line, plan, first, begin, end, 0, np.int64(worker))
-            for worker in prange(workers):
-                _sum_planes(v, d, m, x.shape[3], rows * plan.tile_columns, first > 0, plan, np.int64(worker), workers)
     for worker in prange(workers):
-        _transform_sums(m, dw, plan, np.int64(worker), workers)
+        _sum_strips(x, dy, dw, v, d, m, slots, plan, np.int64(worker), workers)
+    if slots > 1:
+        for worker in prange(workers):
+            items = dw.shape[0] // lanes(wide(m)) * dw.shape[1]
+            begin, end = np.int64(worker) * items // workers, (np.int64(worker) + 1) * items // workers
+            _transform_sums(m, 0, slots, plan, dw, 0, begin, end)
 
 
 @inner
-def _sum_slots(x, dy, v, d, m, line, plan, worker, workers):
-    all_rows, slots = x.shape[0] * plan.tile_rows, m.shape[0]
+def _sum_strips(x, dy, dw, v, d, m, slots, plan, worker, workers):
+    """Each slot, or each part of the output channels: one of the two is the only one of its kind."""
+    n, c, o = x.shape[0], x.shape[3], dy.shape[3]
+    all_rows, parts = n * plan.tile_rows, -(-o // plan.channels)
     x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
     v_flat, d_flat, m_flat = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
-    for slot in range(worker * slots // workers, (worker + 1) * slots // workers):
+    v_start, d_start, line = worker * v.shape[1], worker * d.shape[1], np.empty(R * plan.line, x.dtype)
+    items = slots * parts
+    before = worker * items // workers
+    for item in range(before, (worker + 1) * items // workers):
+        slot, part = item // parts, item % parts
         start, stop = slot * all_rows // slots, (slot + 1) * all_rows // slots
+        channel = part * plan.channels
+        channels, sums = min(plan.channels, o - channel), (slot if slots > 1 else worker) * m.shape[1]
         for first in range(start, stop, plan.rows):
-            rows = min(plan.rows, stop - first)
-            _transform_both(x, dy, v, d, line, plan, first, 0, rows, worker, worker)
-            last = min(stop, first + 2 * plan.rows)
+            rows, last = min(plan.rows, stop - first), min(stop, first + 2 * plan.rows)
+            if slots > 1 or rows < all_rows or item == before:  # else V is that of the part before
+                _transform_input(x_flat, x.shape, plan, first, rows, v_flat, v_start, line)
+            _transform_gradient(dy_flat, dy.shape, plan, first, rows, channel, channels, d_flat, d_start)
             _products_over_tiles(
-                v_flat, worker * v.shape[1], d_flat, worker * d.shape[1], m_flat, slot * m.shape[1],
-                x.shape[3], rows * plan.tile_columns, first > start, plan, 0, POINTS * (plan.channels // plan.block),
+                v_flat, v_start, d_flat, d_start, m_flat, sums,
+                c, channels, rows * plan.tile_columns, plan, first > start,
                 x_flat, _memory_of(x.shape, plan, first + rows), _memory_of(x.shape, plan, last),
                 dy_flat, _memory_of(dy.shape, plan, first + rows), _memory_of(dy.shape, plan, last),
             )  # fmt: skip
-
-
-@inner
-def _sum_planes(v, d, m, c, tiles, add, plan, worker, workers):
-    items = POINTS * (plan.channels // plan.block)
-    begin, end = worker * items // workers, (worker + 1) * items // workers
-    v, d, m = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
-    _products_over_tiles(v, 0, d, 0, m, 0, c, tiles, add, plan, begin, end, v, 0, 0, d, 0, 0)
-
-
-@inner
-def _transform_both(x, dy, v, d, line, plan, first, begin, end, strip, worker):
-    lines, start = line.reshape(line.size), worker * line.shape[1]
-    v_flat, d_flat = v.reshape(v.size), d.reshape(d.size)
-    x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
-    _transform_input(x_flat, x.shape, plan, first, begin, end, v_flat, strip * v.shape[1], lines, start)
-    _transform_gradient(dy_flat, dy.shape, plan, first, begin, end, d_flat, strip * d.shape[1])
+        if slots == 1:
+            _transform_sums(m, worker, 1, plan, dw, channel, 0, channels // lanes(wide(m)) * c)
 
 
 @inner
 def _products_over_tiles(
-    v, v_start, d, d_start, m, m_start, c, tiles, add, plan, begin, end, x, x_at, x_stop, dy, dy_at, dy_stop
+    v, v_start, d, d_start, m, m_start, c, channels, tiles, plan, add, x, x_at, x_stop, dy, dy_at, dy_stop
 ):
-    """M[p] = V[p]^T D[p] (or M[p] + that), planes of (O / block, C, block), for blocks `begin` to `end` of all planes.
+    """M[p] = V[p]^T D[p], or M[p] + that with `add`, for all planes p, of (channels / block, C, block).
 
     Meanwhile what the next strip's transforms will read is brought to the cache, as in `_products`.
     """
     zero, block = wide(v), plan.block
-    n, blocks = lanes(zero), plan.channels // block
+    n, blocks = lanes(zero), channels // block
     height = min(TILE_ROWS, n)  # rows of the tile that lie together
-    turns = max(1, (end - begin) * (c // height))
+    turns = POINTS * blocks * (c // height)
     x_lines, dy_lines = -(-(x_stop - x_at) // (n * turns)), -(-(dy_stop - dy_at) // (n * turns))
-    for item in range(begin, end):
+    for item in range(POINTS * blocks):
         a = v_start + item // blocks * plan.x_plane
         b = d_start + item // blocks * plan.y_plane + item % blocks * plan.tiles * block
         out = m_start + item // blocks * plan.w_plane + item % blocks * c * block
@@ -579,37 +564,39 @@ def _products_over_tiles(
 
 
 @inner
-def _sum_of(m, at, step):
+def _sum_of(m, slot, slots, at, step):
     """Six vectors, `step` numbers apart, added up over all slots."""
     zero = wide(m)
-    t0, t1, t2, t3, t4, t5 = loads(zero, m, at, step, 6)
-    for slot in range(1, m.shape[0]):
-        s0, s1, s2, s3, s4, s5 = loads(zero, m, at + slot * m.shape[1], step, 6)
+    t0, t1, t2, t3, t4, t5 = loads(zero, m, slot * m.shape[1] + at, step, 6)
+    for other in range(slot + 1, slot + slots):
+        s0, s1, s2, s3, s4, s5 = loads(zero, m, other * m.shape[1] + at, step, 6)
         t0, t1, t2, t3, t4, t5 = t0 + s0, t1 + s1, t2 + s2, t3 + s3, t4 + s4, t5 + s5
     return t0, t1, t2, t3, t4, t5
 
 
 @inner
-def _transform_sums(m, dw, plan, worker, workers):
-    """dw = G^T M G, for the sum M of all slots, in their order."""
+def _transform_sums(m, slot, slots, plan, dw, first, begin, end):
+    """dw = G^T M G for pairs `begin` to `end` of the plan's channels, M being the sum of so many slots, in their order.
+
+    `first` is the output channel of dw that the plan's first one is.
+    """
     c, p = dw.shape[1], plan.w_plane
     zero = wide(m)
     n = lanes(zero)
     taps = np.empty((9, n), m.dtype)
-    items = plan.channels // n * c
-    for item in range(worker * items // workers, (worker + 1) * items // workers):
+    for item in range(begin, end):
         channel, k = item // c * n, item % c
         at = _block_start(plan, channel, c) + k * plan.block
         rows = transposed((
-            _weight_map_transposed(_sum_of(m, at, R * p)),
-            _weight_map_transposed(_sum_of(m, at + p, R * p)),
-            _weight_map_transposed(_sum_of(m, at + 2 * p, R * p)),
-            _weight_map_transposed(_sum_of(m, at + 3 * p, R * p)),
-            _weight_map_transposed(_sum_of(m, at + 4 * p, R * p)),
-            _weight_map_transposed(_sum_of(m, at + 5 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, slot, slots, at, R * p)),
+            _weight_map_transposed(_sum_of(m, slot, slots, at + p, R * p)),
+            _weight_map_transposed(_sum_of(m, slot, slots, at + 2 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, slot, slots, at + 3 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, slot, slots, at + 4 * p, R * p)),
+            _weight_map_transposed(_sum_of(m, slot, slots, at + 5 * p, R * p)),
         ))  # fmt: skip
         for i, row in enumerate(rows):
             stores(taps, 3 * i * n, n, _weight_map_transposed(row))
         for lane in range(n):
             for tap in range(9):
-                dw[channel + lane, k, tap // 3, tap % 3] = taps[tap, lane]
+                dw[first + channel + lane, k, tap // 3, tap % 3] = taps[tap, lane]
