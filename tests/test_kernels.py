@@ -462,9 +462,10 @@ def test_zeros_are_zero_in_used_memory(own_pool):
     assert b.flags.c_contiguous
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30))
-def test_memory_is_never_in_two_arrays_and_never_more_than_there_has_been(steps):
-    before, memory._pool = memory._pool, memory._Pool()
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30), st.sampled_from([0, 3 * memory.SMALLEST]))
+def test_memory_is_never_in_two_arrays_and_never_much_more_than_there_has_been(steps, spare):
+    before, memory._pool = (memory._pool, memory.SPARE), memory._Pool()
+    memory.SPARE = spare
     try:
         live, most = [], 0
         for i, (make, k) in enumerate(steps):
@@ -479,10 +480,44 @@ def test_memory_is_never_in_two_arrays_and_never_more_than_there_has_been(steps)
             most = max(most, in_use)
             assert memory._pool.in_use == in_use
             assert memory._pool.kept == sum(size * len(free) for size, free in memory._pool.free.items())
-            assert memory._pool.kept + in_use <= most == memory._pool.peak
+            assert memory._pool.kept + in_use <= most + memory.SPARE
+            assert most == memory._pool.peak
             assert all((array[:: memory.SMALLEST // 4] == j).all() for j, array in live)
     finally:
-        memory._pool = before
+        memory._pool, memory.SPARE = before
+
+
+# ---------------------------------------------------------------- constants
+def test_what_is_made_of_a_constant_is_made_once_and_dies_with_it():
+    weight = np.ones((4, 4), F4)
+    first, ready = memory.made_of(weight, "key", (3,))
+    assert not ready
+    assert memory.made_of(weight, "key", (3,))[0] is not first  # it may have changed meanwhile
+    memory.make_constant(weight)
+    made, ready = memory.made_of(weight, "key", (3,))
+    assert not ready
+    again, ready = memory.made_of(weight, "key", (3,))
+    assert ready
+    assert again is made
+    assert not memory.made_of(weight, "other", (3,))[1]
+    with pytest.raises(ValueError, match="read-only"):
+        weight[0] = 2
+    key = id(weight)
+    del weight
+    assert key not in memory._made
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_constant_weights_give_the_same_bits(size):
+    rng = np.random.default_rng(0)
+    x, w = in_order(numbers(rng, (8, 32, 16, 16), F4), "channels-last"), numbers(rng, (64, 32, size, size), F4)
+    options = {"stride": (1, 1), "padding": (size // 2, size // 2)}
+    dy = kernels.conv2d(x, w, **options)
+    dx = kernels.conv2d_input_grad(dy, w, x.shape, **options)
+    memory.make_constant(w)
+    for _ in range(2):
+        np.testing.assert_array_equal(kernels.conv2d(x, w, **options), dy)
+        np.testing.assert_array_equal(kernels.conv2d_input_grad(dy, w, x.shape, **options), dx)
 
 
 # ---------------------------------------------------------------- compilation

@@ -29,20 +29,21 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.memory import empty, zeros
+from tinyres.kernels.memory import empty, made_of, zeros
 from tinyres.kernels.simd import (
     TILE_ROWS,
     clear,
     copy,
     lanes,
     load,
+    loads_within,
+    maximum,
     single,
     splat,
     store,
     tile_columns,
     tile_of_one,
     tile_of_two,
-    where_negative,
     wide,
 )
 
@@ -69,7 +70,7 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     window, place = (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow)
     for group in groups_of(x.shape[3], weight.shape):
         taps = Taps(flat, (group.o, group.c, kh, kw), group.tap, (group.c * kh * kw, kh * kw, kw, 1))
-        _launch(x, taps, y, window, place, (group.x_channel, group.y_channel), finish)
+        _launch(x, weight, taps, y, window, place, (group.x_channel, group.y_channel), finish)
     return y.transpose(0, 3, 1, 2)
 
 
@@ -100,7 +101,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
                 strides = (kh * kw, group.c * kh * kw, -sh * kw, -sw)
                 taps = Taps(flat, (group.c, group.o, taps_h, taps_w), group.tap + last, strides)
                 channels_of = group.y_channel, group.x_channel
-                _launch(dy, taps, dx, window, place, channels_of, finish, accumulate=total is not None)
+                _launch(dy, weight, taps, dx, window, place, channels_of, finish, accumulate=total is not None)
     return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
@@ -145,15 +146,15 @@ class Finish(NamedTuple):
 
     bias: np.ndarray  # of each output channel
     residual: np.ndarray  # flat, of y's size
-    add: bool  # the residual; else it is not read
-    relu: bool
+    residuals: int  # that are added: with 0 it is not read
+    floor: float  # what is less becomes this: 0 for ReLU, else -infinity
     needed: bool  # any of it
 
     @classmethod
     def of(cls, bias, residual, relu, y):
         add, needed = residual is not None, relu or not (bias is None and residual is None)
         bias = np.zeros(y.shape[3], y.dtype) if bias is None else contiguous(bias)
-        return cls(bias, (residual if add else y).reshape(-1), add, relu, needed)
+        return cls(bias, (residual if add else y).reshape(-1), int(add), 0.0 if relu else -np.inf, needed)
 
 
 class _Group(NamedTuple):
@@ -184,12 +185,12 @@ class Taps(NamedTuple):
     strides: tuple[int, int, int, int]  # in elements, for the same axes
 
 
-def _launch(x, taps, y, window, place, first_channels, finish, *, accumulate=False):
+def _launch(x, weight, taps, y, window, place, first_channels, finish, *, accumulate=False):
     o, c, kh, kw = taps.shape
     columns = tile_columns(x.dtype, o)
-    packed = empty((-(-o // columns), kh * kw * c * columns), x.dtype)
+    packed, ready = made_of(weight, ("packed", *taps[1:]), (-(-o // columns), kh * kw * c * columns))
     plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), columns)
-    _correlate(x, *taps, packed, columns, y, plan, finish, accumulate, get_num_threads())
+    _correlate(x, *taps, packed, ready, columns, y, plan, finish, accumulate, get_num_threads())
 
 
 # ---------------------------------------------------------------- how the work is cut
@@ -293,17 +294,17 @@ def _input_of(window, out_size, x_shape, channels):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, packed, columns, y, plan, finish, accumulate, workers):
+def _correlate(x, weight, shape, start, strides, packed, ready, columns, y, plan, finish, accumulate, workers):
     """Each window of x that the plan names, times the weights, to its place in y (added to y with `accumulate`). ::
 
-        pack the weights into blocks of the tile's columns, in the order in which the tile reads them
+        unless they are `ready`: pack the weights into blocks of the tile's columns, in the order in which it reads them
         parallel for each strip
             copy its input, padded, to this thread's scratch
             for each block of output channels: for each tile of 8 pixels
 
     Cost: 2 * (pixels of y) * O * KH * KW * C floating-point operations.
     """
-    for block in prange(packed.shape[0]):
+    for block in prange(0 if ready else packed.shape[0]):
         _pack(weight, shape, start, strides, np.int64(block), columns, packed)
     for worker in prange(workers):
         _correlate_strips(x, packed, columns, shape[0], y, plan, finish, accumulate, np.int64(worker), workers)
@@ -368,21 +369,16 @@ def _finish_pixel(y, at, o, channel, finish):
     zero = wide(y)
     whole = o // lanes(zero) * lanes(zero)
     for c in range(0, whole, lanes(zero)):
-        value = load(zero, y, at + c) + load(zero, finish.bias, channel + c)
-        store(y, at + c, finished(value, finish, at + c))
+        _finish_in(zero, y, at + c, channel + c, finish)
     for c in range(whole, o):
-        value = load(single(y), y, at + c) + load(single(y), finish.bias, channel + c)
-        store(y, at + c, finished(value, finish, at + c))
+        _finish_in(single(y), y, at + c, channel + c, finish)
 
 
 @inner
-def finished(value, finish, at):
-    """A vector of sums, with their bias, as it is to be stored at flat index `at`."""
-    if finish.add:
-        value = value + load(value, finish.residual, at)
-    if finish.relu:
-        value = where_negative(value, splat(value, 0.0), value)
-    return value
+def _finish_in(zero, y, at, channel, finish):
+    value = load(zero, y, at) + load(zero, finish.bias, channel)
+    (residual,) = loads_within(zero, finish.residual, at, 0, 1, 0, finish.residuals)
+    store(y, at, maximum(value + residual, splat(zero, finish.floor)))
 
 
 @inner

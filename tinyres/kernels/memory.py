@@ -2,17 +2,19 @@
 
 A training step makes the same arrays as the step before. Fresh from the system, each would cost a page
 fault and a zeroing every 4 KiB: a quarter of a ResNet-20 step, measured. So memory of arrays that have died is kept
-and handed out again. The process never grows larger for it than its arrays have been at one time.
+and handed out again. The process grows larger for it than its arrays have been at one time by no more than `SPARE`.
 """
 
 import math
 import weakref
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
 CACHE_LINE = 64  # bytes
 SMALLEST = 64 * 1024  # bytes; below, NumPy's own allocator is as good
+SPARE = 64 * 1024 * 1024  # bytes kept beyond what arrays have had at one time: large ones and small ones take turns
 
 
 def _aligned(size: int) -> memoryview:
@@ -34,7 +36,7 @@ class _Pool:
             memory = same.pop()
         else:
             self.peak = max(self.peak, self.in_use + size)
-            self.shrink(self.peak - self.in_use - size)
+            self.shrink(self.peak + SPARE - self.in_use - size)
             memory = _aligned(size)
         self.in_use += size
         return memory
@@ -74,3 +76,25 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     array = empty(shape, dtype)
     array[...] = 0
     return array
+
+
+# ---------------------------------------------------------------- what is made of constants
+_made: dict[int, dict[Hashable, np.ndarray]] = {}  # by id of a constant
+
+
+def make_constant(array: np.ndarray) -> None:
+    """Make an array read-only, and promise that it stays as it is: what kernels make of it, they make once."""
+    array.flags.writeable = False
+    _made[id(array)] = {}
+    weakref.finalize(array, _made.pop, id(array), None).atexit = False
+
+
+def made_of(array: np.ndarray, key: Hashable, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
+    """Memory for what is made of an array, such as its weights in another order, and whether it is there already."""
+    made = None if array.flags.writeable else _made.get(id(array))
+    if made is not None and key in made:
+        return made[key], True
+    memory = empty(shape, array.dtype)
+    if made is not None:
+        made[key] = memory
+    return memory, False

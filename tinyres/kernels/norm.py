@@ -14,7 +14,7 @@ from numba import get_num_threads, prange
 from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
-from tinyres.kernels.simd import fma, lanes, load, single, splat, store, where_negative, where_positive, wide
+from tinyres.kernels.simd import fma, lanes, load, maximum, single, splat, store, where_positive, wide
 
 BLOCK_BYTES = 8 * 1024  # of one array: three of them fit L1
 CHUNK_BLOCKS = 16
@@ -177,7 +177,7 @@ def _apply_block(zero, x, constants, residual, add, relu, y, start, stop, first,
             if add:
                 value = value + load(zero, residual, at)
             if relu:
-                value = where_negative(value, zero, value)
+                value = maximum(value, zero)
             store(y, at, value)
 
 

@@ -285,14 +285,14 @@ def fma(typingctx, a, b, c):
 
 
 @intrinsic
-def where_negative(typingctx, test, a, b):
-    """Lane by lane: a where test < 0, else b. A NaN is not negative."""
+def maximum(typingctx, a, b):
+    """Lane by lane the larger, and a where one is NaN."""
 
     def codegen(context, builder, signature, args):
-        test, a, b = args
-        return builder.select(builder.fcmp_ordered("<", test, ir.Constant(test.type, None)), a, b)
+        a, b = args
+        return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
-    return a(test, a, b), codegen
+    return a(a, b), codegen
 
 
 @intrinsic

@@ -32,8 +32,8 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels import conv
 from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.conv import Taps, channels_last, finished, in_channels_last
-from tinyres.kernels.memory import CACHE_LINE, empty
+from tinyres.kernels.conv import Taps, channels_last, in_channels_last
+from tinyres.kernels.memory import CACHE_LINE, empty, made_of
 from tinyres.kernels.simd import (
     TILE_ROWS,
     WIDTH,
@@ -42,6 +42,7 @@ from tinyres.kernels.simd import (
     load,
     loads,
     loads_within,
+    maximum,
     prefetch,
     prefetch_to_write,
     splat,
@@ -102,7 +103,7 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     y = empty((*images, o), x.dtype)
     taps = Taps(contiguous(weight).reshape(-1), (o, channels, 3, 3), 0, (channels * 9, 9, 3, 1))
     residual = None if residual is None else channels_last(residual)
-    _launch(channels_last(x), taps, bias, residual, relu, y, (-padding[0], -padding[1]))
+    _launch(channels_last(x), weight, taps, bias, residual, relu, y, (-padding[0], -padding[1]))
     return y.transpose(0, 3, 1, 2)
 
 
@@ -114,7 +115,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     before = None if total is None else in_channels_last(total)
     dx = empty((n, height, width, channels), dy.dtype) if total is None else before
     taps = Taps(contiguous(weight).reshape(-1), (channels, o, 3, 3), 8, (9, channels * 9, -3, -1))
-    _launch(channels_last(dy), taps, None, before, False, dx, (padding[0] - 2, padding[1] - 2))
+    _launch(channels_last(dy), weight, taps, None, before, False, dx, (padding[0] - 2, padding[1] - 2))
     return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
@@ -141,7 +142,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     return dw
 
 
-def _launch(x, taps, bias, residual, relu, y, corner):
+def _launch(x, weight, taps, bias, residual, relu, y, corner):
     """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. The residual may
     be y itself: what y holds is then added to."""
     (o, c), workers = taps.shape[:2], get_num_threads()
@@ -153,8 +154,8 @@ def _launch(x, taps, bias, residual, relu, y, corner):
         again = v is not None and plan.strips == workers  # then each worker's V is that of the part before
         v = empty((workers, POINTS * plan.x_plane), x.dtype) if v is None else v
         m = empty((workers, POINTS * plan.y_plane), x.dtype)
-        u = empty((POINTS * plan.w_plane,), x.dtype)
-        _correlate(x, *taps, y, finish, v, again, m, u, plan, workers)
+        u, ready = made_of(weight, ("winograd", taps.strides, first, last), (POINTS * plan.w_plane,))
+        _correlate(x, *taps, y, finish, v, again, m, u, ready, plan, workers)
 
 
 # ---------------------------------------------------------------- how the work is cut
@@ -297,7 +298,7 @@ def _transform_output(m, m_start, plan, strip_row, rows, y, shape, finish):
     image."""
     _, height, width, all_channels = shape
     zero, p = wide(y), plan.y_plane
-    n = lanes(zero)
+    n, floor = lanes(zero), splat(zero, finish.floor)
     edge = np.empty(M * M * n, y.dtype)
     for channel in range(0, plan.channels, n):
         bias = load(zero, finish.bias, plan.first + channel)
@@ -316,19 +317,20 @@ def _transform_output(m, m_start, plan, strip_row, rows, y, shape, finish):
             to = ((image * height + i) * width + j) * all_channels + plan.first + channel
             if i + M <= height and j + M <= width:
                 for k, row in enumerate(rows_of_tile):
-                    from_, step = to + k * width * all_channels, all_channels
                     y0, y1, y2, y3 = _output_map(row)
-                    store(y, from_, finished(y0 + bias, finish, from_))
-                    store(y, from_ + step, finished(y1 + bias, finish, from_ + step))
-                    store(y, from_ + 2 * step, finished(y2 + bias, finish, from_ + 2 * step))
-                    store(y, from_ + 3 * step, finished(y3 + bias, finish, from_ + 3 * step))
+                    at, step = to + k * width * all_channels, all_channels
+                    r0, r1, r2, r3 = loads_within(zero, finish.residual, at, step, 4, 0, 4 * finish.residuals)
+                    y0, y1, y2, y3 = (y0 + bias) + r0, (y1 + bias) + r1, (y2 + bias) + r2, (y3 + bias) + r3
+                    y0, y1, y2, y3 = maximum(y0, floor), maximum(y1, floor), maximum(y2, floor), maximum(y3, floor)
+                    stores(y, at, step, (y0, y1, y2, y3))
             else:
                 for k, row in enumerate(rows_of_tile):
                     stores(edge, k * M * n, n, _output_map(row))
                 for k in range(min(M, height - i)):
                     for l in range(min(M, width - j)):
-                        at = to + (k * width + l) * all_channels
-                        store(y, at, finished(load(zero, edge, (k * M + l) * n) + bias, finish, at))
+                        at, value = to + (k * width + l) * all_channels, load(zero, edge, (k * M + l) * n) + bias
+                        (residual,) = loads_within(zero, finish.residual, at, 0, 1, 0, finish.residuals)
+                        store(y, at, maximum(value + residual, floor))
 
 
 @inner
@@ -365,10 +367,10 @@ def _block_start(plan, channel, rows):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, y, finish, v, again, m, u, plan, workers):
+def _correlate(x, weight, shape, start, strides, y, finish, v, again, m, u, ready, plan, workers):
     """Convolve x (N, H, W, C) with weights of `shape`, a view of `weight`, to y (N, OH, OW, O). ::
 
-        parallel: U = G g G^T
+        parallel: U = G g G^T, unless u holds it (`ready`)
         parallel for each strip
             V = B^T d B, for all tiles of the strip; with `again`, v holds it
             M = V U, 36 matrix products
@@ -376,7 +378,7 @@ def _correlate(x, weight, shape, start, strides, y, finish, v, again, m, u, plan
 
     Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole.
     """
-    for worker in prange(workers):
+    for worker in prange(0 if ready else workers):
         _transform_weights(weight, shape, start, strides, u, plan, np.int64(worker), workers)
     for worker in prange(workers):
         _correlate_strips(x, y, finish, v, again, m, u, plan, np.int64(worker), workers)
@@ -421,7 +423,7 @@ def _correlate_strips(x, y, finish, v, again, m, u, plan, worker, workers):
         _products(
             v_flat, v_start, u, m_flat, m_start, x.shape[3], rows * plan.tile_columns, plan,
             x_flat, _memory_of(x.shape, plan, first + plan.rows), _memory_of(x.shape, plan, first + 2 * plan.rows),
-            y_flat, _memory_of(y.shape, plan, first), _memory_of(y.shape, plan, first + rows),
+            y_flat, _memory_of(y.shape, plan, first), _memory_of(y.shape, plan, first + rows), finish,
         )  # fmt: skip
         _transform_output(m_flat, m_start, plan, first, rows, y_flat, y.shape, finish)
 
@@ -436,11 +438,11 @@ def _memory_of(shape, plan, row):
 
 
 @inner
-def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop):
+def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop, finish):
     """M[p] = V[p] U[p] for all planes p.
 
     The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a
-    few lines at each tile of the product: the next strip's input and this one's output.
+    few lines at each tile of the product: the next strip's input, and this one's output and residual.
     """
     zero, block = wide(v), plan.block
     n, blocks = lanes(zero), plan.channels // block
@@ -456,6 +458,8 @@ def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_a
                 x_at += n
             for _ in range(y_lines):
                 prefetch_to_write(y, y_at)
+                if finish.residuals:
+                    prefetch(finish.residual, y_at)
                 y_at += n
             if block == n:
                 tile_of_one(
