@@ -462,10 +462,27 @@ def test_zeros_are_zero_in_used_memory(own_pool):
     assert b.flags.c_contiguous
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30), st.sampled_from([0, 3 * memory.SMALLEST]))
-def test_memory_is_never_in_two_arrays_and_never_much_more_than_there_has_been(steps, spare):
-    before, memory._pool = (memory._pool, memory.SPARE), memory._Pool()
-    memory.SPARE = spare
+def test_a_smaller_array_takes_the_memory_of_a_larger_one_but_not_of_one_much_larger(own_pool):
+    a = memory.empty((4 * memory.SMALLEST,), np.uint8)
+    place = address(a)
+    del a
+    b = memory.empty((memory.SMALLEST,), np.uint8)
+    assert address(b) == place
+    assert b.nbytes == memory.SMALLEST
+    assert own_pool.in_use == own_pool.peak == 4 * memory.SMALLEST
+    del b
+    c = memory.empty((memory.SMALLEST - 1 + 4 * memory.SMALLEST,), np.uint8)
+    del c
+    assert own_pool.kept <= own_pool.peak
+    d = memory.empty((memory.SMALLEST,), np.uint8)  # more than four times as large: new memory
+    assert own_pool.in_use == memory.SMALLEST
+    assert d.nbytes == memory.SMALLEST
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30))
+def test_memory_is_never_in_two_arrays_and_never_more_than_there_has_been(steps):
+    before, memory._pool = memory._pool, memory._Pool()
+    pool = memory._pool
     try:
         live, most = [], 0
         for i, (make, k) in enumerate(steps):
@@ -477,14 +494,13 @@ def test_memory_is_never_in_two_arrays_and_never_much_more_than_there_has_been(s
             elif live:
                 live.pop(k % len(live))
             in_use = sum(array.nbytes for _, array in live)
-            most = max(most, in_use)
-            assert memory._pool.in_use == in_use
-            assert memory._pool.kept == sum(size * len(free) for size, free in memory._pool.free.items())
-            assert memory._pool.kept + in_use <= most + memory.SPARE
-            assert most == memory._pool.peak
+            most = max(most, pool.in_use)
+            assert in_use <= pool.in_use <= memory.LARGER * in_use
+            assert pool.kept == sum(size * len(free) for size, free in pool.free.items())
+            assert pool.kept + pool.in_use <= most == pool.peak
             assert all((array[:: memory.SMALLEST // 4] == j).all() for j, array in live)
     finally:
-        memory._pool, memory.SPARE = before
+        memory._pool = before
 
 
 # ---------------------------------------------------------------- constants

@@ -2,7 +2,7 @@
 
 A training step makes the same arrays as the step before. Fresh from the system, each would cost a page
 fault and a zeroing every 4 KiB: a quarter of a ResNet-20 step, measured. So memory of arrays that have died is kept
-and handed out again. The process grows larger for it than its arrays have been at one time by no more than `SPARE`.
+and handed out again. The process never grows larger for it than its arrays have been at one time.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 
 CACHE_LINE = 64  # bytes
 SMALLEST = 64 * 1024  # bytes; below, NumPy's own allocator is as good
-SPARE = 64 * 1024 * 1024  # bytes kept beyond what arrays have had at one time: large ones and small ones take turns
+LARGER = 4  # times the size: so much of the memory of a larger array may go to a smaller one
 
 
 def _aligned(size: int) -> memoryview:
@@ -30,21 +30,24 @@ class _Pool:
         self.in_use = self.kept = self.peak = 0  # bytes
 
     def take(self, size: int) -> memoryview:
-        same = self.free.get(size)
-        if same:
-            self.kept -= size
-            memory = same.pop()
+        """Memory of `size` bytes, or up to `LARGER` times as many if that is at hand."""
+        fitting = size if size in self.free else min((s for s in self.free if size < s <= LARGER * size), default=0)
+        if fitting:
+            memory = self.free[fitting].pop()
+            if not self.free[fitting]:
+                del self.free[fitting]
+            self.kept -= fitting
         else:
-            self.peak = max(self.peak, self.in_use + size)
-            self.shrink(self.peak + SPARE - self.in_use - size)
+            self.shrink(max(self.peak, self.in_use + size) - self.in_use - size)
             memory = _aligned(size)
-        self.in_use += size
+        self.in_use += len(memory)
+        self.peak = max(self.peak, self.in_use)
         return memory
 
-    def give(self, size: int, memory: memoryview) -> None:
-        self.in_use -= size
-        self.kept += size
-        self.free.setdefault(size, []).append(memory)
+    def give(self, memory: memoryview) -> None:
+        self.in_use -= len(memory)
+        self.kept += len(memory)
+        self.free.setdefault(len(memory), []).append(memory)
 
     def shrink(self, limit: int) -> None:
         """Return memory to the system until at most `limit` bytes are kept."""
@@ -66,8 +69,8 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if size < SMALLEST:
         return np.empty(shape, dtype)
     memory = _pool.take(size)
-    root = np.frombuffer(memory, np.uint8)  # every view of an array refers to it, so it dies with the last one
-    weakref.finalize(root, _pool.give, size, memory).atexit = False
+    root = np.frombuffer(memory, np.uint8, size)  # every view of an array refers to it, so it dies with the last one
+    weakref.finalize(root, _pool.give, memory).atexit = False
     return root.view(dtype).reshape(shape)
 
 
