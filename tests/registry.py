@@ -30,6 +30,11 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *residual: Tensor, **opt
     return ops.batch_norm(x, mean, var, weight, bias, residual=residual[0] if residual else None, eps=0.1, **options)
 
 
+def conv2d(x: Tensor, weight: Tensor, *others: Tensor, shortcut: bool = False, **options: Any) -> Tensor:
+    *bias, residual = others if shortcut else (*others, None)
+    return ops.conv2d(x, weight, *bias, residual=residual, **options)
+
+
 def classes(logits: Tensor, **options: Any) -> Tensor:
     n, k = logits.shape
     return ops.cross_entropy(logits, np.arange(n) * 2 % k, **options)
@@ -70,6 +75,9 @@ CONVOLVED = [
     case((2, 4, 3, 4), (6, 2, 3, 2), (6,), groups=2, stride=(1, 2), padding=1),
     case((1, 3, 4, 3), (3, 1, 2, 2), groups=3),
     case((0, 2, 4, 4), (4, 1, 3, 3), (4,), groups=2),
+    case((2, 9, 3, 2), (5, 9, 1, 1), (5,), relu=True),
+    case((2, 3, 4, 3), (2, 3, 3, 3), (2,), (2, 2, 4, 3), shortcut=True, relu=True, padding=1),
+    case((1, 4, 3, 4), (6, 2, 3, 2), (1, 6, 3, 3), shortcut=True, groups=2, stride=(1, 2), padding=1),
 ]
 NORMALISED = [
     case(shape, *[(shape[1],)] * 2, *[shape] * residual, training=training, relu=relu)
@@ -91,7 +99,7 @@ REGISTRY = {
             case((0, 3), (2, 3), axis=0),
         ],
     ),
-    "conv2d": Entry(ops.conv2d, CONVOLVED),
+    "conv2d": Entry(conv2d, CONVOLVED),
     "cross_entropy": Entry(
         classes, [case((3, 4)), case((1, 2), label_smoothing=0.1), case((4, 3), label_smoothing=1), case((2, 1))]
     ),

@@ -301,6 +301,8 @@ ERRORS = [
     (lambda: conv(bias=t(3)), ValueError, r"bias: got shape \(3,\), expected \(4,\), the output channels of weight"),
     (lambda: conv(weight=t(4, 3, 3, 3, dtype=F8)), TypeError, "weight: got dtype float64, expected float32, that of x"),
     (lambda: conv(bias=t(4, dtype=F8)), TypeError, "bias: got dtype float64, expected float32, that of x"),
+    (lambda: conv(residual=t(2, 4, 5, 5)), ValueError, r"residual: got shape \(2, 4, 5, 5\), expected \(2, 4, 3, 3\)"),
+    (lambda: conv(residual=t(2, 4, 3, 3, dtype=F8)), TypeError, "residual: got dtype float64, expected float32"),
     (lambda: conv(t(1, 3, 2, 5)), ValueError, "x: got height 2 with padding 0, expected at least the kernel's, 3"),
     (lambda: conv(t(1, 3, 5, 0), padding=1), ValueError, "x: got width 0 with padding 1, expected at least"),
     (lambda: ops.linear(t(2, 3, 4), t(4, 3)), ValueError, r"x: got shape \(2, 3, 4\), expected 2 axes \(N, I\)"),

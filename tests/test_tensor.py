@@ -488,6 +488,64 @@ def test_wrong_pullback_is_named(wrong, error, message):
         y.sum().backward()
 
 
+def adding(x, seen):
+    """3 x, whose pullback adds to what x has, if it may."""
+
+    def pullback(dy, totals):
+        seen.append(totals[0])
+        if totals[0] is None:
+            return (3 * dy,)
+        totals[0] += 3 * dy
+        return (totals[0],)
+
+    return tr.record("adding", 3 * x.data, (x,), pullback, takes_totals=True)
+
+
+@pytest.mark.parametrize("retain_graph", [False, True])
+def test_a_pullback_may_add_to_the_gradient_that_its_parent_has(retain_graph):
+    x, seen = tr.Tensor([1.0, 2.0], requires_grad=True), []
+    y = x * 2
+    loss = (y.exp() + adding(y, seen)).sum()
+    for times in (1, 2) if retain_graph else (1,):
+        loss.backward(retain_graph=retain_graph)
+        np.testing.assert_allclose(x.grad, times * 2 * (3 + np.exp(y.data)), rtol=1e-6)
+    assert any(total is not None for total in seen)  # exp came first
+
+
+def test_what_others_see_is_not_offered_to_add_to():
+    """Not dL/dy itself, passed on by a sum; not a gradient of a tensor that is used twice by the operation."""
+    x, seen = tr.Tensor([1.0, 2.0], requires_grad=True), []
+    y = x * 2
+    (y + adding(y, seen)).sum().backward()
+    assert seen == [None]
+    np.testing.assert_array_equal(x.grad, [8, 8])
+
+    def pullback(dy, totals):
+        assert totals == [None, None]
+        return dy, dy
+
+    x.grad, y = None, x * 2
+    (y.exp() + tr.record("both", 2 * y.data, (y, y), pullback, takes_totals=True)).sum().backward()
+    np.testing.assert_allclose(x.grad, 2 * (2 + np.exp(y.data)), rtol=1e-6)
+
+
+def test_a_convolution_adds_to_the_gradient_of_a_shortcut():
+    """The same, bit for bit, as a sum of two gradients."""
+    rng = np.random.default_rng(0)
+    for channels, size in ((16, 8), (3, 5)):  # by Winograd's method, and directly
+        image = rng.standard_normal((4, size, size, channels), np.float32).transpose(0, 3, 1, 2)
+        w = tr.Tensor(rng.standard_normal((channels, channels, 3, 3), np.float32))
+        x = tr.Tensor(image, requires_grad=True)
+        y = x * 1
+        (tr.ops.conv2d(y, w, padding=1) + tr.ops.relu(y)).sum().backward()
+        alone = []
+        for use in (lambda z, w=w: tr.ops.conv2d(z, w, padding=1), tr.ops.relu):
+            z = tr.Tensor(image, requires_grad=True)
+            use(z).sum().backward()
+            alone.append(z.grad)
+        np.testing.assert_array_equal(x.grad, alone[1] + alone[0])
+
+
 def test_gradient_of_the_broadcast_shape_is_summed():
     a, b = leaf([[1.0], [2.0]]), Tensor(np.ones((1, 2, 1)), requires_grad=True)
     dy = np.arange(12.0).reshape(3, 2, 2)

@@ -6,9 +6,9 @@ Shapes in the kernels are channels-last: x (N, H, W, C), y (N, OH, OW, C).
 import numpy as np
 from numba import prange
 
-from tinyres.kernels.compile import jit
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
-from tinyres.kernels.memory import empty, zeros
+from tinyres.kernels.memory import empty
 
 
 def max_pool2d(x, kernel_size, *, stride, padding):
@@ -26,7 +26,7 @@ def max_pool2d(x, kernel_size, *, stride, padding):
 def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
     """Gradient of `max_pool2d` with respect to x, of shape `x_shape`."""
     n, c, height, width = x_shape
-    dx = zeros((n, height, width, c), dy.dtype)
+    dx = empty((n, height, width, c), dy.dtype)
     _max_pool_grad(channels_last(dy), channels_last(taps), dx, kernel_size, stride, padding)
     return dx.transpose(0, 3, 1, 2)
 
@@ -42,7 +42,7 @@ def avg_pool2d(x, kernel_size, *, stride, padding):
 def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
     """Gradient of `avg_pool2d` with respect to x, of shape `x_shape`."""
     n, c, height, width = x_shape
-    dx = zeros((n, height, width, c), dy.dtype)
+    dx = empty((n, height, width, c), dy.dtype)
     _avg_pool_grad(channels_last(dy), dx, kernel_size, stride, padding)
     return dx.transpose(0, 3, 1, 2)
 
@@ -55,66 +55,93 @@ def _out_size(size, kernel_size, stride, padding):
 @jit(parallel=True)
 def _max_pool(x, y, taps, kernel_size, stride, padding):
     """parallel for each image: for each output pixel: for each tap inside the image: for each channel."""
+    for image in prange(len(x)):
+        _max_pool_image(x, y, taps, kernel_size, stride, padding, np.int64(image))
+
+
+@inner
+def _max_pool_image(x, y, taps, kernel_size, stride, padding, image):
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
-    n, height, width, channels = x.shape
-    for image in prange(n):
-        for i in range(y.shape[1]):
-            for j in range(y.shape[2]):
-                best, tap = y[image, i, j], taps[image, i, j]
-                best[:] = -np.inf
-                tap[:] = -1
-                for k in range(kh):
-                    for l in range(kw):
-                        row, column = i * sh + k - ph, j * sw + l - pw
-                        if 0 <= row < height and 0 <= column < width:
-                            values = x[image, row, column]
-                            for c in range(channels):
-                                # a NaN beats everything, and stays; the first tap beats nothing at all
-                                if values[c] > best[c] or tap[c] < 0 or (values[c] != values[c] and best[c] == best[c]):
-                                    best[c] = values[c]
-                                    tap[c] = k * kw + l
+    _, height, width, channels = x.shape
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            best, tap = y[image, i, j], taps[image, i, j]
+            best[:] = -np.inf
+            tap[:] = -1
+            for k in range(kh):
+                for l in range(kw):
+                    row, column = i * sh + k - ph, j * sw + l - pw
+                    if 0 <= row < height and 0 <= column < width:
+                        values = x[image, row, column]
+                        for c in range(channels):
+                            # a NaN beats everything, and stays; the first tap beats nothing at all
+                            if values[c] > best[c] or tap[c] < 0 or (values[c] != values[c] and best[c] == best[c]):
+                                best[c] = values[c]
+                                tap[c] = k * kw + l
 
 
 @jit(parallel=True)
 def _max_pool_grad(dy, taps, dx, kernel_size, stride, padding):
-    """parallel for each image: for each output pixel: add dy where its maximum came from."""
-    kw, (sh, sw), (ph, pw) = kernel_size[1], stride, padding
-    n, oh, ow, channels = dy.shape
-    for image in prange(n):
-        for i in range(oh):
-            for j in range(ow):
-                for c in range(channels):
-                    tap = taps[image, i, j, c]
-                    dx[image, i * sh + tap // kw - ph, j * sw + tap % kw - pw, c] += dy[image, i, j, c]
+    """parallel for each image: for each output pixel: for each tap: add dy if its maximum came from there."""
+    for image in prange(len(dy)):
+        _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, np.int64(image))
+
+
+@inner
+def _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, image):
+    (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
+    _, height, width, channels = dx.shape
+    dx[image] = 0
+    for i in range(dy.shape[1]):
+        for j in range(dy.shape[2]):
+            tap, gradient = taps[image, i, j], dy[image, i, j]
+            for k in range(kh):
+                for l in range(kw):
+                    row, column = i * sh + k - ph, j * sw + l - pw
+                    if 0 <= row < height and 0 <= column < width:
+                        place = dx[image, row, column]
+                        for c in range(channels):  # no branch, so that vectors can do it
+                            place[c] += gradient[c] if tap[c] == k * kw + l else 0
 
 
 @jit(parallel=True)
 def _avg_pool(x, y, kernel_size, stride, padding):
     """parallel for each image: for each output pixel: for each tap inside the image: for each channel."""
+    for image in prange(len(x)):
+        _avg_pool_image(x, y, kernel_size, stride, padding, np.int64(image))
+
+
+@inner
+def _avg_pool_image(x, y, kernel_size, stride, padding, image):
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
-    n, height, width, channels = x.shape
-    for image in prange(n):
-        for i in range(y.shape[1]):
-            for j in range(y.shape[2]):
-                total = y[image, i, j]
-                total[:] = 0
-                for row in range(max(0, i * sh - ph), min(height, i * sh - ph + kh)):
-                    for column in range(max(0, j * sw - pw), min(width, j * sw - pw + kw)):
-                        for c in range(channels):
-                            total[c] += x[image, row, column, c]
-                for c in range(channels):
-                    total[c] /= kh * kw
+    _, height, width, channels = x.shape
+    for i in range(y.shape[1]):
+        for j in range(y.shape[2]):
+            total = y[image, i, j]
+            total[:] = 0
+            for row in range(max(0, i * sh - ph), min(height, i * sh - ph + kh)):
+                for column in range(max(0, j * sw - pw), min(width, j * sw - pw + kw)):
+                    for c in range(channels):
+                        total[c] += x[image, row, column, c]
+            for c in range(channels):
+                total[c] /= kh * kw
 
 
 @jit(parallel=True)
 def _avg_pool_grad(dy, dx, kernel_size, stride, padding):
     """parallel for each image: for each output pixel: give each tap inside the image its share of dy."""
+    for image in prange(len(dy)):
+        _avg_pool_grad_image(dy, dx, kernel_size, stride, padding, np.int64(image))
+
+
+@inner
+def _avg_pool_grad_image(dy, dx, kernel_size, stride, padding, image):
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
-    n, height, width, channels = dx.shape
-    for image in prange(n):
-        for i in range(dy.shape[1]):
-            for j in range(dy.shape[2]):
-                for row in range(max(0, i * sh - ph), min(height, i * sh - ph + kh)):
-                    for column in range(max(0, j * sw - pw), min(width, j * sw - pw + kw)):
-                        for c in range(channels):
-                            dx[image, row, column, c] += dy[image, i, j, c] / (kh * kw)
+    _, height, width, channels = dx.shape
+    dx[image] = 0
+    for i in range(dy.shape[1]):
+        for j in range(dy.shape[2]):
+            for row in range(max(0, i * sh - ph), min(height, i * sh - ph + kh)):
+                for column in range(max(0, j * sw - pw), min(width, j * sw - pw + kw)):
+                    for c in range(channels):
+                        dx[image, row, column, c] += dy[image, i, j, c] / (kh * kw)
