@@ -82,7 +82,7 @@ def _max_pool_image(x, y, taps, kernel_size, stride, padding, image):
 
 @jit(parallel=True)
 def _max_pool_grad(dy, taps, dx, kernel_size, stride, padding):
-    """parallel for each image: for each output pixel: for each tap: add dy if its maximum came from there."""
+    """parallel for each image: for each output pixel: add dy where its maximum came from."""
     for image in prange(len(dy)):
         _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, np.int64(image))
 
@@ -92,16 +92,15 @@ def _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, image):
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
     _, height, width, channels = dx.shape
     dx[image] = 0
+    flat, offsets = dx.reshape(dx.size), np.empty(kh * kw, np.int64)  # of each tap, since a division takes long
+    for tap in range(kh * kw):
+        offsets[tap] = (tap // kw * width + tap % kw) * channels
     for i in range(dy.shape[1]):
         for j in range(dy.shape[2]):
+            first = ((image * height + i * sh - ph) * width + j * sw - pw) * channels
             tap, gradient = taps[image, i, j], dy[image, i, j]
-            for k in range(kh):
-                for l in range(kw):
-                    row, column = i * sh + k - ph, j * sw + l - pw
-                    if 0 <= row < height and 0 <= column < width:
-                        place = dx[image, row, column]
-                        for c in range(channels):  # no branch, so that vectors can do it
-                            place[c] += gradient[c] if tap[c] == k * kw + l else 0
+            for c in range(channels):
+                flat[first + offsets[tap[c]] + c] += gradient[c]
 
 
 @jit(parallel=True)
