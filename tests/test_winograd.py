@@ -122,7 +122,15 @@ def test_nan_and_infinity_reach_the_output(value):
 
 @pytest.mark.usefixtures("wherever_it_fits")
 @pytest.mark.parametrize(
-    "case", [(9, (16, 32), (33, 30)), (1, (16, 16), (4, 4)), (3, (512, 512), (4, 4)), (40, (64, 64), (8, 8))]
+    "case",
+    [
+        (9, (16, 32), (33, 30)),
+        (1, (16, 16), (4, 4)),
+        (3, (512, 512), (4, 4)),
+        (40, (64, 64), (8, 8)),
+        (32, (128, 128), (16, 16)),
+        (80, (256, 256), (4, 4)),
+    ],
 )
 def test_results_do_not_depend_on_threads(case, monkeypatch):
     """Nor on how many workers share the strips, be they more than there are strips."""

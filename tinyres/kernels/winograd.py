@@ -134,7 +134,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
         slots, least, size = 1, GRAD_TILES, GRAD_BYTES
         shared = -(-o // (workers * 2 * block)) * 2 * block
         channels = min(o, shared, _parts(o, c, x.itemsize, PART_BYTES)[0][1])
-    tiles = max(least, size // (POINTS * (c + channels) * x.itemsize))
+    tiles = max(least, size // (POINTS * (c + o) * x.itemsize))  # by shapes alone: it orders the sums
     plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (0, channels), block, tiles, slots)
     v, d = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
     m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), x.dtype)
