@@ -215,8 +215,9 @@ def batch_norms(functions, p):
     y = functions.batch_norm_apply(
         p.x, p.running_mean, p.weight * inv_std, p.bias, p.residual, relu=p.relu
     )  # fmt: skip
+    read = y if p.relu and p.residual is not None else None
     gradients = functions.batch_norm_grad(
-        p.dy, p.x, y, p.running_mean, inv_std, p.weight, p.bias,
+        p.dy, p.x, read, p.running_mean, inv_std, p.weight, p.bias,
         training=p.training, relu=p.relu, residual=p.residual is not None,
     )  # fmt: skip
     return [*functions.batch_norm_statistics(p.x), y, *(g for g in gradients if g is not None)]

@@ -1,5 +1,7 @@
 """Every operation: its gradient, its agreement between backends and dtypes, its errors."""
 
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -244,6 +246,23 @@ def test_relu_at_its_kink_and_beyond(kernels):
         np.testing.assert_array_equal(y.data, [0, 0, 0, 0, 1, np.inf, np.nan])
         y.backward(np.arange(1.0, 8))
         np.testing.assert_array_equal(t.grad, [0, 0, 0, 0, 5, 6, 7])
+
+
+@each_backend
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_batch_norm_keeps_its_result_only_where_the_gradient_reads_it(kernels, relu, shortcut):
+    x, weight, bias, residual = leaves([np.ones((2, 3, 2, 2)), np.ones(3), np.ones(3), np.ones((2, 3, 2, 2))])
+    with tr.use_backend(kernels):
+        y = ops.batch_norm(
+            x, np.zeros(3), np.ones(3), weight, bias, training=True, relu=relu, residual=residual if shortcut else None
+        )
+        z = ops.global_avg_pool2d(y)  # needs the shape alone
+    result = weakref.ref(y.data)
+    del y
+    assert (result() is not None) == (relu and shortcut)
+    z.backward(np.ones((2, 3, 1, 1)))
+    assert x.grad is not None
 
 
 @each_backend

@@ -73,6 +73,8 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
 
 
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual):
+    if relu and y is None:
+        y = batch_norm_apply(x, mean, weight * inv_std, bias)
     g = relu_grad(dy, y) if relu else dy
     normalised = (x - _per_channel(mean)) * _per_channel(inv_std)
     dbias = g.sum((0, 2, 3))

@@ -52,7 +52,7 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and
     dx = weight inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a
     shortcut, g is its gradient: the first pass stores it, and the second reads it instead of dy. Without one, y is not
-    read at all: its sign comes from x again, by the operations of the forward pass.
+    read and may be None: its sign comes from x again, by the operations of the forward pass.
 
     Returns dx, dweight, dbias and dresidual (None without `residual`; dy itself without ReLU).
     """

@@ -105,10 +105,11 @@ def batch_norm(
     inv_std = (1 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(a.dtype)
     mean = np.array(mean, a.dtype)  # a copy: the running one will change
     y = kernels.batch_norm_apply(a, mean, gamma * inv_std, beta, None if residual is None else residual.data, relu=relu)
+    opened = y if relu and shortcut else None  # without a shortcut, x tells as well where y > 0, and is saved anyway
 
     def pullback(dy: Array) -> Sequence[Array | None]:
         dx, dgamma, dbeta, dresidual = kernels.batch_norm_grad(
-            dy, a, y, mean, inv_std, gamma, beta, training=training, relu=relu, residual=shortcut
+            dy, a, opened, mean, inv_std, gamma, beta, training=training, relu=relu, residual=shortcut
         )
         return (dx, dgamma, dbeta, dresidual) if shortcut else (dx, dgamma, dbeta)
 
