@@ -5,6 +5,8 @@ import os
 import platform
 import subprocess
 import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -427,8 +429,7 @@ def test_memory_comes_back_with_the_last_view(own_pool):
     del view
     c = memory.empty((memory.SMALLEST,), F4)  # as many bytes, of another shape
     assert address(c) == place
-    assert own_pool.in_use == 8 * memory.SMALLEST
-    assert own_pool.kept == 0
+    assert len(own_pool.regions) == 1
 
 
 def test_memory_of_read_only_aliases_is_not_handed_out(own_pool):
@@ -446,7 +447,7 @@ def test_memory_of_read_only_aliases_is_not_handed_out(own_pool):
 
 def test_small_arrays_are_numpys_own(own_pool):
     small = memory.empty((memory.SMALLEST - 1,), np.uint8)
-    assert own_pool.in_use == 0
+    assert own_pool.regions == []
     assert small.flags.owndata
     assert memory.empty((0, 3), F4).shape == (0, 3)
     assert memory.empty((), F4).shape == ()
@@ -463,45 +464,115 @@ def test_zeros_are_zero_in_used_memory(own_pool):
     assert b.flags.c_contiguous
 
 
-def test_a_smaller_array_takes_the_memory_of_a_larger_one_but_not_of_one_much_larger(own_pool):
-    a = memory.empty((4 * memory.SMALLEST,), np.uint8)
-    place = address(a)
-    del a
-    b = memory.empty((memory.SMALLEST,), np.uint8)
-    assert address(b) == place
-    assert b.nbytes == memory.SMALLEST
-    assert own_pool.in_use == own_pool.peak == 4 * memory.SMALLEST
-    del b
-    c = memory.empty((memory.SMALLEST - 1 + 4 * memory.SMALLEST,), np.uint8)
-    del c
-    assert own_pool.kept <= own_pool.peak
-    d = memory.empty((memory.SMALLEST,), np.uint8)  # more than four times as large: new memory
-    assert own_pool.in_use == memory.SMALLEST
-    assert d.nbytes == memory.SMALLEST
+def bytes_of(n):
+    """An array of n times the smallest size that comes from the pool."""
+    return memory.empty((n * memory.SMALLEST,), np.uint8)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=30))
-def test_memory_is_never_in_two_arrays_and_never_more_than_there_has_been(steps):
-    before, memory._pool = memory._pool, memory._Pool()
-    pool = memory._pool
+def test_neighbours_that_died_serve_one_larger_array(own_pool):
+    for order in ((0, 1, 2), (2, 1, 0), (0, 2, 1)):
+        arrays = [bytes_of(2) for _ in range(4)]
+        place, last = address(arrays[0]), arrays.pop()  # which keeps the three from the rest of the region
+        for i in order:
+            arrays[i] = None
+        assert address(bytes_of(6)) == place
+        del last
+    assert len(own_pool.regions) == 1
+
+
+@pytest.mark.usefixtures("own_pool")
+def test_an_array_takes_the_smallest_gap():
+    large, _between, small, _after = bytes_of(4), bytes_of(1), bytes_of(2), bytes_of(1)
+    places = address(large), address(small)
+    del large, small
+    one = bytes_of(1)
+    other = bytes_of(3)
+    assert (address(other), address(one)) == places
+
+
+def test_memory_that_is_not_needed_returns_to_the_system(own_pool, monkeypatch):
+    monkeypatch.setattr(memory, "REGION", 4 * memory.SMALLEST)
+    first, second = bytes_of(3), bytes_of(4)
+    regions = [weakref.ref(region) for region in own_pool.regions]
+    assert [region().size // memory.SMALLEST for region in regions] == [4, 4]
+    del second
+    third = bytes_of(9)  # fits none of them, and only the first one is in use
+    assert [region() is None for region in regions] == [False, True]
+    assert [region.size // memory.SMALLEST for region in own_pool.regions] == [4, 9]
+    del first, third
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
+def test_memory_is_in_one_array_or_gap_and_new_only_where_no_gap_is_large_enough(steps):
+    before = memory._pool, memory.REGION
+    pool, memory.REGION = memory._Pool(), 8 * memory.SMALLEST
+    memory._pool = pool
     try:
-        live, most = [], 0
+        live = []
         for i, (make, k) in enumerate(steps):
             if make:
-                array = memory.empty((memory.SMALLEST * (k + 1),), np.uint8)
+                free, regions = largest_gap(pool), list(pool.regions)
+                array = memory.empty((memory.SMALLEST * (k + 1) - k,), np.uint8)
                 array[:: memory.SMALLEST // 4] = i
+                assert (pool.regions == regions) == (free >= array.nbytes)
                 live.append((i, array))
                 del array
             elif live:
                 live.pop(k % len(live))
-            in_use = sum(array.nbytes for _, array in live)
-            most = max(most, pool.in_use)
-            assert in_use <= pool.in_use <= memory.LARGER * in_use
-            assert pool.kept == sum(size * len(free) for size, free in pool.free.items())
-            assert pool.kept + pool.in_use <= most == pool.peak
             assert all((array[:: memory.SMALLEST // 4] == j).all() for j, array in live)
+            assert all(address(array) % memory.CACHE_LINE == 0 for _, array in live)
+            for region in pool.regions:
+                check_that_arrays_and_gaps_fill(region, pool, [array for _, array in live])
+        live.clear()
+        assert largest_gap(pool) == max((region.size for region in pool.regions), default=0)
     finally:
-        memory._pool = before
+        memory._pool, memory.REGION = before
+
+
+def collect(pool):
+    """What `take` does first."""
+    while pool.returned:
+        region, start, stop = pool.returned.pop()
+        region.give(start, stop)
+
+
+def largest_gap(pool):
+    collect(pool)
+    return max((stop - start for region in pool.regions for start, stop in region.gaps), default=0)
+
+
+def check_that_arrays_and_gaps_fill(region, pool, arrays):
+    collect(pool)
+    line, origin = memory.CACHE_LINE, address(np.asarray(region.memory))
+    starts = [(address(a) - origin, -(-a.nbytes // line) * line) for a in arrays]
+    taken = [(start, start + size) for start, size in starts if 0 <= start < region.size]
+    spans = sorted([*taken, *region.gaps])
+    assert [start for start, _ in spans] == [0, *(stop for _, stop in spans[:-1])]
+    assert spans[-1][1] == region.size
+    stops = {stop for _, stop in region.gaps}
+    assert not any(start in stops for start, _ in region.gaps)  # neighbours are one gap
+
+
+def test_threads_never_share_memory(own_pool):
+    def run(mark):
+        random, live = np.random.default_rng(mark), []
+        for _ in range(300):
+            array = bytes_of(int(random.integers(1, 4)))
+            array[:: memory.SMALLEST // 4] = mark
+            live.append(array)
+            if len(live) > 4:
+                live.pop(int(random.integers(5)))
+            assert all((a[:: memory.SMALLEST // 4] == mark).all() for a in live)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for done in [pool.submit(run, mark) for mark in range(4)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(before)
+    assert largest_gap(own_pool) == own_pool.regions[0].size
 
 
 # ---------------------------------------------------------------- constants
