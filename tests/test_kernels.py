@@ -629,6 +629,55 @@ def test_contiguous_copies_only_what_is_not():
     np.testing.assert_array_equal(alias, a)
 
 
+CALLS = """
+import numba
+import numpy as np
+from tinyres.kernels.compile import inner, jit
+
+@inner
+def ones(n):
+    return np.full(n, 1.0)
+
+@jit
+def count(n):
+    return ones(n).sum()
+
+@jit(parallel=True)
+def counts(n):
+    out = np.zeros(n)
+    for k in numba.prange(n):
+        out[k] = count(np.int64(k))
+    return out
+
+@numba.njit
+def users(n):  # calls what Numba has compiled as a part of a kernel
+    return np.full(n, 1.0).sum()
+
+def refuses(function):
+    try:
+        function(-1)
+    except ValueError:
+        return True
+
+assert counts(3).tolist() == [0, 1, 2] and count(3) == users(3) == 3
+assert refuses(counts) and refuses(count) and refuses(users)
+print(len(count.stats.cache_hits), len(counts.stats.cache_hits))
+"""
+
+
+def test_kernels_that_call_others(tmp_path):
+    """Results and errors are right, whichever kernels come from the cache."""
+    script = tmp_path / "calls.py"
+    script.write_text(CALLS)
+    env = {**os.environ, "TINYRES_CACHE": str(tmp_path)}
+    for hits in "0 0", "1 1", "1 0":
+        if hits == "1 0":
+            for file in tmp_path.rglob("calls.counts-*"):
+                file.unlink()
+        result = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True)
+        assert (result.stdout.strip(), result.returncode) == (hits, 0), result.stderr
+
+
 OTHER_PROCESSOR = """
 import json
 import numpy as np

@@ -16,6 +16,8 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import platformdirs
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.registry import cpu_target
 
 
@@ -68,6 +70,47 @@ _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
 
 
+class _Part(JITCodeLibrary):
+    """What a kernel calls: linked into the kernel, and only there optimised and made machine code.
+
+    Numba would do that to each function for itself, then once more as a part of each function that calls it, and to a
+    parallel loop three times over: to its body, to the wrapper of the body, and to the wrapper of the wrapper.
+    """
+
+    def _optimize_functions(self, module: Any) -> None:
+        pass
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        if self._disable_inspection:  # it comes from the cache: another kernel, which Python may call as well
+            return super()._finalize_final_module()
+        # Numba will write down where the functions' environments are, so those must have a place already.
+        module = self._codegen._create_empty_module(self.name)
+        for variable in self._final_module.global_variables:
+            if variable.name.startswith("_ZN08NumbaEnv"):
+                cpu_target.target_context.declare_env_global(module, variable.name)
+        self._codegen._add_module(llvm.parse_assembly(str(module)))
+        self._finalized = True
+        return None
+
+
+class _Kernel(Compiler):
+    """Numba's compiler, but the kernel's own library is the only whole one: those made on the way are its parts."""
+
+    def compile_extra(self, function: Callable[..., Any]) -> Any:
+        codegen = self.state.targetctx.codegen()
+        self.state.library = JITCodeLibrary(codegen, function.__qualname__)
+        self.state.library.enable_object_caching()
+        before = codegen._library_class
+        codegen._library_class = _Part  # only here: whoever compiles holds Numba's lock
+        try:
+            return super().compile_extra(function)
+        finally:
+            codegen._library_class = before
+
+
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     """``numba.njit`` with this project's settings: no fast-math, contraction allowed, cached, GIL released.
 
@@ -79,7 +122,8 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         return lambda f: jit(f, **options)
     if options.get("parallel"):
         options["parallel"] = _PRANGE_ONLY
-    options = {"fastmath": {"contract"}, "nogil": True, "cache": _CACHE, "error_model": "numpy", **options}
+    settings = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+    options = {**settings, "cache": _CACHE, "pipeline_class": _Kernel, **options}
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
     try:
@@ -114,20 +158,4 @@ def inner(function: Callable[..., Any]) -> Any:
     prange several times over. The loop's variable is unsigned there; ``np.int64(worker)`` keeps it from spoiling
     index arithmetic, and from asking for a second compilation.
     """
-    # Numba would optimise a function, then all of it again as a part of each function that calls it. What counts is the
-    # kernel in which all of them end up, inlined: leaving the rest as it is saves a fifth of the time.
-    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "cache": False, "forceinline": True}
-    dispatcher = jit(function, **options)
-    compile_and_optimise = dispatcher.compile
-
-    def compile_only(signature: Any) -> Any:
-        cpu_target.target_context.codegen()  # is made once, and keeps the level of optimisation that it finds
-        before = numba.config.OPT
-        numba.config.OPT = 0
-        try:
-            return compile_and_optimise(signature)
-        finally:
-            numba.config.OPT = before
-
-    dispatcher.compile = compile_only
-    return dispatcher
+    return jit(function, no_cpython_wrapper=True, cache=False, forceinline=True, pipeline_class=Compiler)
