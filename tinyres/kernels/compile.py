@@ -5,6 +5,7 @@ calls. So the folder is named after everything the code depends on: the source o
 versions of Numba and llvmlite, and the processor. An edit anywhere gives a new, empty folder.
 """
 
+import gc
 import hashlib
 import os
 from collections.abc import Callable
@@ -103,12 +104,15 @@ class _Kernel(Compiler):
         codegen = self.state.targetctx.codegen()
         self.state.library = JITCodeLibrary(codegen, function.__qualname__)
         self.state.library.enable_object_caching()
-        before = codegen._library_class
+        before, collecting = codegen._library_class, gc.isenabled()
         codegen._library_class = _Part  # only here: whoever compiles holds Numba's lock
+        gc.disable()  # most of what is made is in use to the end: to look for what is not takes long and finds little
         try:
             return super().compile_extra(function)
         finally:
             codegen._library_class = before
+            if collecting:
+                gc.enable()
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
