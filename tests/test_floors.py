@@ -38,6 +38,7 @@ KERNELS = [
     {"compile", "memory"},
     {"simd"},
     {"conv"},
+    {"weight_grad"},
     {"im2col", "winograd", "elementwise", "norm", "pool", "image"},
     {"update"},
     {"__init__"},

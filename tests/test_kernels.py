@@ -17,7 +17,7 @@ from numba.core.dispatcher import Dispatcher
 
 import tinyres as tr
 from tinyres import backend, kernels, reference
-from tinyres.kernels import compile, conv, elementwise, im2col, memory, norm, pool
+from tinyres.kernels import compile, conv, elementwise, im2col, memory, norm, pool, weight_grad
 from tinyres.testing.strategies import (
     ORDERS,
     batch_norm_problems,
@@ -123,6 +123,11 @@ LARGE = [
     for s, p in [(1, k // 2), (2, 0), (3, k - 1)]
     if n == 20 or s + k in (4, 5, 8)
 ]
+# More weights than L2 holds, fewer slots, channels of whole vectors and not.
+DEEP = [(512, 288), (96, 200)]
+LARGE += [((5, c, 13, 11), (o, c, k, k), s, p) for c, o in DEEP for k, s, p in [
+    (1, (1, 1), (0, 0)), (1, (2, 3), (0, 0)), (1, (1, 1), (1, 0)), (3, (2, 2), (1, 1)), (3, (1, 2), (0, 1)),
+]]  # fmt: skip
 
 
 def large_problem(x, weight, stride, padding):
@@ -133,7 +138,7 @@ def large_problem(x, weight, stride, padding):
     return SimpleNamespace(x=x, weight=weight, bias=bias, dy=dy, options={"stride": stride, "padding": padding})
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("channels", CHANNELS + DEEP)
 def test_large_convolutions_are_those_of_the_textbook(channels):
     """im2col, which the tests above compare with the definition, in float64: the definition itself is slow."""
     for case in LARGE:
@@ -161,12 +166,25 @@ def on_one_and_two_threads():
     return compare
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("channels", CHANNELS + DEEP)
 def test_convolution_does_not_depend_on_threads(channels, on_one_and_two_threads):
     for case in LARGE:
         if case[1][1::-1] == channels:
             p = large_problem(*case)
             on_one_and_two_threads(lambda p=p: convolutions(kernels, p))
+
+
+@pytest.mark.parametrize("channels", [(17, 33), *DEEP])
+def test_direct_convolution_does_not_depend_on_how_many_share_it(channels, monkeypatch):
+    """Be they more than there are strips, slots or blocks of channels."""
+    for case in [case for case in LARGE if case[1][1::-1] == channels][:5]:
+        p, results = large_problem(*case), []
+        for workers in (1, 2, 3, 7, 64):
+            for module in (conv, weight_grad):
+                monkeypatch.setattr(module, "get_num_threads", lambda workers=workers: workers)
+            results.append(convolutions(backend.ALGORITHMS["direct"], p))
+            for first, now in zip(results[0], results[-1], strict=True):
+                np.testing.assert_array_equal(first, now)
 
 
 def test_linear_does_not_depend_on_threads(on_one_and_two_threads):
@@ -392,7 +410,7 @@ def test_one_compiled_kernel_serves_every_memory_order():
         kernels.avg_pool2d_grad(kernels.avg_pool2d(x, (2, 2), **one), x.shape, (2, 2), **one)
 
     def compiled():
-        modules = (conv, elementwise, im2col, norm, pool)
+        modules = (conv, elementwise, im2col, norm, pool, weight_grad)
         return {
             f"{module.__name__}.{name}": len(f.signatures)
             for module in modules

@@ -8,10 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyres as tr
-from tinyres.kernels import conv, winograd
+from tinyres import backend
+from tinyres.kernels import winograd
 from tinyres.testing.strategies import ORDERS, in_order, numbers
 
 F4, F8 = np.float32, np.float64
+DIRECT = backend.ALGORITHMS["direct"]
 FUNCTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 
 
@@ -67,7 +69,7 @@ def problems(draw):
 @given(problems())
 def test_winograd_is_direct_convolution(p):
     before = in_float64(p)
-    results, exact = convolutions(winograd, p), convolutions(conv, before)
+    results, exact = convolutions(winograd, p), convolutions(DIRECT, before)
     tolerance = 1e-12 if p.x.dtype == F8 else 5e-6
     for result, value in zip(results, exact, strict=True):
         assert result.shape == value.shape
@@ -86,7 +88,7 @@ def test_error_in_float32(channels, size):
     """Relative rms at most 2.5e-6 forward and for the input gradient, 5e-6 for the weight gradient; float64: 1e-12."""
     n = 2 if max(channels) > 128 else 16
     p = problem(n, channels, size, (1, 1), F4)
-    exact = convolutions(conv, in_float64(p))
+    exact = convolutions(DIRECT, in_float64(p))
     errors = [rms_error(r, e) for r, e in zip(convolutions(winograd, p), exact, strict=True)]
     assert errors[0] <= 2.5e-6
     assert errors[1] <= 2.5e-6
@@ -99,7 +101,7 @@ def test_error_of_a_large_weight_gradient():
     """A sum over 32,768 tiles, which float32 adds up in rounds."""
     p = problem(512, (16, 16), (32, 32), (1, 1), F4)
     arguments = (p.weight.shape,)
-    exact = conv.conv2d_weight_grad(p.dy.astype(F8), p.x.astype(F8), *arguments, **p.options)
+    exact = DIRECT.conv2d_weight_grad(p.dy.astype(F8), p.x.astype(F8), *arguments, **p.options)
     assert rms_error(winograd.conv2d_weight_grad(p.dy, p.x, *arguments, **p.options), exact) <= 5e-6
 
 
@@ -113,7 +115,7 @@ def test_nan_and_infinity_reach_the_output(value):
         before = array.copy()
         array[tuple(rng.integers(0, n) for n in array.shape)] = value
         with np.errstate(invalid="ignore"):
-            results, direct = convolutions(winograd, p), convolutions(conv, p)
+            results, direct = convolutions(winograd, p), convolutions(DIRECT, p)
         assert not all(np.isfinite(r).all() for r in direct)
         for result, expected in zip(results, direct, strict=True):
             assert not np.isfinite(result[~np.isfinite(expected)]).any()
@@ -171,10 +173,10 @@ def test_what_does_not_pay_is_convolved_directly(weight, stride):
     rng = np.random.default_rng(0)
     x, w = numbers(rng, (1, 16, 3, 3), F4), numbers(rng, weight, F4)
     options = {"stride": stride, "padding": (1, 1)}
-    y = conv.conv2d(x, w, **options)
+    y = DIRECT.conv2d(x, w, **options)
     np.testing.assert_array_equal(winograd.conv2d(x, w, **options), y)
     for name, arguments in [("conv2d_input_grad", (y, w, x.shape)), ("conv2d_weight_grad", (y, x, w.shape))]:
-        expected = getattr(conv, name)(*arguments, **options)
+        expected = getattr(DIRECT, name)(*arguments, **options)
         np.testing.assert_array_equal(getattr(winograd, name)(*arguments, **options), expected)
 
 
@@ -183,7 +185,7 @@ def test_use_algorithm_turns_it_off():
     x, weight = tr.Tensor(p.x), tr.Tensor(p.weight)
     with tr.use_algorithm("direct"):
         direct = tr.ops.conv2d(x, weight, padding=1).data
-    np.testing.assert_array_equal(direct, conv.conv2d(p.x, p.weight, **p.options))
+    np.testing.assert_array_equal(direct, DIRECT.conv2d(p.x, p.weight, **p.options))
     auto = tr.ops.conv2d(x, weight, padding=1).data
     assert (auto != direct).any()
     np.testing.assert_array_equal(auto, winograd.conv2d(p.x, p.weight, **p.options))

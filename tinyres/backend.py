@@ -10,10 +10,15 @@ import numba
 import threadpoolctl
 
 from tinyres import kernels, reference
-from tinyres.kernels import conv, im2col
+from tinyres.kernels import conv, im2col, weight_grad
 
 BACKENDS = {"numba": kernels, "reference": reference}
-ALGORITHMS = {"auto": kernels, "direct": conv, "im2col": im2col}
+_DIRECT = SimpleNamespace(
+    conv2d=conv.conv2d,
+    conv2d_input_grad=conv.conv2d_input_grad,
+    conv2d_weight_grad=weight_grad.conv2d_weight_grad,
+)
+ALGORITHMS: dict[str, Any] = {"auto": kernels, "direct": _DIRECT, "im2col": im2col}
 _CONVOLUTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 
 active: Any = SimpleNamespace()

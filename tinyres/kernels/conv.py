@@ -1,9 +1,9 @@
-"""Convolution by implicit im2col on the register tile: forward, input gradient, weight gradient.
+"""Convolution by implicit im2col on the register tile: forward and input gradient.
 
 In channels-last memory the KW * C numbers under one row of a window are neighbours. A window is
 therefore KH runs of KW * C numbers, and a convolution is a matrix product whose rows are read where they
 lie: no im2col matrix is ever built. All three convolutions are one tile, the register tile of `simd.py`, under
-two loop nests, `_correlate` and `_weight_grad`:
+two loop nests, `_correlate` here and `_weight_grad` of `weight_grad.py`:
 
 =================  =======================  =========================  =======================
                    rows of the tile         columns                    summed over
@@ -36,11 +36,15 @@ from tinyres.kernels.simd import (
     copy,
     lanes,
     load,
+    loads_turned,
     loads_within,
     maximum,
+    prefetch,
+    prefetch_to_write,
     single,
     splat,
     store,
+    stores,
     tile_columns,
     tile_of_one,
     tile_of_two,
@@ -48,9 +52,9 @@ from tinyres.kernels.simd import (
 )
 
 STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
-STRIP_PIXELS = 512  # output pixels of one strip of the weight gradient: beside its input, one block of channels fits L2
-SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial weight gradients: so many, or so large, at most
-FEW = 8  # channels whose weights are put in another order at a time, in L1
+WEIGHT_BYTES = 512 * 1024  # packed weights that stay in L2 beside it; of more, a block is read for several tiles
+SEVERAL = 4  # so many
+FEW = 8  # channels whose weights are put in another order at a time, in L1, where vectors cannot
 ITEMS = 16  # work items there should be at least, for machines with more cores than images
 
 
@@ -103,29 +107,6 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
                 channels_of = group.y_channel, group.x_channel
                 _launch(dy, weight, taps, dx, window, place, channels_of, finish, accumulate=total is not None)
     return dx.transpose(0, 3, 1, 2) if total is None else total
-
-
-def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    """Gradient of `conv2d` with respect to weight, of shape `weight_shape`.
-
-    Images are dealt to slots, by shapes alone, and slots are added in index order: the result does not depend on the
-    number of threads. Where there are more threads than slots, they share out the output channels of a slot.
-    """
-    x, dy = channels_last(x), channels_last(dy)
-    n, (_, c, kh, kw) = len(x), weight_shape
-    if n == 0:
-        return zeros(weight_shape, dy.dtype)
-    groups = groups_of(x.shape[3], weight_shape)
-    columns = tile_columns(dy.dtype, groups[0].o)
-    size = kh * kw * c * -(-groups[0].o // columns) * columns
-    slots = max(1, min(n, SLOTS, SLOT_BYTES // (size * dy.itemsize)))
-    total, dw = empty((slots, size), dy.dtype), empty(weight_shape, dy.dtype)
-    window = (kh, kw, *stride, -padding[0], -padding[1])
-    for group in groups:
-        plan = _plan_weight_grad(x.shape, dy.shape, window, group, columns)
-        part = dw[group.y_channel : group.y_channel + group.o]
-        _weight_grad(x, dy, part, total, columns, plan, get_num_threads())
-    return dw
 
 
 def channels_last(x):
@@ -188,6 +169,9 @@ class Taps(NamedTuple):
 def _launch(x, weight, taps, y, window, place, first_channels, finish, *, accumulate=False):
     o, c, kh, kw = taps.shape
     columns = tile_columns(x.dtype, o)
+    if window == (1, 1, 1, 1, 0, 0) and place == (0, 0, 1, 1, *x.shape[1:3]):  # strips may end within a row, then
+        x, y = x.reshape(1, -1, 1, x.shape[3]), y.reshape(1, -1, 1, y.shape[3])
+        place = (0, 0, 1, 1, y.shape[1], 1)
     packed, ready = made_of(weight, ("packed", *taps[1:]), (-(-o // columns), kh * kw * c * columns))
     plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), columns)
     _correlate(x, *taps, packed, ready, columns, y, plan, finish, accumulate, get_num_threads())
@@ -206,6 +190,7 @@ class _Plan(NamedTuple):
     x_channel: int  # from this one on
     group: int  # images of a strip
     rows: int  # output rows of a strip
+    together: int  # output pixels of a strip that meet one block of weights, before they meet the next
     all_rows: int  # output rows of an image
     columns: int  # output columns
     stride: int  # input rows from one output row to the next
@@ -235,14 +220,17 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, colum
     n, (_, oh, ow, o) = x_shape[0], y_shape
     inside, in_rows, in_cols, pixel = _input_of(window, (rows, cols), x_shape, c)
     row_bytes = in_cols * c * itemsize
-    strip = max(1, min(rows, STRIP_BYTES // (row_bytes * sh), -(-rows * n // ITEMS)))
+    most = max(1, min(rows, STRIP_BYTES // (row_bytes * sh), -(-rows * n // ITEMS)))
+    strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // TILE_ROWS), r))  # by how full tiles are
     group = max(1, min(STRIP_BYTES // (row_bytes * in_rows), n // ITEMS)) if strip == rows else 1
+    weights = kh * kw * c * -(-o // columns) * columns * itemsize
+    together = group * strip * cols if o <= columns else TILE_ROWS if weights <= WEIGHT_BYTES else SEVERAL * TILE_ROWS
     if not inside:
         in_rows = (strip - 1) * sh + kh
     pitch = in_cols * pixel
     g, i, j = np.indices((group, strip, cols)).reshape(3, -1)
     return _Plan(
-        inside, c, x_channel, group, strip, rows, cols, sh, sw * pixel, kh, top, left, in_rows, in_cols,
+        inside, c, x_channel, group, strip, together, rows, cols, sh, sw * pixel, kh, top, left, in_rows, in_cols,
         y_start=(y_top * ow + y_left) * o + y_channel,
         y_row_step=y_sh * ow * o,
         a_rows=(g * in_rows + i * sh) * pitch + j * sw * pixel,
@@ -251,33 +239,6 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, colum
         a_runs=np.arange(kh) * pitch,
         b_runs=np.arange(kh) * kw * c * columns,
         length=kw * c,
-    )  # fmt: skip
-
-
-@lru_cache(maxsize=1024)
-def _plan_weight_grad(x_shape, dy_shape, window, channels, columns):
-    """The same for dw: rows of the tile are taps x channels, and the sum runs over the strip's output pixels."""
-    kh, kw, sh, sw, top, left = window
-    c, o, x_channel, y_channel, _ = channels
-    _, oh, ow, _ = dy_shape
-    inside, in_rows, in_cols, pixel = _input_of(window, (oh, ow), x_shape, c)
-    strip = max(1, min(oh, STRIP_PIXELS // ow))
-    group = max(1, STRIP_PIXELS // (oh * ow)) if strip == oh else 1
-    if not inside:
-        in_rows = (strip - 1) * sh + kh
-    pitch, o_size = in_cols * pixel, -(-o // columns) * columns
-    k, j = np.indices((kh, kw * c)).reshape(2, -1)
-    g, i = np.indices((group, strip)).reshape(2, -1)
-    return _Plan(
-        inside, c, x_channel, group, strip, oh, ow, sh, sw * pixel, kh, top, left, in_rows, in_cols,
-        y_start=y_channel,
-        y_row_step=0,
-        a_rows=k * pitch + j,
-        y_rows=np.arange(len(k)) * o_size,
-        partial_rows=np.arange(0),
-        a_runs=(g * in_rows + i * sh) * pitch,
-        b_runs=np.arange(len(g)) * ow * o_size,
-        length=ow,
     )  # fmt: skip
 
 
@@ -300,7 +261,10 @@ def _correlate(x, weight, shape, start, strides, packed, ready, columns, y, plan
         unless they are `ready`: pack the weights into blocks of the tile's columns, in the order in which it reads them
         parallel for each strip
             copy its input, padded, to this thread's scratch
-            for each block of output channels: for each tile of 8 pixels
+            for some of its pixels: for each block of output channels: for each tile of 8 pixels
+
+    The order of the loops has y written from its first byte to its last, where weights are few enough to be read for
+    each tile: from L2 they come as fast as the tile wants them.
 
     Cost: 2 * (pixels of y) * O * KH * KW * C floating-point operations.
     """
@@ -314,26 +278,37 @@ def _correlate(x, weight, shape, start, strides, packed, ready, columns, y, plan
 def _pack(weight, shape, start, strides, block, columns, packed):
     """packed[block, k, l, c, :] = the weights of the block's output channels (zero past the last one)."""
     o, c, kh, kw = shape
-    first, out = block * columns, packed.reshape(packed.size)
-    if first + columns > o:
+    first, out, zero = block * columns, packed.reshape(packed.size), wide(packed)
+    n, count = lanes(zero), min(columns, o - first)
+    if count < columns:
         packed[block] = 0
+    vectors = c // n * n if count == columns and (strides[0] == 1 or strides[1] == 1) else 0  # channels that go by them
     for k in range(kh):
         for l in range(kw):
             at = start + first * strides[0] + k * strides[2] + l * strides[3]
             to = block * packed.shape[1] + (k * kw + l) * c * columns
-            for channel in range(0, c - FEW + 1, FEW):  # so that neither what is read nor what is written leaves L1
-                for column in range(min(columns, o - first)):
-                    for few in range(FEW):
-                        value = weight[at + column * strides[0] + (channel + few) * strides[1]]
-                        out[to + (channel + few) * columns + column] = value
-            for channel in range(c // FEW * FEW, c):
-                for column in range(min(columns, o - first)):
+            for channel in range(0, vectors, n):
+                for column in range(0, columns, n):
+                    source, target = at + column * strides[0] + channel * strides[1], to + channel * columns + column
+                    if strides[1] == 1:
+                        stores(out, target, columns, loads_turned(zero, weight, source, strides[0]))
+                    else:
+                        for i in range(n):
+                            store(out, target + i * columns, load(zero, weight, source + i * strides[1]))
+            few = vectors + (c - vectors) // FEW * FEW
+            for channel in range(vectors, few, FEW):  # so that neither what is read nor what is written leaves L1
+                for column in range(count):
+                    for i in range(FEW):
+                        value = weight[at + column * strides[0] + (channel + i) * strides[1]]
+                        out[to + (channel + i) * columns + column] = value
+            for channel in range(few, c):
+                for column in range(count):
                     out[to + channel * columns + column] = weight[at + column * strides[0] + channel * strides[1]]
 
 
 @inner
 def _correlate_strips(x, packed, columns, o, y, plan, finish, accumulate, worker, workers):
-    n, image_size = x.shape[0], y.shape[1] * y.shape[2] * y.shape[3]
+    zero, n, image_size = wide(x), x.shape[0], y.shape[1] * y.shape[2] * y.shape[3]
     strips = -(-plan.all_rows // plan.rows)
     items = -(-n // plan.group) * strips
     x_flat, y_flat, w_flat = x.reshape(x.size), y.reshape(y.size), packed.reshape(packed.size)
@@ -345,22 +320,39 @@ def _correlate_strips(x, packed, columns, o, y, plan, finish, accumulate, worker
         pixels = images * rows * plan.columns
         a, a_start = _strip_input(x_flat, x.shape, plan, image, images, first, rows, scratch)
         y_start = image * image_size + plan.y_start + first * plan.y_row_step
-        for block in range(packed.shape[0]):
-            w_start, left_over = block * packed.shape[1], o - block * columns
-            if left_over >= columns:
-                out, out_rows, out_start = y_flat, plan.y_rows, y_start + block * columns
-            else:  # a tile wider than the channels that are left, by way of a buffer
-                out, out_rows, out_start = partial, plan.partial_rows, 0
-            add = accumulate and left_over >= columns
-            _pixel_tiles(columns, a, a_start, plan, pixels, w_flat, w_start, out, out_start, out_rows, add)
-            if left_over < columns:
-                for p in range(pixels):
-                    for channel in range(left_over):
-                        at = y_start + plan.y_rows[p] + block * columns + channel
-                        y_flat[at] = partial[p * columns + channel] + (y_flat[at] if accumulate else 0)
-        if finish.needed:
-            for p in range(pixels):
-                _finish_pixel(y_flat, y_start + plan.y_rows[p], o, plan.y_start % y.shape[3], finish)
+        x_at, x_stop = _memory_of(x.shape, plan, item + 1), _memory_of(x.shape, plan, item + 2)
+        x_lines = -(-(x_stop - x_at) // (lanes(zero) * packed.shape[0] * -(-pixels // TILE_ROWS)))
+        for p in range(0, pixels, plan.together):
+            stop = min(pixels, p + plan.together)
+            for block in range(packed.shape[0]):
+                w_start, left_over = block * packed.shape[1], o - block * columns
+                if left_over >= columns:
+                    out, out_rows, out_start = y_flat, plan.y_rows, y_start + block * columns
+                else:  # a tile wider than the channels that are left, by way of a buffer
+                    out, out_rows, out_start = partial, plan.partial_rows, 0
+                add = accumulate and left_over >= columns
+                x_at = _pixel_tiles(
+                    columns, a, a_start, plan, p, stop, pixels, w_flat, w_start, out, out_start, out_rows, add,
+                    x_flat, x_at, x_lines,
+                )  # fmt: skip
+                if left_over < columns:
+                    for q in range(p, stop):
+                        for channel in range(left_over):
+                            at = y_start + plan.y_rows[q] + block * columns + channel
+                            y_flat[at] = partial[q * columns + channel] + (y_flat[at] if accumulate else 0)
+            if finish.needed:
+                for q in range(p, stop):
+                    _finish_pixel(y_flat, y_start + plan.y_rows[q], o, plan.y_start % y.shape[3], finish)
+
+
+@inner
+def _memory_of(shape, plan, item):
+    """Flat index of x from which on a strip reads it, at most its end."""
+    n, height, width, channels = shape
+    strips = -(-plan.all_rows // plan.rows)
+    image, first = item // strips * plan.group, item % strips * plan.rows
+    row = min(n * height, image * height + max(0, plan.top + first * plan.stride))
+    return row * width * channels
 
 
 @inner
@@ -382,12 +374,24 @@ def _finish_in(zero, y, at, channel, finish):
 
 
 @inner
-def _pixel_tiles(columns, a, a_start, plan, pixels, w, w_start, out, out_start, out_rows, add):
-    """All tiles of some pixels and one block of output channels. Steps that are constants make the loop tight."""
+def _pixel_tiles(
+    columns, a, a_start, plan, first, stop, pixels, w, w_start, out, out_start, out_rows, add, x, x_at, x_lines
+):
+    """All tiles of the pixels from `first` on and one block of output channels.
+
+    Meanwhile what is wanted next is brought to the cache, a little at each tile: the next strip of x from `x_at` on, of
+    which what is left is returned, and the memory of the next tile's result.
+    """
     zero, last = wide(a), pixels - 1
-    one, two = lanes(zero), 2 * lanes(zero)
+    one, two = lanes(zero), 2 * lanes(zero)  # steps that are constants make the loop tight
     a_rows, a_runs, w_runs, n = plan.a_rows, plan.a_runs, plan.b_runs, plan.a_runs.size
-    for r in range(0, pixels, TILE_ROWS):
+    for r in range(first, stop, TILE_ROWS):
+        for _ in range(x_lines):
+            prefetch(x, x_at)
+            x_at += one
+        for row in range(r + TILE_ROWS, min(r + 2 * TILE_ROWS, pixels)):
+            for v in range(0, columns, one):
+                prefetch_to_write(out, out_start + out_rows[row] + v)
         if columns == two:
             tile_of_two(
                 zero, a, a_start, a_rows, r, last, a_runs, 1,
@@ -398,121 +402,38 @@ def _pixel_tiles(columns, a, a_start, plan, pixels, w, w_start, out, out_start, 
                 zero, a, a_start, a_rows, r, last, a_runs, 1,
                 w, w_start, w_runs, one, n, plan.length, out, out_start, out_rows, add,
             )  # fmt: skip
+    return x_at
 
 
 @inner
 def _strip_input(x, shape, plan, image, images, first, rows, scratch):
     """The array that the plan's offsets refer to, and where the strip starts in it: x, or a padded copy of its rows."""
     _, height, width, all_channels = shape
-    c, top = plan.channels, plan.top + first * plan.stride
+    top = plan.top + first * plan.stride
     if plan.inside:
         return x, ((image * height + top) * width + plan.left) * all_channels + plan.x_channel
-    before = min(max(0, -plan.left), plan.in_columns) * c  # padding, then image, then padding
-    stop = max(before, min(plan.in_columns, width - plan.left) * c)
-    pitch = plan.in_columns * c
     for g in range(images):
         for r in range((rows - 1) * plan.stride + plan.kernel):
-            row = (g * plan.in_rows + r) * pitch
-            if 0 <= top + r < height:
-                source = ((image + g) * height + top + r) * width + plan.left
-                clear(scratch, row, before)
-                if c == all_channels:
-                    copy(scratch, row + before, x, source * c + before, stop - before)
-                else:
-                    for j in range(before // c, stop // c):
-                        copy(scratch, row + j * c, x, (source + j) * all_channels + plan.x_channel, c)
-                clear(scratch, row + stop, pitch - stop)
-            else:
-                clear(scratch, row, pitch)
+            to = (g * plan.in_rows + r) * plan.in_columns * plan.channels
+            copy_row(x, shape, image + g, top + r, plan, scratch, to)
     return scratch, 0
 
 
-# ---------------------------------------------------------------- weight gradient
-@jit(parallel=True)
-def _weight_grad(x, dy, dw, total, columns, plan, workers):
-    """dw (O, C, KH, KW) from x (N, H, W, C) and dy (N, OH, OW, O), by way of total (slots, KH * KW * C * columns). ::
-
-        parallel for each slot, which holds some images, and share of its output channels: for each strip
-            copy its input, padded, to this thread's scratch
-            for each block of output channels: for each tile of 8 of the KH * KW * C rows
-        parallel for a few channels: add up the slots
-
-    Cost: 2 * N * OH * OW * O * KH * KW * C floating-point operations.
-    """
-    for worker in prange(workers):
-        _weight_grad_slots(x, dy, dw.shape[0], total, columns, plan, np.int64(worker), workers)
-    for part in prange(-(-dw.shape[1] // FEW)):
-        _add_slots(total, np.int64(part), dw)
-
-
 @inner
-def _weight_grad_slots(x, dy, o, total, columns, plan, worker, workers):
-    n, (oh, ow, all_channels) = x.shape[0], dy.shape[1:]
-    slots, size = total.shape
-    o_size = size // plan.a_rows.size
-    shares = min(-(-workers // slots), o_size // columns)
-    x_flat, dy_flat, total_flat = x.reshape(x.size), dy.reshape(dy.size), total.reshape(total.size)
-    scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * plan.channels, x.dtype)
-    wider = np.zeros(0 if all_channels == o_size else plan.group * plan.rows * ow * o_size, x.dtype)
-    for item in range(worker * slots * shares // workers, (worker + 1) * slots * shares // workers):
-        slot, share = item // shares, item % shares
-        start, stop = slot * n // slots, (slot + 1) * n // slots
-        begin = share * (o_size // columns) // shares * columns
-        end = (share + 1) * (o_size // columns) // shares * columns
-        for image in range(start, stop, plan.group):
-            images = min(plan.group, stop - image)
-            for first in range(0, oh, plan.rows):
-                rows = min(plan.rows, oh - first)
-                a, a_start = _strip_input(x_flat, x.shape, plan, image, images, first, rows, scratch)
-                b, b_start = dy_flat, (image * oh + first) * ow * all_channels + plan.y_start
-                if all_channels != o_size:  # the tile reads whole vectors of channels, one pixel after the other
-                    for p in range(images * rows * ow):
-                        copy(wider, p * o_size, dy_flat, b_start + p * all_channels, o)
-                    b, b_start = wider, 0
-                add = image > start or first > 0
-                for column in range(begin, end, columns):
-                    _weight_tiles(
-                        columns, a, a_start, plan, images * rows,
-                        b, b_start + column, o_size, total_flat, slot * size + column, add,
-                    )  # fmt: skip
-
-
-@inner
-def _weight_tiles(columns, a, a_start, plan, n, b, b_start, b_step, out, out_start, add):
-    """All tiles of one block of output channels and `n` rows of pixels, stored in `out`, or added to it."""
-    zero, last = wide(a), plan.a_rows.size - 1
-    a_rows, a_runs, b_runs, out_rows = plan.a_rows, plan.a_runs, plan.b_runs, plan.y_rows
-    for r in range(0, last + 1, TILE_ROWS):
-        if columns == lanes(zero):
-            tile_of_one(
-                zero, a, a_start, a_rows, r, last, a_runs, plan.column_step,
-                b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, add,
-            )  # fmt: skip
-        else:
-            tile_of_two(
-                zero, a, a_start, a_rows, r, last, a_runs, plan.column_step,
-                b, b_start, b_runs, b_step, n, plan.length, out, out_start, out_rows, add,
-            )  # fmt: skip
-
-
-@inner
-def _add_slots(total, part, dw):
-    """Sum of all slots, in index order, to its place in dw, for a few input channels."""
-    o, c, taps = dw.shape[0], dw.shape[1], dw.shape[2] * dw.shape[3]
-    slots, size = total.shape
-    zero, o_size = wide(total), size // (taps * c)
-    n, first = lanes(zero), part * FEW
-    few = min(FEW, c - first)
-    dw_flat, total_flat, sums = dw.reshape(dw.size), total.reshape(total.size), np.empty(FEW * taps * n, dw.dtype)
-    for out in range(0, o, n):
-        for channel in range(few):
-            for tap in range(taps):
-                at = (tap * c + first + channel) * o_size + out
-                value = load(zero, total_flat, at)
-                for slot in range(1, slots):
-                    value = value + load(zero, total_flat, slot * size + at)
-                store(sums, (channel * taps + tap) * n, value)
-        for lane in range(min(n, o - out)):
-            to = ((out + lane) * c + first) * taps
-            for i in range(few * taps):
-                dw_flat[to + i] = sums[i * n + lane]
+def copy_row(x, shape, image, row, plan, out, to):
+    """One row of an image, as far as the plan's windows reach: padding, then image, then padding."""
+    _, height, width, all_channels = shape
+    c, length = plan.channels, plan.in_columns * plan.channels
+    if not 0 <= row < height:
+        clear(out, to, length)
+        return
+    before = min(max(0, -plan.left), plan.in_columns) * c
+    stop = max(before, min(plan.in_columns, width - plan.left) * c)
+    source = (image * height + row) * width + plan.left
+    clear(out, to, before)
+    if c == all_channels:
+        copy(out, to + before, x, source * c + before, stop - before)
+    else:
+        for j in range(before // c, stop // c):
+            copy(out, to + j * c, x, (source + j) * all_channels + plan.x_channel, c)
+    clear(out, to + stop, length - stop)

@@ -61,7 +61,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    """As `conv.conv2d_weight_grad`: in each group, dy (O, P) times columns (P, K)."""
+    """As `weight_grad.conv2d_weight_grad`: in each group, dy (O, P) times columns (P, K)."""
     o, c, kh, kw = weight_shape
     rows = channels_last(dy).reshape(-1, o)
     dw = empty((o, kh, kw, c), dy.dtype)

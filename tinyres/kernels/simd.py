@@ -222,6 +222,35 @@ def transposed(typingctx, rows):
     return types.UniTuple(types.UniTuple(rows.dtype.dtype, len(rows)), len(rows.dtype))(rows), codegen
 
 
+@intrinsic
+def loads_turned(typingctx, like, array, index, step):
+    """As `loads` of as many vectors as each has lanes, but the columns of this square instead of its rows.
+
+    Of two rows whose numbers differ by a power of two, blocks of so many lanes change places, for all such pairs and
+    all powers (Eklundh 1972): n log2(n) shuffles in registers.
+    """
+
+    def codegen(context, builder, signature, args):
+        _, array, index, step = args
+        vector, n = context.get_value_type(like), like.lanes
+        at = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [index])
+        rows = []
+        for _ in range(n):
+            rows.append(_load(builder, at, vector))
+            at = builder.gep(at, [step])
+        block = n
+        while block > 1:
+            block //= 2
+            stay = [j if not j & block else j - block + n for j in range(n)]
+            move = [j + block if not j & block else j + n for j in range(n)]
+            for i in (i for i in range(n) if not i & block):
+                a, b = rows[i], rows[i + block]
+                rows[i], rows[i + block] = _shuffle(builder, a, b, stay), _shuffle(builder, a, b, move)
+        return context.make_tuple(builder, signature.return_type, rows)
+
+    return types.UniTuple(like, like.lanes)(like, array, types.intp, types.intp), codegen
+
+
 def _prefetch(write: int):
     """Make an intrinsic that asks for the cache line of an array's flat element to be brought near."""
 
@@ -406,6 +435,12 @@ def _load(builder, address, vector):
 def _store(builder, value, address):
     instruction = builder.store(value, builder.bitcast(address, value.type.as_pointer()))
     instruction.align = 4 if isinstance(value.type.element, ir.FloatType) else 8
+
+
+def _shuffle(builder, a, b, lanes):
+    """A vector of the lanes with these numbers, those of b counting from where those of a end."""
+    kind = ir.VectorType(ir.IntType(32), len(lanes))
+    return builder.shuffle_vector(a, b, ir.Constant(kind, lanes))
 
 
 def _broadcast(builder, scalar, vector):

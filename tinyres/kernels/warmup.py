@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from tinyres.kernels import conv, elementwise, image, norm, pool, update, winograd
+from tinyres.kernels import conv, elementwise, image, norm, pool, update, weight_grad, winograd
 
 
 def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -15,7 +15,7 @@ def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]
     vector: np.ndarray = np.ones(4, dtype)
     window = {"stride": (1, 1), "padding": (1, 1)}
     yield "convolution", partial(conv.conv2d, x, weight, **window)
-    yield "convolution, weight gradient", partial(conv.conv2d_weight_grad, x, x, weight.shape, **window)
+    yield "convolution, weight gradient", partial(weight_grad.conv2d_weight_grad, x, x, weight.shape, **window)
     images: np.ndarray = np.ones((8, 8, 8, 16), dtype).transpose(0, 3, 1, 2)
     square_weight: np.ndarray = np.ones((16, 16, 3, 3), dtype)
     yield "Winograd convolution", partial(winograd.conv2d, images, square_weight, **window)

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, prange
 
-from tinyres.kernels import conv
+from tinyres.kernels import conv, weight_grad
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.conv import Taps, channels_last, in_channels_last
 from tinyres.kernels.memory import CACHE_LINE, empty, made_of
@@ -120,10 +120,10 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    """As `conv.conv2d_weight_grad`. What is added up in which order follows from the shapes, not from the threads."""
+    """As `weight_grad.conv2d_weight_grad`. The order of the sums follows from the shapes, not from the threads."""
     o, c = weight_shape[:2]
     if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
-        return conv.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
+        return weight_grad.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
     x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
     dw, block = empty(weight_shape, x.dtype), tile_columns(x.dtype, o)
     slots = min(SLOTS, len(x) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * x.itemsize))
