@@ -41,6 +41,7 @@ from tinyres.kernels.simd import (
     lanes,
     load,
     loads,
+    loads_turned,
     loads_within,
     maximum,
     prefetch,
@@ -386,27 +387,38 @@ def _correlate(x, weight, shape, start, strides, y, finish, v, again, m, u, read
 
 @inner
 def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
-    """U = G g G^T, planes of (O / block, C, block)."""
+    """U = G g G^T, planes of (O / block, C, block).
+
+    As many pairs of channels as fill a square of vectors at once, first copied to `near`: what is turned there is read
+    a few numbers beyond each filter. ::
+
+        for each square: near = its filters, as they lie
+            for each input channel: taps = its 9 vectors of output channels, turned by shuffles; U = G taps G^T
+    """
     c, p = shape[1], plan.w_plane
     zero = wide(u)
     n = lanes(zero)
-    taps = np.empty(9 * n, u.dtype)
-    items = plan.channels // n * c
+    near, taps = np.empty((9 * n + 1) * n, u.dtype), np.empty((9 + n) * n, u.dtype)
+    apart, lane, turn = max(strides[0], strides[1]), 9 * n, 9  # output channels lie apart, each by its input channels,
+    if strides[0] == 9:
+        lane, turn = 9, 9 * n  # or the other way round
+    items = (plan.channels // n) * (c // n)
     for item in range(worker * items // workers, (worker + 1) * items // workers):
-        channel, k = item // c * n, item % c
-        for lane in range(n):
-            at = start + (plan.first + channel + lane) * strides[0] + k * strides[1]
-            for i in range(3):
-                for j in range(3):
-                    taps[(i * 3 + j) * n + lane] = weight[at + i * strides[2] + j * strides[3]]
-        rows = transposed((
-            _weight_map(loads(zero, taps, 0, 3 * n, 3)),
-            _weight_map(loads(zero, taps, n, 3 * n, 3)),
-            _weight_map(loads(zero, taps, 2 * n, 3 * n, 3)),
-        ))  # fmt: skip
+        channel, k = item // (c // n) * n, item % (c // n) * n
+        for i in range(n):
+            at = (plan.first + channel) * strides[0] + k * strides[1] + i * apart
+            stores(near, i * 9 * n, n, loads(zero, weight, at, n, 9))
         to = _block_start(plan, channel, c) + k * plan.block
-        for i, row in enumerate(rows):
-            stores(u, to + i * R * p, p, _weight_map(row))
+        for i in range(n):
+            for tap in range(0, 9, n):
+                stores(taps, tap * n, n, loads_turned(zero, near, i * turn + tap, lane)[:9])
+            rows = transposed((
+                _weight_map(loads(zero, taps, start * n, strides[2] * n, 3)),
+                _weight_map(loads(zero, taps, (start + strides[3]) * n, strides[2] * n, 3)),
+                _weight_map(loads(zero, taps, (start + 2 * strides[3]) * n, strides[2] * n, 3)),
+            ))  # fmt: skip
+            for j, row in enumerate(rows):
+                stores(u, to + i * plan.block + j * R * p, p, _weight_map(row))
 
 
 @inner
@@ -495,7 +507,7 @@ def _weight_grad(x, dy, dw, v, d, m, slots, plan, workers):
         _sum_strips(x, dy, dw, v, d, m, slots, plan, np.int64(worker), workers)
     if slots > 1:
         for worker in prange(workers):
-            items = dw.shape[0] // lanes(wide(m)) * dw.shape[1]
+            items = (dw.shape[0] // lanes(wide(m))) * (dw.shape[1] // lanes(wide(m)))
             begin, end = np.int64(worker) * items // workers, (np.int64(worker) + 1) * items // workers
             _transform_sums(m, 0, slots, plan, dw, 0, begin, end)
 
@@ -503,8 +515,8 @@ def _weight_grad(x, dy, dw, v, d, m, slots, plan, workers):
 @inner
 def _sum_strips(x, dy, dw, v, d, m, slots, plan, worker, workers):
     """Each slot, or each part of the output channels: one of the two is the only one of its kind."""
-    n, c, o = x.shape[0], x.shape[3], dy.shape[3]
-    all_rows, parts = n * plan.tile_rows, -(-o // plan.channels)
+    n, c, o = lanes(wide(m)), x.shape[3], dy.shape[3]
+    all_rows, parts = x.shape[0] * plan.tile_rows, -(-o // plan.channels)
     x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
     v_flat, d_flat, m_flat = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
     v_start, d_start, line = worker * v.shape[1], worker * d.shape[1], np.empty(R * plan.line, x.dtype)
@@ -527,7 +539,7 @@ def _sum_strips(x, dy, dw, v, d, m, slots, plan, worker, workers):
                 dy_flat, _memory_of(dy.shape, plan, first + rows), _memory_of(dy.shape, plan, last),
             )  # fmt: skip
         if slots == 1:
-            _transform_sums(m, worker, 1, plan, dw, channel, 0, channels // lanes(wide(m)) * c)
+            _transform_sums(m, worker, 1, plan, dw, channel, 0, (channels // n) * (c // n))
 
 
 @inner
@@ -580,27 +592,32 @@ def _sum_of(m, slot, slots, at, step):
 
 @inner
 def _transform_sums(m, slot, slots, plan, dw, first, begin, end):
-    """dw = G^T M G for pairs `begin` to `end` of the plan's channels, M being the sum of so many slots, in their order.
+    """dw = G^T M G for squares of pairs `begin` to `end` of the plan's channels.
 
-    `first` is the output channel of dw that the plan's first one is.
+    M is the sum of so many slots, in their order; `first` is the output channel of dw that the plan's first one is. ::
+
+        for each square of as many channels as a vector has lanes, both ways
+            for each input channel: taps = G^T M G, 9 vectors of output channels
+            dw = taps, turned by shuffles: of each output channel, the filters of these input channels lie together
     """
     c, p = dw.shape[1], plan.w_plane
-    zero = wide(m)
+    zero, out = wide(m), dw.reshape(dw.size)
     n = lanes(zero)
-    taps = np.empty((9, n), m.dtype)
+    taps = np.empty(9 * n * n, m.dtype)
     for item in range(begin, end):
-        channel, k = item // c * n, item % c
-        at = _block_start(plan, channel, c) + k * plan.block
-        rows = transposed((
-            _weight_map_transposed(_sum_of(m, slot, slots, at, R * p)),
-            _weight_map_transposed(_sum_of(m, slot, slots, at + p, R * p)),
-            _weight_map_transposed(_sum_of(m, slot, slots, at + 2 * p, R * p)),
-            _weight_map_transposed(_sum_of(m, slot, slots, at + 3 * p, R * p)),
-            _weight_map_transposed(_sum_of(m, slot, slots, at + 4 * p, R * p)),
-            _weight_map_transposed(_sum_of(m, slot, slots, at + 5 * p, R * p)),
-        ))  # fmt: skip
-        for i, row in enumerate(rows):
-            stores(taps, 3 * i * n, n, _weight_map_transposed(row))
-        for lane in range(n):
-            for tap in range(9):
-                dw[first + channel + lane, k, tap // 3, tap % 3] = taps[tap, lane]
+        channel, k = item // (c // n) * n, item % (c // n) * n
+        for i in range(n):
+            at = _block_start(plan, channel, c) + (k + i) * plan.block
+            rows = transposed((
+                _weight_map_transposed(_sum_of(m, slot, slots, at, R * p)),
+                _weight_map_transposed(_sum_of(m, slot, slots, at + p, R * p)),
+                _weight_map_transposed(_sum_of(m, slot, slots, at + 2 * p, R * p)),
+                _weight_map_transposed(_sum_of(m, slot, slots, at + 3 * p, R * p)),
+                _weight_map_transposed(_sum_of(m, slot, slots, at + 4 * p, R * p)),
+                _weight_map_transposed(_sum_of(m, slot, slots, at + 5 * p, R * p)),
+            ))  # fmt: skip
+            for j, row in enumerate(rows):
+                stores(taps, (9 * i + 3 * j) * n, n, _weight_map_transposed(row))
+        to = ((first + channel) * c + k) * 9
+        for j in range(9):
+            stores(out, to + j * n, c * 9, loads_turned(zero, taps, j * n * n, n))
