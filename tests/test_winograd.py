@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import tinyres as tr
 from tinyres import backend
 from tinyres.kernels import winograd
+from tinyres.kernels.memory import make_constant
 from tinyres.testing.strategies import ORDERS, in_order, numbers
 
 F4, F8 = np.float32, np.float64
@@ -145,6 +146,23 @@ def test_results_do_not_depend_on_threads(case, monkeypatch):
         expected = expected or results
         for result, first in zip(results, expected, strict=True):
             np.testing.assert_array_equal(result, first)
+
+
+@pytest.mark.usefixtures("wherever_it_fits")
+@pytest.mark.parametrize("constant", [False, True])
+def test_shares_of_the_weights_give_the_same_as_shares_of_the_images(constant, monkeypatch):
+    """In one round or several, of weights that are transformed each time or once."""
+    p = problem(9, (48, 96), (13, 6), (1, 1), F4)
+    expected = convolutions(winograd, p)[:2]
+    if constant:
+        make_constant(p.weight)
+    monkeypatch.setattr(winograd, "DEEP_BYTES", 0)
+    for workers in (1, 2, 3):
+        monkeypatch.setattr(winograd, "get_num_threads", lambda workers=workers: workers)
+        for size in (1, winograd.INPUT_BYTES):
+            monkeypatch.setattr(winograd, "INPUT_BYTES", size)
+            for result, first in zip(convolutions(winograd, p)[:2], expected, strict=True):
+                np.testing.assert_array_equal(result, first)
 
 
 def test_where_it_pays():

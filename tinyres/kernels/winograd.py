@@ -67,8 +67,9 @@ LEAST_TILES = 32  # of a strip, so that weights are read for more than a few til
 SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
 GRAD_BYTES = 4 * 1024 * 1024  # transformed input and output of one strip without slots: they stay in L3
 GRAD_TILES = 64  # of such a strip, so that sums are loaded and stored for more than a few tiles
-WEIGHT_BYTES = 10 * 1024 * 1024  # transformed weights; more are transformed part by part, so that they stay in L3,
-PART_BYTES = 5 * 1024 * 1024  # each of so many bytes
+PART_BYTES = 5 * 1024 * 1024  # sums of a part of the output channels, there: they stay in L3
+DEEP_BYTES = 4 * 1024 * 1024  # transformed weights; of more, each worker makes and uses a block at a time,
+INPUT_BYTES = 10 * 1024 * 1024  # with so much transformed input, which stays in L3
 
 # Costs in multiply-adds of the matrix products, measured: to transform an input channel of a tile and an output channel
 # of a tile, and the weight of one pair of channels. See `pays`.
@@ -134,9 +135,9 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     else:
         slots, least, size = 1, GRAD_TILES, GRAD_BYTES
         shared = -(-o // (workers * 2 * block)) * 2 * block
-        channels = min(o, shared, _parts(o, c, x.itemsize, PART_BYTES)[0][1])
+        channels = min(o, shared, max(1, PART_BYTES // (POINTS * c * block * x.itemsize)) * block)
     tiles = max(least, size // (POINTS * (c + o) * x.itemsize))  # by shapes alone: it orders the sums
-    plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), (0, channels), block, tiles, slots)
+    plan = _plan(x.shape, dy.shape, x.itemsize, (-padding[0], -padding[1]), channels, block, tiles, slots, whole=False)
     v, d = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
     m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), x.dtype)
     _weight_grad(x, dy, dw, v, d, m, slots, plan, workers)
@@ -149,14 +150,20 @@ def _launch(x, weight, taps, bias, residual, relu, y, corner):
     (o, c), workers = taps.shape[:2], get_num_threads()
     finish = conv.Finish.of(bias, residual, relu, y)
     tiles, block = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize)), tile_columns(x.dtype, o)
-    v = None
-    for first, last in _parts(o, c, x.itemsize, WEIGHT_BYTES):
-        plan = _plan(x.shape, y.shape, x.itemsize, corner, (first, last), block, tiles, workers)
-        again = v is not None and plan.strips == workers  # then each worker's V is that of the part before
-        v = empty((workers, POINTS * plan.x_plane), x.dtype) if v is None else v
-        m = empty((workers, POINTS * plan.y_plane), x.dtype)
-        u, ready = made_of(weight, ("winograd", taps.strides, first, last), (POINTS * plan.w_plane,))
-        _correlate(x, *taps, y, finish, v, again, m, u, ready, plan, workers)
+    deep = POINTS * c * o * x.itemsize > DEEP_BYTES and o // block >= workers
+    channels, shares = (block, 1) if deep else (o, workers)
+    plan = _plan(x.shape, y.shape, x.itemsize, corner, channels, block, tiles, shares, whole=True)
+    held = workers
+    if deep:
+        held = -(-len(x) * plan.tile_rows // plan.rows)
+        held = min(held, max(1, INPUT_BYTES // (POINTS * plan.x_plane * x.itemsize)))
+    v, m = (empty((k, POINTS * plane), x.dtype) for k, plane in ((held, plan.x_plane), (workers, plan.y_plane)))
+    parts, size = o // channels, POINTS * plan.w_plane
+    if deep and weight.flags.writeable:  # each worker's part of them, transformed anew
+        u, ready = empty((workers, size), x.dtype), False
+    else:
+        u, ready = made_of(weight, ("winograd", taps.strides, channels), (parts, size))
+    _correlate(x, *taps, y, finish, v, m, u, ready, deep, plan, workers)
 
 
 # ---------------------------------------------------------------- how the work is cut
@@ -167,11 +174,9 @@ class _Plan(NamedTuple):
     left: int
     tile_rows: int  # of an image
     tile_columns: int
-    strips: int
     rows: int  # rows of tiles of a strip
     tiles: int  # of a strip
-    first: int  # output channel,
-    channels: int  # and how many of them
+    channels: int  # of output
     block: int  # output channels of a block: the columns of the register tile
     x_plane: int  # from one plane to the next: of transformed input,
     y_plane: int  # output
@@ -179,22 +184,22 @@ class _Plan(NamedTuple):
     line: int  # transformed columns of a row of tiles, of as many channels as a vector has lanes
 
 
-def _parts(o, c, itemsize, size):
-    """Ranges of output channels: all of them, if the planes of so many weights have `size` bytes or less."""
-    several, channel = 2 * WIDTH // itemsize, POINTS * c * itemsize
-    part = o if o * channel <= size else max(several, PART_BYTES // channel // several * several)
-    return [(first, min(first + part, o)) for first in range(0, o, part)]
-
-
 @lru_cache(maxsize=1024)
-def _plan(x_shape, y_shape, itemsize, corner, outputs, block, tiles, strips_for):
-    """Strips of about so many tiles, and as many of them for each of `strips_for` workers."""
-    (n, _, _, c), (first, last) = x_shape, outputs
+def _plan(x_shape, y_shape, itemsize, corner, o, block, tiles, shares, whole):
+    """Strips of about so many tiles, for each of so many shares of all tiles.
+
+    With `whole`, at most twice as many, so that the last of a strip's register tiles is full where that can be, else
+    all strips about as large.
+    """
+    n, _, _, c = x_shape
     tile_rows, columns = -(-y_shape[1] // M), -(-y_shape[2] // M)
-    all_rows, o = n * tile_rows, last - first
-    strips = -(-all_rows // max(1, tiles // columns))
-    strips = -(-strips // strips_for) * strips_for
-    rows = -(-all_rows // strips)
+    most, rows = -(-n * tile_rows // shares), max(1, tiles // columns)
+    if whole:
+        register_tiles = {r: -(-r * columns // TILE_ROWS) / r for r in range(1, 2 * rows + 1)}  # for each row
+        rows = min(register_tiles, key=lambda r: (register_tiles[r], abs(r - rows)))
+    else:
+        rows = -(-most // -(-most // rows))
+    rows = min(rows, most)
     tiles = rows * columns
 
     def plane(size):  # planes whose distance is a multiple of 4 KiB would fight for one cache set
@@ -202,8 +207,7 @@ def _plan(x_shape, y_shape, itemsize, corner, outputs, block, tiles, strips_for)
         return -(-size // line) * line + line
 
     return _Plan(
-        *corner, tile_rows, columns, strips, rows, tiles, first, o,
-        block=block,
+        *corner, tile_rows, columns, rows, tiles, o, block,
         x_plane=plane(tiles * c),
         y_plane=plane(tiles * o),
         w_plane=plane(c * o),
@@ -294,15 +298,15 @@ def _transform_input(x, shape, plan, strip_row, rows, v, v_start, line):
 
 
 @inner
-def _transform_output(m, m_start, plan, strip_row, rows, y, shape, finish):
-    """Y = A^T m A for all tiles of a strip, each held in registers, finished and stored; the last ones may leave the
-    image."""
+def _transform_output(m, m_start, plan, strip_row, rows, first, y, shape, finish):
+    """Y = A^T m A for all tiles of a strip, each held in registers, finished and stored from channel `first` on; the
+    last ones may leave the image."""
     _, height, width, all_channels = shape
     zero, p = wide(y), plan.y_plane
     n, floor = lanes(zero), splat(zero, finish.floor)
     edge = np.empty(M * M * n, y.dtype)
     for channel in range(0, plan.channels, n):
-        bias = load(zero, finish.bias, plan.first + channel)
+        bias = load(zero, finish.bias, first + channel)
         for t in range(rows * plan.tile_columns):
             r, j = strip_row + t // plan.tile_columns, t % plan.tile_columns * M
             image, i = r // plan.tile_rows, r % plan.tile_rows * M
@@ -315,7 +319,7 @@ def _transform_output(m, m_start, plan, strip_row, rows, y, shape, finish):
                 _output_map(loads(zero, m, at + 4 * p, R * p, 6)),
                 _output_map(loads(zero, m, at + 5 * p, R * p, 6)),
             ))  # fmt: skip
-            to = ((image * height + i) * width + j) * all_channels + plan.first + channel
+            to = ((image * height + i) * width + j) * all_channels + first + channel
             if i + M <= height and j + M <= width:
                 for k, row in enumerate(rows_of_tile):
                     y0, y1, y2, y3 = _output_map(row)
@@ -368,26 +372,85 @@ def _block_start(plan, channel, rows):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, y, finish, v, again, m, u, ready, plan, workers):
-    """Convolve x (N, H, W, C) with weights of `shape`, a view of `weight`, to y (N, OH, OW, O). ::
+def _correlate(x, weight, shape, start, strides, y, finish, v, m, u, ready, deep, plan, workers):
+    """Convolve x (N, H, W, C) with weights of `shape`, a view of `weight`, to y (N, OH, OW, O).
+
+    Where the weights are few, all are transformed first, and the workers share out the strips::
 
         parallel: U = G g G^T, unless u holds it (`ready`)
         parallel for each strip
-            V = B^T d B, for all tiles of the strip; with `again`, v holds it
+            V = B^T d B, for all tiles of the strip
             M = V U, 36 matrix products
             y = A^T M A
 
+    Where they are many (`deep`), the input is transformed first, as many strips as v holds, and the workers share out
+    the weights. U, four times as large as they are, is never whole in memory, but a block at a time in its worker's::
+
+        for each round of strips
+            parallel: V = B^T d B
+            parallel for each block of output channels
+                U = G g G^T, unless u holds it
+                for each strip of the round: M = V U, y = A^T M A
+
     Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole.
     """
-    for worker in prange(0 if ready else workers):
-        _transform_weights(weight, shape, start, strides, u, plan, np.int64(worker), workers)
-    for worker in prange(workers):
-        _correlate_strips(x, y, finish, v, again, m, u, plan, np.int64(worker), workers)
+    rounds = -(-x.shape[0] * plan.tile_rows // (plan.rows * v.shape[0])) if deep else 1
+    for stage in range(ready and not deep, 2 * rounds):
+        for worker in prange(workers):
+            _correlate_share(
+                x, weight, shape, start, strides, y, finish, v, m, u, ready, deep, plan,
+                stage, np.int64(worker), workers,
+            )  # fmt: skip
 
 
 @inner
-def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
-    """U = G g G^T, planes of (O / block, C, block).
+def _correlate_share(x, weight, shape, start, strides, y, finish, v, m, u, ready, deep, plan, stage, worker, workers):
+    """A worker's share of a stage: an even one prepares what all will read, U or V, and the next does the rest.
+
+    One function for all of that, so that each transform is compiled once.
+    """
+    (o, c), prepare, n = shape[:2], stage % 2 == 0, lanes(wide(x))
+    x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
+    u_flat, line, m_start = u.reshape(u.size), np.empty(R * plan.line, x.dtype), worker * m.shape[1]
+    all_rows, squares = x.shape[0] * plan.tile_rows, plan.channels * c // n**2
+    if deep:
+        before = stage // 2 * v.shape[0] * plan.rows
+        stop = min(before + v.shape[0] * plan.rows, all_rows)
+        parts = (0, 1) if prepare else _share(o // plan.channels, worker, workers)
+        begin, end = _share(stop - before, worker, workers)  # rows of tiles to transform, of the round's
+        begin, end, share = before + begin, before + end, (0, squares)
+    else:
+        before, stop = (0, 0) if prepare else _share(all_rows, worker, workers)
+        parts, begin, end, share = (0, 1), before, stop, _share(squares, worker, workers)
+    for part in range(*parts):
+        channel, u_start = part * plan.channels, (part if len(u) * plan.channels == o else worker) * u.shape[1]
+        if not ready and prepare != deep:
+            _transform_weights(weight, shape, start, strides, u_flat, u_start, plan, channel, *share)
+        for first in range(before, stop, plan.rows):
+            last, strip = min(first + plan.rows, stop), (first - before) // plan.rows if deep else worker
+            if prepare == deep:
+                row, rows = max(first, begin), min(last, end) - max(first, begin)
+                to = strip * v.shape[1] + (row - first) * plan.tile_columns * n
+                _transform_input(x_flat, x.shape, plan, row, rows, v_flat, to, line)
+            if not prepare:
+                after = first if deep else min(last + plan.rows, stop)
+                _products(
+                    v_flat, strip * v.shape[1], u_flat, u_start, m_flat, m_start, c,
+                    (last - first) * plan.tile_columns, plan,
+                    x_flat, _memory_of(x.shape, plan, last), _memory_of(x.shape, plan, after),
+                    y_flat, _memory_of(y.shape, plan, first) + channel, _memory_of(y.shape, plan, last), o, finish,
+                )  # fmt: skip
+                _transform_output(m_flat, m_start, plan, first, last - first, channel, y_flat, y.shape, finish)
+
+
+@inner
+def _share(count, worker, workers):
+    return worker * count // workers, (worker + 1) * count // workers
+
+
+@inner
+def _transform_weights(weight, shape, start, strides, u, u_start, plan, first, begin, end):
+    """U = G g G^T for squares `begin` to `end` of the plan's channels, planes of (O / block, C, block).
 
     As many pairs of channels as fill a square of vectors at once, first copied to `near`: what is turned there is read
     a few numbers beyond each filter. ::
@@ -402,13 +465,12 @@ def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
     apart, lane, turn = max(strides[0], strides[1]), 9 * n, 9  # output channels lie apart, each by its input channels,
     if strides[0] == 9:
         lane, turn = 9, 9 * n  # or the other way round
-    items = (plan.channels // n) * (c // n)
-    for item in range(worker * items // workers, (worker + 1) * items // workers):
+    for item in range(begin, end):
         channel, k = item // (c // n) * n, item % (c // n) * n
         for i in range(n):
-            at = (plan.first + channel) * strides[0] + k * strides[1] + i * apart
+            at = (first + channel) * strides[0] + k * strides[1] + i * apart
             stores(near, i * 9 * n, n, loads(zero, weight, at, n, 9))
-        to = _block_start(plan, channel, c) + k * plan.block
+        to = u_start + _block_start(plan, channel, c) + k * plan.block
         for i in range(n):
             for tap in range(0, 9, n):
                 stores(taps, tap * n, n, loads_turned(zero, near, i * turn + tap, lane)[:9])
@@ -422,25 +484,6 @@ def _transform_weights(weight, shape, start, strides, u, plan, worker, workers):
 
 
 @inner
-def _correlate_strips(x, y, finish, v, again, m, u, plan, worker, workers):
-    all_rows = x.shape[0] * plan.tile_rows
-    x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
-    line = np.empty(R * plan.line, x.dtype)
-    v_start, m_start = worker * v.shape[1], worker * m.shape[1]
-    for strip in range(worker * plan.strips // workers, (worker + 1) * plan.strips // workers):
-        first = strip * plan.rows
-        rows = max(0, min(plan.rows, all_rows - first))
-        if not again:
-            _transform_input(x_flat, x.shape, plan, first, rows, v_flat, v_start, line)
-        _products(
-            v_flat, v_start, u, m_flat, m_start, x.shape[3], rows * plan.tile_columns, plan,
-            x_flat, _memory_of(x.shape, plan, first + plan.rows), _memory_of(x.shape, plan, first + 2 * plan.rows),
-            y_flat, _memory_of(y.shape, plan, first), _memory_of(y.shape, plan, first + rows), finish,
-        )  # fmt: skip
-        _transform_output(m_flat, m_start, plan, first, rows, y_flat, y.shape, finish)
-
-
-@inner
 def _memory_of(shape, plan, row):
     """Flat index at which a row of tiles starts in an image array, at most its end."""
     n, height, width, channels = shape
@@ -450,7 +493,7 @@ def _memory_of(shape, plan, row):
 
 
 @inner
-def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop, finish):
+def _products(v, v_start, u, u_start, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop, o, finish):
     """M[p] = V[p] U[p] for all planes p.
 
     The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a
@@ -459,20 +502,21 @@ def _products(v, v_start, u, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_a
     zero, block = wide(v), plan.block
     n, blocks = lanes(zero), plan.channels // block
     turns = POINTS * blocks * -(-tiles // TILE_ROWS)
-    x_lines, y_lines = -(-(x_stop - x_at) // (n * turns)), -(-(y_stop - y_at) // (n * turns))
+    x_lines, pixels = -(-(x_stop - x_at) // (n * turns)), -(-(y_stop - y_at) // (o * turns))
     for k in range(POINTS * blocks):
         a = v_start + k // blocks * plan.x_plane
-        b = k // blocks * plan.w_plane + k % blocks * c * block
+        b = u_start + k // blocks * plan.w_plane + k % blocks * c * block
         out = m_start + k // blocks * plan.y_plane + k % blocks * plan.tiles * block
         for r in range(0, tiles, TILE_ROWS):
             for _ in range(x_lines):
                 prefetch(x, x_at)
                 x_at += n
-            for _ in range(y_lines):
-                prefetch_to_write(y, y_at)
-                if finish.residuals:
-                    prefetch(finish.residual, y_at)
-                y_at += n
+            for _ in range(pixels):
+                for channel in range(0, plan.channels, n):
+                    prefetch_to_write(y, y_at + channel)
+                    if finish.residuals:
+                        prefetch(finish.residual, y_at + channel)
+                y_at += o
             if block == n:
                 tile_of_one(
                     zero, v, a, n, r, tiles - 1, plan.tiles * n, 1, u, b, n * n, n,
