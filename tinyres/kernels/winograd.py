@@ -73,7 +73,7 @@ INPUT_BYTES = 10 * 1024 * 1024  # with so much transformed input, which stays in
 
 # Costs in multiply-adds of the matrix products, measured: to transform an input channel of a tile and an output channel
 # of a tile, and the weight of one pair of channels. See `pays`.
-INPUT_COST, OUTPUT_COST, WEIGHT_COST = 220, 130, 400
+INPUT_COST, OUTPUT_COST, WEIGHT_COST = 220, 130, 250
 
 
 def fits(weight_shape, channels, stride, itemsize):
@@ -150,7 +150,8 @@ def _launch(x, weight, taps, bias, residual, relu, y, corner):
     (o, c), workers = taps.shape[:2], get_num_threads()
     finish = conv.Finish.of(bias, residual, relu, y)
     tiles, block = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize)), tile_columns(x.dtype, o)
-    deep = POINTS * c * o * x.itemsize > DEEP_BYTES and o // block >= workers
+    blocks, turns = o // block, -(-o // block // workers)  # of the worker that has most of them
+    deep = POINTS * c * o * x.itemsize > DEEP_BYTES and turns * workers <= 1.25 * blocks
     channels, shares = (block, 1) if deep else (o, workers)
     plan = _plan(x.shape, y.shape, x.itemsize, corner, channels, block, tiles, shares, whole=True)
     held = workers
