@@ -1,10 +1,12 @@
 """Batch norm in as few passes over memory as it takes: one to measure, one to apply, two to go back.
 
-Arrays are read as (P, C): P = N * H * W pixels of C channels each. A pass goes block by block of pixels, each
-small enough for L1, and within a block by vectors of channels, so that what belongs to a channel (its mean, its
-scale, its sum) stays in a register while the pixels go by.
+Arrays are read as rows of C channels, one for each of the P = N * H * W pixels; where C is small, pixels that lie side
+by side make one row, and count as one of more channels. A pass goes block by block of rows, and within a block by
+vectors of channels as broad as several registers, so that what belongs to a channel (its mean, its scale, its sum)
+stays in registers while the rows go by, and memory is read nearly in order: with 512 channels and more, rows are
+kilobytes apart, and blocks of many of them would be more streams than a cache has ways and a prefetcher has eyes.
 
-Sums are taken within a block in the array's dtype, over chunks of blocks in float64, and chunks are added in
+Sums are taken over spans of rows in the array's dtype, over chunks of spans in float64, and chunks are added in
 index order. Chunks depend on P and C alone: the result does not depend on the number of threads.
 """
 
@@ -14,24 +16,27 @@ from numba import get_num_threads, prange
 from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
-from tinyres.kernels.simd import fma, lanes, load, maximum, single, splat, store, where_positive, wide
+from tinyres.kernels.simd import BROAD, broad, fma, lanes, load, maximum, prefetch, single, store, where_positive, wide
 
-BLOCK_BYTES = 8 * 1024  # of one array: three of them fit L1
-CHUNK_BLOCKS = 16
+BLOCK_BYTES = 4 * 1024  # of one array
+SPAN = 64  # rows whose sums are taken in the array's dtype
+CHUNK_BYTES = 128 * 1024  # the least in a chunk; of one array
+CHUNK_ROWS = 128  # the same: fewer would cost more to add up than to read
+AHEAD = 16  # vectors from what is read to what is prefetched
 
 
 def batch_norm_statistics(x):
     """Mean and (biased) variance of each channel, (C,) float64, of x (N, C, H, W)."""
-    x = _rows(x)
-    pixels, block = len(x), _block(x)
-    chunk = block * CHUNK_BLOCKS
-    parts = np.zeros((-(-pixels // chunk), 2, x.shape[1]))  # mean and M2 of each chunk
-    _statistics(x, block, parts, get_num_threads())
-    means, squares = parts[:, 0], parts[:, 1]
-    n = np.minimum(chunk, pixels - chunk * np.arange(len(parts)))[:, None]  # pixels of each chunk
+    rows, channels = _rows(x), x.shape[1]
+    chunks, width = _chunks(rows), rows.shape[1]
+    parts = np.zeros((2, chunks, width))  # mean and M2 of each chunk
+    _statistics(rows, _block(rows), parts, get_num_threads())
+    n = np.diff(np.arange(chunks + 1) * len(rows) // max(1, chunks))[:, None, None]  # rows in each chunk
+    means, squares = parts.reshape(2, chunks, width // max(1, channels), channels)
     with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is what should come out
-        mean = (n * means).sum(axis=0) / pixels
-        m2 = squares.sum(axis=0) + (n * (means - mean) ** 2).sum(axis=0)
+        pixels = x.size // max(1, channels)
+        mean = (n * means).sum(axis=(0, 1)) / pixels
+        m2 = squares.sum(axis=(0, 1)) + (n * (means - mean) ** 2).sum(axis=(0, 1))
     return mean, m2 / pixels
 
 
@@ -39,10 +44,11 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     """(x - mean) * scale + bias, then + residual, then ReLU, in one pass. x (N, C, H, W), the others (C,)."""
     memory = channels_last(x)
     y = empty(memory.shape, x.dtype)
-    constants = np.array([mean, scale, bias], x.dtype)
     rows, added = _rows(x), _rows(x if residual is None else residual)
+    constants = _constants(3, rows, x)
+    constants[0], constants[1], constants[2] = mean, scale, bias
     add = residual is not None
-    _apply(rows, constants, _block(rows), added, add, relu, y.reshape(rows.shape), get_num_threads())
+    _apply(rows, constants.reshape(3, -1), _block(rows), added, add, relu, y.reshape(rows.shape), get_num_threads())
     return y.transpose(0, 3, 1, 2)
 
 
@@ -59,30 +65,50 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     recompute, keep = relu and not residual, relu and residual
     n, channels, height, width = x.shape
     upstream, rows, workers = _rows(dy), _rows(x), get_num_threads()
-    pixels, block = len(rows), _block(rows)
+    pixels, block = n * height * width, _block(rows)
     dx = empty(rows.shape, x.dtype)
     g = empty(rows.shape, x.dtype) if keep else upstream
-    constants = np.zeros((5, channels), x.dtype)
-    constants[:3] = mean, weight * inv_std, bias
-    sums = np.zeros((-(-pixels // (block * CHUNK_BLOCKS)), 2, channels))
-    _grad_sums(upstream, rows, _rows(y) if keep else rows, constants, block, recompute, keep, g, sums, workers)
-    total, moment = sums.sum(axis=0)  # of g and of g (x - mean): chunks in index order
+    constants = _constants(5, rows, x)
+    constants[0], constants[1], constants[2] = mean, weight * inv_std, bias
+    flat = constants.reshape(5, -1)
+    sums = np.zeros((2, _chunks(rows), rows.shape[1]))
+    _grad_sums(upstream, rows, _rows(y) if keep else rows, flat, block, recompute, keep, g, sums, workers)
+    sums = sums.sum(axis=1).reshape(constants[:2].shape)  # chunks in index order
+    total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
     if training:
-        constants[3:] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
-    _grad_apply(g, rows, constants, block, recompute, dx, workers)
+        constants[3], constants[4] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
+    _grad_apply(g, rows, flat, block, recompute, dx, workers)
     dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
     dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
     return dx, dweight, dbias, g if residual else None
 
 
 def _rows(x):
-    """(N, C, H, W) -> (P, C), channels-last."""
-    return channels_last(x).reshape(-1, x.shape[1]) if x.size else np.empty((0, x.shape[1]), x.dtype)
+    """(N, C, H, W) -> (P, C), channels-last, or (P / 2, 2 C), (P / 4, 4 C), ... until broad vectors fill a row."""
+    channels = x.shape[1]
+    pixels, step = x.size // max(1, channels), BROAD // x.itemsize
+    if not pixels:
+        return np.empty((0, channels), x.dtype)
+    while channels % step and pixels % 2 == 0:
+        pixels, channels = pixels // 2, channels * 2
+    return channels_last(x).reshape(pixels, channels)
+
+
+def _constants(count, rows, x):
+    """Room for constants of each channel, (count, pixels in a row, C): the same for all pixels in a row."""
+    channels = x.shape[1]
+    return np.zeros((count, rows.shape[1] // max(1, channels), channels), x.dtype)
+
+
+def _chunks(rows):
+    """Chunks, all of nearly one size, and a multiple of four, so that two or four threads get as much each."""
+    chunks = min(rows.nbytes // CHUNK_BYTES, len(rows) // CHUNK_ROWS)
+    return min(len(rows), chunks // 4 * 4 + 4)
 
 
 def _block(rows):
-    """Pixels in a block."""
-    return max(8, BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize))
+    """Rows in a block: at least two, for each to read its constants once."""
+    return max(2, BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize))
 
 
 # ---------------------------------------------------------------- kernels
@@ -93,14 +119,24 @@ def _whole(zero, channels):
     return channels // lanes(zero) * lanes(zero)
 
 
+@inner
+def _read(zero, array, at):
+    """Load a vector, and ask for what is read soon after it: hardware does not look beyond a page of 4 KiB."""
+    step = lanes(wide(array))
+    for i in range(0, lanes(zero), step):
+        prefetch(array, at + AHEAD * step + i)
+    return load(zero, array, at)
+
+
 @jit(parallel=True)
 def _statistics(x, block, parts, workers):
-    """Mean of each column of x (P, C) and squared distances M2 from it, for each chunk: parts (chunks, 2, C).
+    """Mean of each column of x (P, C) and squared distances M2 from it, for each chunk: parts (2, chunks, C).
 
-    Two passes over each block while it is in L1, one for its sum and one for its M2; blocks merge as (n, mean, M2),
-    Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose all digits where the mean is large beside the spread. ::
+    Spans merge as (n, mean, M2), Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose all digits where the mean is
+    large beside the spread; in a span it is taken of d, the distance from the span's first row, which is one of the n
+    values itself: sum d^2 is then at most (n + 1) M2, and no more digits are lost than in a sum of n numbers. ::
 
-        parallel for each chunk: for each block of pixels: for each vector of channels: for each pixel, twice
+        parallel for each chunk: for each span: for each block of rows: for each vector of channels: for each row
 
     Cost: reads x once.
     """
@@ -110,42 +146,44 @@ def _statistics(x, block, parts, workers):
 
 @inner
 def _statistics_of_chunks(x, block, parts, worker, workers):
-    pixels, channels = x.shape
-    chunks, chunk = parts.shape[0], block * CHUNK_BLOCKS
-    whole = _whole(wide(x), channels)
-    sums, m2 = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
+    rows, channels = x.shape
+    whole = _whole(broad(x), channels)
+    chunks = parts.shape[1]
+    part = np.zeros((2, channels), x.dtype)
     for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
-        seen = 0
-        for start in range(k * chunk, min(pixels, (k + 1) * chunk), block):
-            stop = min(pixels, start + block)
-            _moments(wide(x), x, start, stop, 0, whole, sums, m2)
-            _moments(single(x), x, start, stop, whole, channels, sums, m2)
+        first, seen = k * rows // chunks, 0
+        last = (k + 1) * rows // chunks
+        for start in range(first, last, SPAN):
+            stop = min(last, start + SPAN)
+            for p in range(start, stop, block):
+                ends = p, min(stop, p + block)
+                _moments(broad(x), x, start, ends, 0, whole, part)
+                _moments(single(x), x, start, ends, whole, channels, part)
             n = stop - start
+            one, share = 1 / np.float64(n), n / np.float64(seen + n)  # once, since a division takes long
             for c in range(channels):
-                delta = x[start, c] + sums[c] / np.float64(n) - parts[k, 0, c]
-                parts[k, 0, c] += delta * n / (seen + n)
-                parts[k, 1, c] += m2[c] + delta * delta * seen * n / (seen + n)
+                distance = part[0, c] * one
+                m2 = part[1, c] - part[0, c] * distance
+                delta = x[start, c] + distance - parts[0, k, c]
+                parts[0, k, c] += delta * share
+                parts[1, k, c] += (0.0 if m2 < 0 else m2) + delta * delta * seen * share  # below 0: d^2 underflowed
+                part[0, c] = part[1, c] = 0
             seen += n
 
 
 @inner
-def _moments(zero, x, start, stop, first, last, sums, m2):
-    """Sum of the pixels' distances from the first of them, and squared distances from their mean, from start to stop.
-
-    Distances, since a float32 sum of values loses the digits in which they differ. Channels first to last.
-    """
+def _moments(zero, x, start, ends, first, last, part):
+    """Add the rows' distances from row `start`, and their squares, to part (2, C). Channels first to last."""
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
-        total, origin = zero, load(zero, x, start * channels + c)
-        for p in range(start, stop):
-            total = total + (load(zero, x, p * channels + c) - origin)
-        mean = total * splat(zero, 1 / (stop - start))
-        square = zero
-        for p in range(start, stop):
-            distance = (load(zero, x, p * channels + c) - origin) - mean
+        total, square = load(zero, part, c), load(zero, part, channels + c)
+        origin = load(zero, x, start * channels + c)
+        for p in range(ends[0], ends[1]):
+            distance = _read(zero, x, p * channels + c) - origin
+            total = total + distance
             square = fma(distance, distance, square)
-        store(sums, c, total)
-        store(m2, c, square)
+        store(part, c, total)
+        store(part, channels + c, square)
 
 
 @jit(parallel=True)
@@ -157,12 +195,12 @@ def _apply(x, constants, block, residual, add, relu, y, workers):
 
 @inner
 def _apply_blocks(x, constants, block, residual, add, relu, y, worker, workers):
-    pixels, channels = x.shape
-    blocks = -(-pixels // block)
-    whole = _whole(wide(x), channels)
-    for k in range(worker * blocks // workers, (worker + 1) * blocks // workers):
-        start, stop = k * block, min(pixels, (k + 1) * block)
-        _apply_block(wide(x), x, constants, residual, add, relu, y, start, stop, 0, whole)
+    rows, channels = x.shape
+    whole = _whole(broad(x), channels)
+    last = (worker + 1) * rows // workers
+    for start in range(worker * rows // workers, last, block):
+        stop = min(last, start + block)
+        _apply_block(broad(x), x, constants, residual, add, relu, y, start, stop, 0, whole)
         _apply_block(single(x), x, constants, residual, add, relu, y, start, stop, whole, channels)
 
 
@@ -173,9 +211,9 @@ def _apply_block(zero, x, constants, residual, add, relu, y, start, stop, first,
         mean, scale, bias = _three(zero, constants, c)
         for p in range(start, stop):
             at = p * channels + c
-            value = fma(load(zero, x, at) - mean, scale, bias)
+            value = fma(_read(zero, x, at) - mean, scale, bias)
             if add:
-                value = value + load(zero, residual, at)
+                value = value + _read(zero, residual, at)
             if relu:
                 value = maximum(value, zero)
             store(y, at, value)
@@ -190,7 +228,7 @@ def _three(zero, constants, c):
 
 @jit(parallel=True)
 def _grad_sums(dy, x, y, constants, block, recompute, keep, masked, sums, workers):
-    """Sums of g and of g (x - mean) over the pixels of each chunk: sums (chunks, 2, C), float64.
+    """Sums of g and of g (x - mean) over the pixels of each chunk: sums (2, chunks, C), float64.
 
     `recompute`: the ReLU's sign from x; `keep`: from y, and g is stored in `masked`.
 
@@ -202,18 +240,22 @@ def _grad_sums(dy, x, y, constants, block, recompute, keep, masked, sums, worker
 
 @inner
 def _grad_sums_of_chunks(dy, x, y, constants, block, recompute, keep, masked, sums, worker, workers):
-    pixels, channels = x.shape
-    chunks, chunk = sums.shape[0], block * CHUNK_BLOCKS
-    whole = _whole(wide(x), channels)
-    part = np.empty((2, channels), x.dtype)
+    rows, channels = x.shape
+    whole = _whole(broad(x), channels)
+    chunks = sums.shape[1]
+    part = np.zeros((2, channels), x.dtype)
     for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
-        for start in range(k * chunk, min(pixels, (k + 1) * chunk), block):
-            ends = start, min(pixels, start + block)
-            _grad_sums_block(wide(x), dy, x, y, constants, recompute, keep, masked, ends, 0, whole, part)
-            _grad_sums_block(single(x), dy, x, y, constants, recompute, keep, masked, ends, whole, channels, part)
+        last = (k + 1) * rows // chunks
+        for start in range(k * rows // chunks, last, SPAN):
+            stop = min(last, start + SPAN)
+            for p in range(start, stop, block):
+                ends = p, min(stop, p + block)
+                _grad_sums_block(broad(x), dy, x, y, constants, recompute, keep, masked, ends, 0, whole, part)
+                _grad_sums_block(single(x), dy, x, y, constants, recompute, keep, masked, ends, whole, channels, part)
             for c in range(channels):
-                sums[k, 0, c] += part[0, c]
-                sums[k, 1, c] += part[1, c]
+                sums[0, k, c] += part[0, c]
+                sums[1, k, c] += part[1, c]
+                part[0, c] = part[1, c] = 0
 
 
 @inner
@@ -221,14 +263,14 @@ def _grad_sums_block(zero, dy, x, y, constants, recompute, keep, masked, ends, f
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
         mean, scale, bias = _three(zero, constants, c)
-        total, moment = zero, zero
+        total, moment = load(zero, part, c), load(zero, part, channels + c)
         for p in range(ends[0], ends[1]):
             at = p * channels + c
-            g, distance = load(zero, dy, at), load(zero, x, at) - mean
+            g, distance = _read(zero, dy, at), _read(zero, x, at) - mean
             if recompute:
                 g = where_positive(fma(distance, scale, bias), g, zero)
             if keep:
-                g = where_positive(load(zero, y, at), g, zero)
+                g = where_positive(_read(zero, y, at), g, zero)
                 store(masked, at, g)
             total = total + g
             moment = fma(g, distance, moment)
@@ -245,12 +287,12 @@ def _grad_apply(g, x, constants, block, recompute, dx, workers):
 
 @inner
 def _grad_apply_blocks(g, x, constants, block, recompute, dx, worker, workers):
-    pixels, channels = x.shape
-    blocks = -(-pixels // block)
-    whole = _whole(wide(x), channels)
-    for k in range(worker * blocks // workers, (worker + 1) * blocks // workers):
-        start, stop = k * block, min(pixels, (k + 1) * block)
-        _grad_apply_block(wide(x), g, x, constants, recompute, dx, start, stop, 0, whole)
+    rows, channels = x.shape
+    whole = _whole(broad(x), channels)
+    last = (worker + 1) * rows // workers
+    for start in range(worker * rows // workers, last, block):
+        stop = min(last, start + block)
+        _grad_apply_block(broad(x), g, x, constants, recompute, dx, start, stop, 0, whole)
         _grad_apply_block(single(x), g, x, constants, recompute, dx, start, stop, whole, channels)
 
 
@@ -262,7 +304,7 @@ def _grad_apply_block(zero, g, x, constants, recompute, dx, start, stop, first, 
         mean_g, slope = load(zero, constants, 3 * channels + c), load(zero, constants, 4 * channels + c)
         for p in range(start, stop):
             at = p * channels + c
-            value, distance = load(zero, g, at), load(zero, x, at) - mean
+            value, distance = _read(zero, g, at), _read(zero, x, at) - mean
             if recompute:
                 value = where_positive(fma(distance, scale, bias), value, zero)
             store(dx, at, scale * ((value - mean_g) - distance * slope))

@@ -8,7 +8,8 @@ ordinary Python on such values::
     store(out, i, fma(x, scale, shift))
 
 `zero` is a vector of zeros that fixes the type: `wide(array)` has the width of the host's registers,
-`single(array)` one lane, for what is left over at the end of a row.
+`single(array)` one lane, for what is left over at the end of a row. `broad(array)` is several registers to LLVM, which
+makes as many instructions of each operation.
 
 The host's width is 64 bytes with AVX-512, 32 with AVX, and 16 elsewhere (SSE2, NEON).
 """
@@ -24,6 +25,7 @@ from tinyres.kernels.compile import host_features
 
 _FEATURES = host_features()
 WIDTH = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16  # bytes
+BROAD = (4 if WIDTH == 64 else 2) * WIDTH  # bytes; AVX-512 has 32 registers
 HAS_FMA = "fma" in _FEATURES or "avx512f" in _FEATURES or "neon" in _FEATURES
 
 TILE_ROWS = 8  # rows of the register tile: a pointer for each, and one or two accumulators
@@ -60,6 +62,7 @@ def _zero_of_width(width: int):
 
 
 wide = _zero_of_width(WIDTH)
+broad = _zero_of_width(BROAD)
 single = _zero_of_width(0)
 
 
