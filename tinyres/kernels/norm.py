@@ -22,6 +22,7 @@ BLOCK_BYTES = 4 * 1024  # of one array
 SPAN = 64  # rows whose sums are taken in the array's dtype
 CHUNK_BYTES = 128 * 1024  # the least in a chunk; of one array
 CHUNK_ROWS = 128  # the same: fewer would cost more to add up than to read
+STRETCH = 32  # blocks that are read forwards, as prefetchers expect, where a pass goes backwards
 AHEAD = 16  # vectors from what is read to what is prefetched
 
 
@@ -289,11 +290,14 @@ def _grad_apply(g, x, constants, block, recompute, dx, workers):
 def _grad_apply_blocks(g, x, constants, block, recompute, dx, worker, workers):
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
-    last = (worker + 1) * rows // workers
-    for start in range(worker * rows // workers, last, block):
-        stop = min(last, start + block)
-        _grad_apply_block(broad(x), g, x, constants, recompute, dx, start, stop, 0, whole)
-        _grad_apply_block(single(x), g, x, constants, recompute, dx, start, stop, whole, channels)
+    first, last = worker * rows // workers, (worker + 1) * rows // workers
+    stretch = STRETCH * block
+    for k in range((last - first) // stretch, -1, -1):  # backwards: what the sums read last is still in cache
+        end = min(last, first + (k + 1) * stretch)
+        for start in range(first + k * stretch, end, block):
+            stop = min(end, start + block)
+            _grad_apply_block(broad(x), g, x, constants, recompute, dx, start, stop, 0, whole)
+            _grad_apply_block(single(x), g, x, constants, recompute, dx, start, stop, whole, channels)
 
 
 @inner
