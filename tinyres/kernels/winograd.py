@@ -512,12 +512,14 @@ def _products(v, v_start, u, u_start, m, m_start, c, tiles, plan, x, x_at, x_sto
             for _ in range(x_lines):
                 prefetch(x, x_at)
                 x_at += n
-            for _ in range(pixels):
-                for channel in range(0, plan.channels, n):
-                    prefetch_to_write(y, y_at + channel)
+            for channel in range(0, plan.channels, n):
+                at = y_at + channel
+                for _ in range(pixels):
+                    prefetch_to_write(y, at)
                     if finish.residuals:
-                        prefetch(finish.residual, y_at + channel)
-                y_at += o
+                        prefetch(finish.residual, at)
+                    at += o
+            y_at += pixels * o
             if block == n:
                 tile_of_one(
                     zero, v, a, n, r, tiles - 1, plan.tiles * n, 1, u, b, n * n, n,
