@@ -79,25 +79,33 @@ def distance(found, expected):
 
 
 def forward(net, other, ours, theirs):
-    """Logits of both. In float32 the twin's ReLUs are open where the model's are.
+    """Logits of both. In float32 the twin's ReLUs are open, and its max-pool takes pixels, as the model's do.
 
     Where a ReLU's input is within rounding of 0, rounding alone decides whether a gradient passes, and one that does
     here and not there differs by up to a hundredth of its layer's norm. In float32 that happens to one activation in a
     million, in float64 to none: there each library sees for itself. In float32 the twin makes sure that the ReLUs which
-    it would not have opened, or shut, are within rounding of 0: 3e-5 of their layer's size was seen, in 152 layers.
+    it would not have opened, or shut, are within rounding of 0: 3e-5 of their layer's size was seen, in 152 layers. The
+    same goes for pixels of which one is the largest here and the other there.
     """
     open_here = []
     norms = [m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and "downsample" not in n]
     remove = [m.register_forward_hook(lambda module, args, y: open_here.append(y.data > 0)) for m in norms]
+    pooled = []
+    if net.maxpool is not None:
+        remove.append(net.maxpool.register_forward_hook(lambda module, args, y: pooled.append(args[0].data)))
     logits = net(ours)
     for undo in remove:
         undo()
-    gates = [torch.from_numpy(np.ascontiguousarray(a)) for a in open_here] if ours.dtype == np.float32 else None
+    gates = places = None
+    if ours.dtype == np.float32:
+        gates = [torch.from_numpy(np.ascontiguousarray(a)) for a in open_here]
+        for image in pooled:  # the first of the largest, as here
+            places = F.max_pool2d(torch.from_numpy(np.ascontiguousarray(image)), 3, 2, 1, return_indices=True)[1]
     try:
-        twin.gates = gates
+        twin.gates, twin.places = gates, places
         torch_logits = other(theirs)
     finally:
-        twin.gates = None
+        twin.gates = twin.places = None
     assert not gates  # as many ReLUs there as here
     return logits, torch_logits
 
