@@ -434,12 +434,13 @@ def _correlate_share(x, weight, shape, start, strides, y, finish, v, m, u, ready
                 to = strip * v.shape[1] + (row - first) * plan.tile_columns * n
                 _transform_input(x_flat, x.shape, plan, row, rows, v_flat, to, line)
             if not prepare:
-                after = first if deep else min(last + plan.rows, stop)
+                # what to prefetch: nothing, if deep, where it was no faster
+                after, done = (last, first) if deep else (min(last + plan.rows, stop), last)
                 _products(
                     v_flat, strip * v.shape[1], u_flat, u_start, m_flat, m_start, c,
                     (last - first) * plan.tile_columns, plan,
                     x_flat, _memory_of(x.shape, plan, last), _memory_of(x.shape, plan, after),
-                    y_flat, _memory_of(y.shape, plan, first) + channel, _memory_of(y.shape, plan, last), o, finish,
+                    y_flat, _memory_of(y.shape, plan, first), _memory_of(y.shape, plan, done), finish,
                 )  # fmt: skip
                 _transform_output(m_flat, m_start, plan, first, last - first, channel, y_flat, y.shape, finish)
 
@@ -494,7 +495,7 @@ def _memory_of(shape, plan, row):
 
 
 @inner
-def _products(v, v_start, u, u_start, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop, o, finish):
+def _products(v, v_start, u, u_start, m, m_start, c, tiles, plan, x, x_at, x_stop, y, y_at, y_stop, finish):
     """M[p] = V[p] U[p] for all planes p.
 
     The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a
@@ -503,7 +504,7 @@ def _products(v, v_start, u, u_start, m, m_start, c, tiles, plan, x, x_at, x_sto
     zero, block = wide(v), plan.block
     n, blocks = lanes(zero), plan.channels // block
     turns = POINTS * blocks * -(-tiles // TILE_ROWS)
-    x_lines, pixels = -(-(x_stop - x_at) // (n * turns)), -(-(y_stop - y_at) // (o * turns))
+    x_lines, y_lines = -(-(x_stop - x_at) // (n * turns)), -(-(y_stop - y_at) // (n * turns))
     for k in range(POINTS * blocks):
         a = v_start + k // blocks * plan.x_plane
         b = u_start + k // blocks * plan.w_plane + k % blocks * c * block
@@ -512,14 +513,11 @@ def _products(v, v_start, u, u_start, m, m_start, c, tiles, plan, x, x_at, x_sto
             for _ in range(x_lines):
                 prefetch(x, x_at)
                 x_at += n
-            for channel in range(0, plan.channels, n):
-                at = y_at + channel
-                for _ in range(pixels):
-                    prefetch_to_write(y, at)
-                    if finish.residuals:
-                        prefetch(finish.residual, at)
-                    at += o
-            y_at += pixels * o
+            for _ in range(y_lines):
+                prefetch_to_write(y, y_at)
+                if finish.residuals:
+                    prefetch(finish.residual, y_at)
+                y_at += n
             if block == n:
                 tile_of_one(
                     zero, v, a, n, r, tiles - 1, plan.tiles * n, 1, u, b, n * n, n,
