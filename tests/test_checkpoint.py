@@ -43,7 +43,7 @@ def test_what_goes_in_comes_out(tmp_path_factory, saved, info):
     path = tmp_path_factory.mktemp("checkpoint") / "a.safetensors"
     checkpoint.save(path, saved, info)
     loaded, told = checkpoint.load(path)
-    assert told == {"format": 1, **info}
+    assert told == {"format": checkpoint.FORMAT, **info}
     assert loaded.keys() == saved.keys()
     for name, array in loaded.items():
         assert array.dtype == saved[name].dtype
@@ -66,7 +66,7 @@ def test_file_is_plain_safetensors(tmp_path):
     checkpoint.save(path, {"model.w": np.arange(3.0)}, {"step": 5})
     np.testing.assert_array_equal(safetensors.numpy.load_file(path)["model.w"], [0, 1, 2])
     with safetensors.safe_open(path, framework="numpy") as file:
-        assert json.loads(file.metadata()["tinyres"]) == {"format": 1, "step": 5}
+        assert json.loads(file.metadata()["tinyres"]) == {"format": checkpoint.FORMAT, "step": 5}
     assert path.stat().st_mode & 0o777 == 0o644
 
 
@@ -75,6 +75,47 @@ def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         checkpoint.save(tmp_path / "a", {}, {"step": np.zeros(2)})
     assert checkpoint.load(tmp_path / "a")[1]["step"] == 1
+
+
+# ---------------------------------------------------------------- checksum
+def test_every_flipped_bit_is_noticed(tmp_path):
+    """In the description too: its text, and the name of the checksum."""
+    path = tmp_path / "a"
+    checkpoint.save(path, {"a": np.arange(3, dtype=np.float32), "b": np.array(7)}, {"step": 1})
+    content = path.read_bytes()
+    expected = checkpoint.load(path)
+    harmless = 0
+    for i in range(8 * len(content)):
+        damaged = bytearray(content)
+        damaged[i // 8] ^= 1 << i % 8
+        path.write_bytes(damaged)
+        try:
+            arrays, info = checkpoint.load(path)
+        except CheckpointError:
+            continue
+        harmless += 1  # white space between the header and the arrays
+        assert i // 8 < 8 + int.from_bytes(content[:8], "little")
+        assert info == expected[1]
+        assert {n: a.tobytes() for n, a in arrays.items()} == {n: a.tobytes() for n, a in expected[0].items()}
+    assert harmless < 100
+
+
+def test_checksum_is_of_content_not_of_order(tmp_path):
+    a, b = np.zeros(2), np.ones((2, 2), np.float32)
+    written = checkpoint.save(tmp_path / "a", {"a": a, "b": b.T}, {"step": 1})
+    assert written == checkpoint.save(tmp_path / "b", {"b": b, "a": a}, {"step": 1})
+    assert written == checkpoint.state_digest({"b": b, "a": a}, {"step": 1})
+    others = [
+        ({"a": a, "c": b}, {"step": 1}),
+        ({"a": b, "b": a}, {"step": 1}),
+        ({"a": a, "b": b.reshape(4)}, {"step": 1}),
+        ({"a": -a, "b": b}, {"step": 1}),
+        ({"a": a.view(np.int64), "b": b}, {"step": 1}),
+        ({"a": a, "b": b}, {"step": 1.0}),
+        ({"a": a, "b": b}, {"stop": 1}),
+        ({"a": a}, {"step": 1}),
+    ]
+    assert len({written, *(checkpoint.state_digest(*other) for other in others)}) == 1 + len(others)
 
 
 # ---------------------------------------------------------------- atomicity
@@ -209,7 +250,7 @@ def described(text):
 
 def with_dtype(name, size):
     header = {"a": {"dtype": name, "shape": [1], "data_offsets": [0, size]}}
-    header["__metadata__"] = {"tinyres": '{"format": 1}'}
+    header["__metadata__"] = {"tinyres": '{"format": 2}'}
     text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + bytes(size)
 
@@ -224,8 +265,8 @@ def with_dtype(name, size):
         (described("3"), "no tinyres checkpoint"),
         (described("{}"), "no tinyres checkpoint"),
         (described("[" * 100_000), "no tinyres checkpoint"),
-        (described('{"format": 2}'), "format 2, expected 1: written by another version of tinyres"),
-        (described('{"format": null}'), "format None, expected 1"),
+        (described('{"format": 1}'), "format 1, expected 2: written by another version of tinyres"),
+        (described('{"format": null}'), "format None, expected 2"),
         (with_dtype("BF16", 2), "bfloat16"),
         (with_dtype("F8_E4M3", 1), "float8"),
         (b"", "not a safetensors file"),

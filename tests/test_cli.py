@@ -466,6 +466,22 @@ def test_out_that_is_a_file(tmp_path):
     assert (tmp_path / "file").read_text() == "precious"
 
 
+def test_verify(run, tmp_path):
+    text = good("verify", run)
+    assert "run again on" in text
+    assert f"give the state of {run / 'last.safetensors'} to the last bit" in text
+    assert re.search("SHA-256 [0-9a-f]{64}$", text.strip())
+    assert "no configuration of a run" in bad("verify", tmp_path)
+
+
+def test_bad_checkpoint_every(tmp_path):
+    message = bad("train", "--checkpoint-every", "often", "--out", tmp_path / "run")
+    assert message == (
+        "Error: --checkpoint-every: got 'often', expected a number of steps such as 500, or of minutes such as 10m"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_bad_resume(run, tmp_path):
     before = contents(run)
     assert "--resume needs the run's folder: --out DIR" in bad("train", "--resume")

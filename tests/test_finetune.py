@@ -204,9 +204,9 @@ def test_checkpoints_are_weights_too(pictures):
     [
         ("[1]", "no tinyres checkpoint"),
         ("{", "no tinyres checkpoint"),
-        ('{"format": 1, "mean": ["grey"], "std": [1, 1, 1]}', "mean, std: expected three numbers each"),
-        ('{"format": 1, "mean": [0, 0], "std": [1, 1]}', "mean, std: expected three numbers each"),
-        ('{"format": 1, "mean": [0, 0, 0], "std": [1, 0, 1]}', "mean, std: expected three numbers each"),
+        ('{"format": 2, "mean": ["grey"], "std": [1, 1, 1]}', "mean, std: expected three numbers each"),
+        ('{"format": 2, "mean": [0, 0], "std": [1, 1]}', "mean, std: expected three numbers each"),
+        ('{"format": 2, "mean": [0, 0, 0], "std": [1, 0, 1]}', "mean, std: expected three numbers each"),
     ],
 )
 def test_weights_whose_description_is_damaged(pictures, text, message):

@@ -16,7 +16,7 @@ import tinyres as tr
 from tinyres import backend, checkpoint, models, train
 from tinyres.checkpoint import CheckpointError
 
-FILES = {"config.json", "metrics.jsonl", "last.safetensors", "best.safetensors"}
+FILES = {"config.json", "metrics.jsonl", "last.safetensors", "previous.safetensors", "best.safetensors"}
 
 
 def pictures(split):
@@ -66,9 +66,9 @@ class Reporter:
 
 
 def result(folder):
-    """All that a run leaves behind, comparable by ==, but for the curves."""
+    """All that a run leaves behind, comparable by ==, but for the curves and the checkpoint before the last."""
     found = {"metrics": (folder / "metrics.jsonl").read_text()}
-    for path in folder.glob("*.safetensors"):
+    for path in {*folder.glob("*.safetensors")} - {folder / "previous.safetensors"}:
         arrays, info = checkpoint.load(path)
         found[path.name] = info, {n: (a.dtype.str, a.shape, a.tobytes()) for n, a in arrays.items()}
     return found
@@ -125,7 +125,7 @@ def test_curves_are_a_picture(tmp_path):
 def test_runs_do_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     fit(tmp_path / "run", epochs=1)
-    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES
+    assert {p.name for p in (tmp_path / "run").iterdir()} == FILES - {"previous.safetensors"}
 
 
 def test_checkpoints_hold_a_model_and_what_it_needs(tmp_path):
@@ -243,6 +243,141 @@ def test_run_may_be_stopped_again_and_again(tmp_path, whole):
             run.fit(Reporter(step, stop(signal.SIGINT)))
     train.Run(config(), folder, resume=True).fit()
     assert result(folder) == whole
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """40 steps, ten epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        install_tiny(patch)
+        return fit(tmp_path_factory.mktemp("long") / "run", epochs=10)[1]
+
+
+@pytest.mark.parametrize("step", range(1, 40))
+def test_stop_at_each_of_40_steps(tmp_path, long, step):
+    """Weights, optimizer, metrics: all as of the run that was not stopped, to the last bit."""
+    folder = tmp_path / "run"
+    with pytest.raises(train.Interrupted):
+        fit(folder, Reporter(step, stop(signal.SIGTERM)), epochs=10)
+    train.Run(train.read_config(folder), folder, resume=True).fit()
+    assert result(folder) == long
+
+
+# ---------------------------------------------------------------- checkpoints within an epoch
+def saved_steps(folder, monkeypatch, every):
+    steps = []
+    save = checkpoint.save
+
+    def note(path, arrays, info, **options):
+        if path.name == "last.safetensors":
+            steps.append(info["step"])
+        return save(path, arrays, info, **options)
+
+    monkeypatch.setattr(checkpoint, "save", note)
+    train.Run(config(), folder).fit(every=every)
+    return steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 100])
+def test_saves_every_so_many_steps_and_at_the_end_of_epochs(tmp_path, monkeypatch, whole, steps):
+    found = saved_steps(tmp_path / "run", monkeypatch, train.Every(steps=steps))
+    assert found == [s for s in range(1, 13) if s % steps == 0 or s % 4 == 0]
+    assert result(tmp_path / "run") == whole
+    previous = checkpoint.load(tmp_path / "run" / "previous.safetensors")[1]
+    assert previous["step"] == found[-2]
+
+
+def test_saves_every_so_many_seconds(tmp_path, monkeypatch, whole):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(train.time, "monotonic", lambda: next(clock))  # ten seconds each time somebody looks
+    assert saved_steps(tmp_path / "run", monkeypatch, train.Every(seconds=15)) == [2, 4, 6, 8, 10, 12]
+    assert result(tmp_path / "run") == whole
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-1", "1.5", "5 m", "m", "5s", "1e3", "٣", "9" * 13])
+def test_bad_interval(text):
+    with pytest.raises(ValueError, match="expected a number of steps such as 500, or of minutes such as 10m"):
+        train.Every.parse(text)
+
+
+def test_file_system_without_links_keeps_the_previous_checkpoint(tmp_path, monkeypatch, whole):
+    def refuse(*args):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert fit(tmp_path / "run")[1] == whole
+    assert checkpoint.load(tmp_path / "run" / "previous.safetensors")[1]["step"] == 8
+
+
+# ---------------------------------------------------------------- verify
+@pytest.fixture
+def done(tmp_path):
+    fit(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def rewrite(path, change):
+    """A checkpoint with something else in it, and a checksum that fits."""
+    arrays, info = checkpoint.load(path)
+    change(arrays, info)
+    checkpoint.save(path, arrays, {key: value for key, value in info.items() if key != "format"})
+
+
+def test_verify_certifies_what_can_be_computed_again(done):
+    files = {path: path.read_bytes() for path in done.iterdir()}
+    reporter = Reporter()
+    found = train.verify(done, reporter)
+    assert (found.start, found.stop) == (8, 12)
+    assert len(reporter.losses) == 4
+    assert {path: path.read_bytes() for path in done.iterdir()} == files
+    with tr.files.safetensors.safe_open(done / "last.safetensors", "numpy") as file:
+        assert file.metadata()["sha256"] == found.sha256
+
+
+@pytest.mark.parametrize("step", [1, 6, 8])
+def test_verify_of_a_run_that_was_stopped(tmp_path, step):
+    with pytest.raises(train.Interrupted):
+        fit(tmp_path / "run", Reporter(step, stop(signal.SIGINT)))
+    found = train.verify(tmp_path / "run")
+    assert (found.start, found.stop) == (max(0, (step - 1) // 4 * 4), step)
+
+
+def test_verify_starts_from_the_beginning_where_no_earlier_checkpoint_is(done):
+    (done / "previous.safetensors").unlink()
+    assert train.verify(done)[:2] == (0, 12)
+    (done / "previous.safetensors").write_bytes((done / "last.safetensors").read_bytes())  # a crash while saving
+    assert train.verify(done)[:2] == (0, 12)
+
+
+def change_weight(arrays, info):
+    weight = arrays["model.conv1.weight"]
+    weight[0, 0, 0, 0] = np.nextafter(weight[0, 0, 0, 0], 1)
+
+
+DIFFERENCES = {
+    "a weight's last bit": (change_weight, r"model.conv1.weight is up to [\d.e-]+ off in 1 of 216 numbers"),
+    "momentum": (lambda a, i: a["optimizer.0.momentum"].fill(0), "optimizer.0.momentum is up to"),
+    "the metrics": (lambda a, i: i["history"][0].update(train_loss=0.0), "history differs"),
+    "the sums": (lambda a, i: i["sums"].update(images=1), "sums differs"),
+}
+
+
+@pytest.mark.parametrize("what", DIFFERENCES)
+def test_verify_finds_what_differs(done, what):
+    change, message = DIFFERENCES[what]
+    rewrite(done / "last.safetensors", change)
+    with pytest.raises(CheckpointError, match=f"steps 8 to 12, run again, give another state: {message}"):
+        train.verify(done)
+
+
+@pytest.mark.parametrize("name", ["last", "previous", "best"])
+def test_verify_refuses_damaged_checkpoints(done, name):
+    path = done / f"{name}.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}.safetensors: damaged: its content is not what was written"):
+        train.verify(done)
 
 
 def test_signal_in_the_very_last_step_comes_too_late(tmp_path, whole):

@@ -13,7 +13,7 @@ import numpy as np
 import safetensors.numpy
 
 from tinyres import models
-from tinyres.files import CheckpointError, part, read_arrays, read_metadata, write_whole
+from tinyres.files import CHECKSUM, CheckpointError, digest, part, read_arrays, read_metadata, write_whole
 from tinyres.nn import Module
 from tinyres.tape import Array
 
@@ -27,13 +27,16 @@ __all__ = [
     "part",
     "save",
     "save_weights",
+    "state_digest",
     "write_whole",
 ]
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any]) -> None:
+def save(
+    path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any], *, keep: str | Path | None = None
+) -> str:
     """Write a checkpoint. Whatever happens, the file at `path` is the old one or the new one, whole.
 
     Parameters
@@ -42,6 +45,13 @@ def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any])
     arrays : mapping of str to ndarray
     info : mapping
         Anything that JSON can hold.
+    keep : str or Path, optional
+        Where the checkpoint that was at `path` goes.
+
+    Returns
+    -------
+    str
+        The checksum that is kept in the file: SHA-256 of all arrays and of `info`, see `state_digest`.
 
     Raises
     ------
@@ -54,8 +64,26 @@ def save(path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any])
     leaves one of the two versions.
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    text = json.dumps({"format": FORMAT, **info})
-    write_whole(path, safetensors.numpy.save(contiguous, metadata={"tinyres": text}))
+    metadata = _description(info)
+    metadata[CHECKSUM] = digest(contiguous, metadata)
+    write_whole(path, safetensors.numpy.save(contiguous, metadata=metadata), keep=keep)
+    return metadata[CHECKSUM]
+
+
+def state_digest(arrays: Mapping[str, Array], info: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the checkpoint that `save` would write of these.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> state_digest({"w": np.zeros(2)}, {"step": 1})[:8]
+    '1b3403ba'
+    """
+    return digest(arrays, _description(info))
+
+
+def _description(info: Mapping[str, Any]) -> dict[str, str]:
+    return {"tinyres": json.dumps({"format": FORMAT, **info})}
 
 
 def save_weights(path: str | Path, model: Module) -> None:
@@ -75,10 +103,14 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        Where it is missing, is not safetensors, is damaged or cut off, or was not written by tinyres.
+        Where it is missing, is not safetensors, is damaged (by as little as a bit) or cut off, or was not written by
+        tinyres.
     """
     arrays, metadata = read_arrays(path)
-    return arrays, _info(path, metadata)
+    info = _info(path, metadata)
+    if CHECKSUM not in metadata:
+        raise CheckpointError(f"{path}: damaged: it has no checksum, and was written with one")
+    return arrays, info
 
 
 def load_info(path: str | Path) -> dict[str, Any] | None:

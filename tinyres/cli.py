@@ -150,6 +150,15 @@ def train(
         typer.Option(help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none."),
     ] = DEFAULTS.validation,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = DEFAULTS.seed,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|Nm",
+            help="Save after so many steps, or minutes (10m), besides the end of each epoch.",
+            rich_help_panel=HARDWARE,
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     detect_anomaly: Annotated[
         bool,
@@ -161,10 +170,11 @@ def train(
     """Train a network, and test the checkpoint that did best on held-out images.
 
     The run folder gets config.json, metrics.jsonl, last.safetensors, best.safetensors and curves.png. Ctrl-C finishes
-    the step and saves; --resume goes on from there.
+    the step and saves; --resume goes on from there. previous.safetensors is the checkpoint before the last.
     """
     with _errors():
         _threads(threads)
+        every = _every(checkpoint_every)
         fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
         if resume:
             config = _config_to_resume(context, out_folder, fields)
@@ -185,7 +195,7 @@ def train(
         out.print(where, soft_wrap=True)
         try:
             with Bar() as bar:
-                result = run.fit(bar)
+                result = run.fit(bar, every=every)
         except training.Interrupted:
             out.print(f"Stopped and saved at step {run.step} of {run.total_steps}. To go on:")
             out.print(f"  tinyres train --out {folder} --resume", soft_wrap=True)
@@ -193,6 +203,13 @@ def train(
         chosen = "best" if config.validation else "last"
         scores = f"Test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}"
         out.print(f"{scores} ({folder / chosen}.safetensors)", soft_wrap=True)
+
+
+def _every(text: str | None) -> training.Every | None:
+    try:
+        return None if text is None else training.Every.parse(text)
+    except ValueError as error:
+        raise UserError(f"--checkpoint-every: {error}") from None
 
 
 @contextlib.contextmanager
@@ -289,6 +306,32 @@ class Bar:
     @staticmethod
     def _epoch(run: training.Run) -> str:
         return f"{min(run.step // len(run.loader) + 1, run.config.epochs)}/{run.config.epochs}"
+
+
+# ---------------------------------------------------------------- verify
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/NAME.", show_default=False)],
+    threads: Threads = None,
+) -> None:
+    """Run the steps between a run's last two checkpoints again, and compare every bit of the result.
+
+    Nothing in the folder is changed. The number of threads does not matter; another processor, or another version of
+    tinyres or its libraries, may round differently.
+    """
+    with _errors():
+        _threads(threads)
+        with _reading() as progress, Bar() as bar:
+            try:
+                found = training.verify(folder, bar, progress=progress)
+            except training.Interrupted:
+                raise typer.Exit(130) from None
+        out.print(
+            f"Certified: steps {found.start} to {found.stop}, run again on {tr.num_threads()} threads, give the state "
+            f"of {folder / 'last.safetensors'} to the last bit",
+            soft_wrap=True,
+        )
+        out.print(f"SHA-256 {found.sha256}", soft_wrap=True)
 
 
 # ---------------------------------------------------------------- eval, predict

@@ -1,12 +1,15 @@
 """Files of arrays: safetensors, read with clear errors and never unpickled, written whole or not at all."""
 
+import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 
 from tinyres.tape import Array
@@ -19,6 +22,8 @@ CONVERT = (
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, new and old
 
+CHECKSUM = "sha256"
+
 
 class CheckpointError(ValueError):
     """A file is not a checkpoint, is damaged, or is of another model."""
@@ -30,15 +35,22 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     Raises
     ------
     CheckpointError
-        Where it is missing, is not safetensors, or is damaged or cut off. A file of PyTorch's own kind is a pickle,
-        which can run code when it is read; it is recognised by its first bytes, and the message says how to convert it.
+        Where it is missing, is not safetensors, or is damaged or cut off; where its metadata holds a ``"sha256"``, a
+        single bit that differs is noticed. A file of PyTorch's own kind is a pickle, which can run code when it is
+        read; it is recognised by its first bytes, and the message says how to convert it.
     """
     with _opened(path) as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         for array in arrays.values():
             if array.dtype.kind not in "fiubc":  # other packages teach NumPy such types, and only while they are loaded
                 raise TypeError(array.dtype.name)
-        return arrays, file.metadata() or {}
+        metadata = file.metadata() or {}
+    if CHECKSUM in metadata and metadata[CHECKSUM] != digest(arrays, metadata):
+        raise CheckpointError(
+            f"{path}: damaged: its content is not what was written (its SHA-256 differs). Take a copy, or another "
+            "checkpoint of the run: renamed last.safetensors, previous.safetensors can be resumed"
+        )
+    return arrays, metadata
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -76,8 +88,26 @@ def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
     return {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
 
 
-def write_whole(path: str | Path, content: bytes) -> None:
-    """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder."""
+def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """SHA-256, in hexadecimal, of arrays (names, dtypes, shapes, every bit) and metadata, in whatever order they come.
+
+    What the metadata holds under ``"sha256"`` does not count.
+    """
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.asarray(arrays[name], order="C")
+        total.update(f"{name!r} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.reshape(-1).view(np.uint8).data)
+    for key in sorted(metadata.keys() - {CHECKSUM}):
+        total.update(f"{key!r} {metadata[key]!r}\n".encode())
+    return total.hexdigest()
+
+
+def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = None) -> None:
+    """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder.
+
+    Where `keep` is given, what the file held before is there afterwards, and at no moment nowhere.
+    """
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -86,6 +116,8 @@ def write_whole(path: str | Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes it private
+        if keep is not None and path.exists():
+            _link(path, Path(keep))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -96,3 +128,17 @@ def write_whole(path: str | Path, content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _link(path: Path, name: Path) -> None:
+    """Make `name` another name of a file, or a copy where the file system has no such thing, in one step."""
+    temporary = name.with_name(f".{name.name}.{os.getpid()}")
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

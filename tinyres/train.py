@@ -1,22 +1,28 @@
 """Training: the loop, its run folder, and how it stops and goes on.
 
 A run folder holds ``config.json`` (what was asked for), ``metrics.jsonl`` (a line for each epoch, the test result at
-the end), ``last.safetensors`` and ``best.safetensors`` (checkpoints), and ``curves.png`` where matplotlib is installed.
+the end), checkpoints ``last.safetensors``, ``previous.safetensors`` (the one before the last) and ``best.safetensors``,
+and ``curves.png`` where matplotlib is installed.
 
 Everything a run does is a function of its configuration: the order of images and their variation come from
 (seed, epoch, batch), the learning rate from the step, and sums do not depend on the number of threads. So a run that
-was stopped goes on from ``last.safetensors`` as if it had not been.
+was stopped goes on from ``last.safetensors`` as if it had not been, and what it has computed can be computed again:
+`verify` does, and compares every bit.
 """
 
 import dataclasses
 import io
 import json
 import math
+import re
+import shutil
 import signal
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,12 +38,14 @@ __all__ = [
     "SCHEDULES",
     "Config",
     "Diverged",
+    "Every",
     "Interrupted",
     "Reporter",
     "Run",
     "evaluate",
     "load_data",
     "read_split",
+    "verify",
 ]
 
 EVAL_BATCH = 250
@@ -66,6 +74,34 @@ class Interrupted(Exception):
 
 class Diverged(ArithmeticError):
     """The loss is not a number any more."""
+
+
+class Every(NamedTuple):
+    """How often a run is saved, besides the end of each epoch: after so many steps, or so many seconds."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Every":
+        """Of a number of steps, or of minutes with an m.
+
+        Raises
+        ------
+        ValueError
+            Where it is neither, or not positive.
+
+        Examples
+        --------
+        >>> Every.parse("500"), Every.parse("2.5m")
+        (Every(steps=500, seconds=None), Every(steps=None, seconds=150.0))
+        """
+        steps, minutes = re.fullmatch("[0-9]{1,12}", text), re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]+)?)m", text)
+        if steps and int(text):
+            return cls(steps=int(text))
+        if minutes and float(minutes[1]):
+            return cls(seconds=60 * float(minutes[1]))
+        raise ValueError(f"got {text!r}, expected a number of steps such as 500, or of minutes such as 10m")
 
 
 # ---------------------------------------------------------------- the run
@@ -138,8 +174,14 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write_json("config.json", dataclasses.asdict(config))
 
-    def fit(self, reporter: Reporter | None = None) -> dict[str, float]:
+    def fit(self, reporter: Reporter | None = None, *, every: Every | None = None) -> dict[str, float]:
         """Train to the end, and test the chosen checkpoint.
+
+        Parameters
+        ----------
+        reporter : Reporter, optional
+        every : Every, optional
+            Save within epochs too. What a run computes does not depend on when it is saved.
 
         Returns
         -------
@@ -154,24 +196,38 @@ class Run:
         Diverged
             Where the loss becomes NaN or infinite. The last checkpoint is kept.
         """
+        self.train_to(self.total_steps, reporter, every=every)
+        return self._test()
+
+    def train_to(self, step: int, reporter: Reporter | None = None, *, every: Every | None = None) -> None:
+        """Train until `step` steps of the run are done. Parameters and errors as in `fit`."""
         if reporter:
             reporter.start(self)
+        steps, seconds = every or Every()
+        saved = time.monotonic()
         with _stop_signals() as stopped, detect_anomaly() if self.anomaly else nullcontext():
-            while self.step < self.total_steps:
+            while self.step < step:
                 epoch, batch = divmod(self.step, len(self.loader))
                 for x, y in self.loader.epoch(epoch, batch):
                     loss, lr = self._train_step(x, y)
                     if reporter:
                         reporter.step(self, loss, lr, len(y))
-                    if self.step % len(self.loader) and stopped():
+                    if self.step % len(self.loader) == 0:
+                        continue  # the epoch is over, and ends with a checkpoint
+                    due = (steps and self.step % steps == 0) or (seconds and time.monotonic() - saved >= seconds)
+                    if due or stopped():
                         self.save("last")
+                        saved = time.monotonic()
+                    if stopped():
                         raise Interrupted
+                    if self.step == step:
+                        return
                 self._end_epoch()
+                saved = time.monotonic()
                 if reporter:
                     reporter.epoch(self, self.history[-1])
                 if stopped() and self.step < self.total_steps:
                     raise Interrupted
-        return self._test()
 
     def _train_step(self, x: Array, y: Array) -> tuple[float, float]:
         config, lr = self.config, self.lr(self.step)
@@ -267,7 +323,17 @@ class Run:
 
     # -- files
     def save(self, name: str) -> None:
-        """Write the whole state of the run to ``<name>.safetensors`` in its folder."""
+        """Write the whole state of the run to ``<name>.safetensors`` in its folder. What was last becomes previous."""
+        keep = self.folder / "previous.safetensors" if name == "last" else None
+        checkpoint.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
+
+        Weights, batch norm's statistics, momentum; configuration, step, sums of the epoch, and its results so far, with
+        the best. All else is a function of these: the order and variation of images, and with them the position in the
+        data, of (seed, epoch, batch), the learning rate of the step. No generator of random numbers lives on.
+        """
         arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
         size = self.data.train[0].shape[2]
@@ -283,7 +349,7 @@ class Run:
             "sums": self.sums,
             "history": self.history,
         }
-        checkpoint.save(self.folder / f"{name}.safetensors", arrays, info)
+        return arrays, info
 
     def _restore(self, arrays: dict[str, Array], info: dict[str, Any]) -> None:
         path = self.folder / "last.safetensors"
@@ -325,6 +391,81 @@ def read_config(folder: str | Path) -> Config:
         return Config(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise checkpoint.CheckpointError(f"{path}: no configuration of a run ({error})") from error
+
+
+def verify(folder: str | Path, reporter: Reporter | None = None, *, progress: Progress | None = None) -> "Verified":
+    """Train once more from a run's previous checkpoint to its last, elsewhere, and compare every bit of their states.
+
+    Where there is no previous checkpoint, from the beginning of the run. The folder is only read.
+
+    Parameters
+    ----------
+    folder : str or Path
+    reporter : Reporter, optional
+    progress : callable, optional
+        Called with (done, total) while pictures of a folder are read.
+
+    Returns
+    -------
+    Verified
+        From which step to which, and the SHA-256 of the state there.
+
+    Raises
+    ------
+    CheckpointError
+        Where a checkpoint is missing or damaged, or the states differ; the message says in what.
+    Interrupted
+        On SIGINT or SIGTERM.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
+    arrays, info = checkpoint.load(last)
+    others = {path: checkpoint.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
+    earlier = previous in others and others[previous].get("step", 0) < info["step"]
+    with tempfile.TemporaryDirectory(prefix="tinyres-verify-") as elsewhere:
+        again = Path(elsewhere) / "run"
+        if earlier:
+            again.mkdir()
+            shutil.copyfile(previous, again / last.name)
+        run = Run(config, again, resume=earlier, progress=progress)
+        start = run.step
+        run.train_to(info["step"], reporter)
+        found = run.state()
+    if checkpoint.state_digest(*found) != (expected := checkpoint.state_digest(arrays, _without_format(info))):
+        raise checkpoint.CheckpointError(
+            f"{last}: steps {start} to {run.step}, run again, give another state: "
+            f"{_difference(found, (arrays, info))}. Either it was computed by another version of tinyres or its "
+            "libraries, or on another kind of processor, or something in it is wrong"
+        )
+    return Verified(start, run.step, expected)
+
+
+class Verified(NamedTuple):
+    """What `verify` has found to be the same to the last bit."""
+
+    start: int  # step of the earlier checkpoint
+    stop: int  # and of the later one
+    sha256: str  # of the state there
+
+
+def _without_format(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key != "format"}
+
+
+def _difference(
+    found: tuple[dict[str, Array], dict[str, Any]], expected: tuple[dict[str, Array], dict[str, Any]]
+) -> str:
+    """The first thing in which two states differ."""
+    for name, array in expected[0].items():
+        other = found[0].get(name)
+        if other is None or other.shape != array.shape:
+            return f"{name} is {'missing' if other is None else f'of shape {other.shape}'}"
+        if other.tobytes() != array.tobytes():
+            gap = np.abs(np.asarray(other, np.float64) - array).max()
+            return f"{name} is up to {gap:.3g} off in {np.count_nonzero(other != array)} of {array.size} numbers"
+    names = [key for key, value in json.loads(json.dumps(found[1])).items() if expected[1].get(key) != value]
+    return f"{', '.join(names) or 'something'} differs"
 
 
 def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
