@@ -263,6 +263,19 @@ def test_stop_at_each_of_40_steps(tmp_path, long, step):
     assert result(folder) == long
 
 
+def test_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path, whole):
+    folder = tmp_path / "run"
+    train.Run(config(), folder)
+    (folder / ".last.safetensors.abc.part").write_bytes(b"half")
+    run = train.Run(train.read_config(folder), folder, resume=True)
+    assert {p.name for p in folder.iterdir()} == {"config.json"}
+    run.fit()
+    assert result(folder) == whole
+    (folder / "last.safetensors").unlink()  # that is another matter
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: no such file"):
+        train.Run(config(), folder, resume=True)
+
+
 # ---------------------------------------------------------------- checkpoints within an epoch
 def saved_steps(folder, monkeypatch, every):
     steps = []

@@ -23,6 +23,7 @@ CONVERT = (
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, new and old
 
 CHECKSUM = "sha256"
+HALF = ".part"  # how the name of a file ends that is not whole yet
 
 
 class CheckpointError(ValueError):
@@ -109,7 +110,7 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
     Where `keep` is given, what the file held before is there afterwards, and at no moment nowhere.
     """
     path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -130,9 +131,15 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
             os.close(folder)
 
 
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what `write_whole` had not finished in a folder when its process was killed."""
+    for path in Path(folder).glob(f".*{HALF}"):
+        path.unlink(missing_ok=True)
+
+
 def _link(path: Path, name: Path) -> None:
     """Make `name` another name of a file, or a copy where the file system has no such thing, in one step."""
-    temporary = name.with_name(f".{name.name}.{os.getpid()}")
+    temporary = name.with_name(f".{name.name}.{os.getpid()}{HALF}")
     try:
         try:
             os.link(path, temporary)

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinyres import checkpoint, data, models, ops, optim
+from tinyres.files import remove_leftovers
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
 from tinyres.recipe import DATASETS, SCHEDULES, Config, Progress, load_data, read_split
@@ -114,7 +115,7 @@ class Run:
     folder : str or Path
         Made if it is not there.
     resume : bool
-        Go on from the folder's ``last.safetensors``.
+        Go on from the folder's ``last.safetensors``; or begin, where a run was stopped before it saved anything.
     anomaly : bool
         Train under `detect_anomaly`.
     progress : callable, optional
@@ -148,7 +149,8 @@ class Run:
         self.config, self.folder, self.anomaly = config, Path(folder), anomaly
         if holds_run(self.folder) and not resume:
             raise FileExistsError(ALREADY.format(self.folder))
-        saved = checkpoint.load(self.folder / "last.safetensors") if resume else None
+        remove_leftovers(self.folder)
+        saved = checkpoint.load(self.folder / "last.safetensors") if resume and has_begun(self.folder) else None
         self.data = load_data(config, progress)
         self.notes = list(self.data.notes)
         options = {"num_classes": len(self.data.classes), **config.model_options}
@@ -376,6 +378,11 @@ class Run:
 def holds_run(folder: str | Path) -> bool:
     """Whether a folder has a run in it."""
     return (Path(folder) / "config.json").exists() or (Path(folder) / "last.safetensors").exists()
+
+
+def has_begun(folder: str | Path) -> bool:
+    """Whether the run in a folder has saved something to go on from, even if that is lost now."""
+    return any(any(Path(folder).glob(name)) for name in ("*.safetensors", "metrics.jsonl"))
 
 
 def read_config(folder: str | Path) -> Config:

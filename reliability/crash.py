@@ -1,0 +1,150 @@
+"""Kill a training run at random moments, and see that nothing was lost.
+
+    python reliability/crash.py                 # 200 kills, about ten minutes
+    python reliability/crash.py --kills 20 --seed 1
+
+A small network trains and saves itself after each step, and three kills of four (SIGKILL: no handler, no clean-up) wait
+until a file is half written. After each, the newest checkpoint must load, and hold, to the last bit, the state that
+a run that nobody killed has at this step; then the run is resumed, and killed again, until it is done. Its final
+checkpoint and metrics must be those of the undisturbed run.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import tinyres as tr
+from tinyres import checkpoint, models, train
+
+EPOCHS = 6
+
+
+def install_network() -> None:
+    """Two blocks on pictures of 16 pixels: a few milliseconds a step."""
+    models.FAMILY["tiny"] = {
+        "block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "A", "num_classes": 10,
+    }  # fmt: skip
+    pictures = {split: tr.data.shapes(n, split, size=16) for split, n in (("train", 200), ("test", 20))}
+    train.DATASETS["shapes"] = lambda split: pictures[split], tr.data.SHAPES_CLASSES
+    tr.set_num_threads(1)
+
+
+def new_run(folder: Path) -> train.Run:
+    config = train.Config(dataset="shapes", model="tiny", epochs=EPOCHS, batch_size=20, validation=20, lr=0.05)
+    return train.Run(config, folder, resume=train.holds_run(folder))
+
+
+class Told:
+    """A reporter that says when steps begin, and keeps what each step leads to."""
+
+    def __init__(self, tell: bool) -> None:
+        self.tell, self.states = tell, {}
+
+    def start(self, run: train.Run) -> None:
+        if self.tell:
+            print("training", flush=True)
+
+    def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
+        if not self.tell and run.step % len(run.loader):
+            self.states[run.step] = checkpoint.state_digest(*run.state())
+
+    def epoch(self, run: train.Run, record: dict[str, float]) -> None:
+        if not self.tell:
+            self.states[run.step] = checkpoint.state_digest(*run.state())
+
+
+def child(folder: Path) -> None:
+    install_network()
+    new_run(folder).fit(Told(tell=True), every=train.Every(steps=1))
+
+
+def victim(folder: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, __file__, "--child", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the counts to this file as well")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return
+    install_network()
+    chance = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as base:
+        whole = Path(base) / "whole"
+        told = Told(tell=False)
+        began = time.perf_counter()
+        new_run(whole).fit(told, every=train.Every(steps=1))
+        duration = time.perf_counter() - began
+        expected = checkpoint.load(whole / "last.safetensors")[1]["step"], told.states
+        counts: Counter[str] = Counter()
+        runs = 0
+        while counts["kills"] < options.kills:
+            runs += 1
+            folder = Path(base) / f"run{runs}"
+            disturb(folder, whole, *expected, duration / 4, chance, options.kills, counts)
+    print(
+        f"{counts['kills']} kills in {runs} runs of {expected[0]} steps: {counts['while saving']} left a half-written "
+        f"file behind, {counts['before the first']} came before the first checkpoint; {counts['resumed']} times the "
+        "newest checkpoint held the undisturbed run's state, and was resumed"
+    )
+    if options.json:
+        options.json.write_text(json.dumps({**counts, "runs": runs, "steps": expected[0]}) + "\n")
+
+
+def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> None:
+    """Kill and resume one run until it is done, or until there were kills enough."""
+    while counts["kills"] < kills:
+        process = victim(folder)
+        line = process.stdout.readline()
+        if line != "training\n":
+            sys.exit(f"the run did not start: {line}{process.stderr.read()}")
+        time.sleep(chance.uniform(0, longest))
+        if chance.random() < 0.75:  # when it is next seen to write
+            while process.poll() is None and not any(folder.glob(".*.part")):
+                pass
+            time.sleep(chance.uniform(0, 0.001))
+        os.kill(process.pid, signal.SIGKILL)
+        _, errors = process.communicate()
+        if process.returncode == 0:  # it was done before
+            compare(folder, whole)
+            return
+        if process.returncode != -signal.SIGKILL:
+            sys.exit(f"the run failed: {errors}")
+        counts["kills"] += 1
+        counts["while saving"] += any(folder.glob(".*"))
+        last = folder / "last.safetensors"
+        if not last.exists():
+            counts["before the first"] += 1
+            continue
+        arrays, info = checkpoint.load(last)
+        del info["format"]
+        if checkpoint.state_digest(arrays, info) != states[info["step"]]:
+            sys.exit(f"{last}: step {info['step']} is not what it was in the undisturbed run")
+        if (folder / "previous.safetensors").exists():
+            checkpoint.load(folder / "previous.safetensors")
+        counts["resumed"] += 1
+
+
+def compare(folder: Path, whole: Path) -> None:
+    for name in ("last.safetensors", "best.safetensors", "metrics.jsonl"):
+        if (folder / name).read_bytes() != (whole / name).read_bytes():
+            sys.exit(f"{folder / name} differs from the undisturbed run's")
+
+
+if __name__ == "__main__":
+    main()
