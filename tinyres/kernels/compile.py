@@ -102,8 +102,9 @@ class _Kernel(Compiler):
 
     def compile_extra(self, function: Callable[..., Any]) -> Any:
         codegen = self.state.targetctx.codegen()
-        self.state.library = JITCodeLibrary(codegen, function.__qualname__)
-        self.state.library.enable_object_caching()
+        whole = JITCodeLibrary(codegen, function.__qualname__)
+        whole.enable_object_caching()
+        self.state["library"] = whole
         before, collecting = codegen._library_class, gc.isenabled()
         codegen._library_class = _Part  # only here: whoever compiles holds Numba's lock
         gc.disable()  # most of what is made is in use to the end: to look for what is not takes long and finds little
