@@ -132,7 +132,6 @@ def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> Non
             counts["before the first"] += 1
             continue
         arrays, info = checkpoint.load(last)
-        del info["format"]
         if checkpoint.state_digest(arrays, info) != states[info["step"]]:
             sys.exit(f"{last}: step {info['step']} is not what it was in the undisturbed run")
         if (folder / "previous.safetensors").exists():

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from hypothesis import settings
+from runs import install_tiny
 
 import tinyres as tr
 
@@ -27,3 +28,9 @@ def one_thread():
     tr.set_num_threads(before[0])
     if torch:
         torch.set_num_threads(before[1])
+
+
+@pytest.fixture
+def tiny(monkeypatch, one_thread):
+    """The network and pictures of `runs`. On one thread: networks as small gain nothing from more."""
+    install_tiny(monkeypatch)

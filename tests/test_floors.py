@@ -28,6 +28,7 @@ FLOORS = [
     {"checkpoint"},
     {"recipe"},
     {"train"},
+    {"verify"},
     {"profile"},
     {"study"},
     {"__init__"},

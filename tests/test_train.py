@@ -1,6 +1,6 @@
 """Training: what a run writes; one seed gives one result; a run that was stopped goes on as if it had not been.
 
-Most runs here are of a network of two blocks on 42 pictures of 16 pixels: four steps an epoch, the last batch not full.
+Most runs here are those of `runs`.
 """
 
 import dataclasses
@@ -11,72 +11,14 @@ import signal
 
 import numpy as np
 import pytest
+from runs import Reporter, config, fit, install_tiny, pictures, result, stop
 
 import tinyres as tr
 from tinyres import backend, checkpoint, models, train
 from tinyres.checkpoint import CheckpointError
 
 FILES = {"config.json", "metrics.jsonl", "last.safetensors", "previous.safetensors", "best.safetensors"}
-
-
-def pictures(split):
-    return tr.data.shapes(50 if split == "train" else 20, split, size=16)
-
-
-def install_tiny(monkeypatch):
-    spec = {"block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "A", "num_classes": 10}
-    monkeypatch.setitem(models.FAMILY, "tiny", spec)
-    monkeypatch.setitem(train.DATASETS, "shapes", (pictures, tr.data.SHAPES_CLASSES))
-
-
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch):
-    """On one thread: networks as small as this gain nothing from more, and wait for them where cores are busy."""
-    install_tiny(monkeypatch)
-    before = tr.num_threads()
-    tr.set_num_threads(1)
-    yield
-    tr.set_num_threads(before)
-
-
-def config(**changes):
-    options = {"dataset": "shapes", "model": "tiny", "epochs": 3, "batch_size": 12, "validation": 8, "lr": 0.05}
-    return train.Config(**{**options, **changes})
-
-
-class Reporter:
-    """Hears all, and does something after one of the steps."""
-
-    def __init__(self, at=None, action=None):
-        self.at, self.action = at, action
-        self.started, self.losses, self.rates, self.images, self.epochs = 0, [], [], [], []
-
-    def start(self, run):
-        self.started += 1
-
-    def step(self, run, loss, lr, images):
-        self.losses.append(loss)
-        self.rates.append(lr)
-        self.images.append(images)
-        if run.step == self.at:
-            self.action(run)
-
-    def epoch(self, run, record):
-        self.epochs.append(record)
-
-
-def result(folder):
-    """All that a run leaves behind, comparable by ==, but for the curves and the checkpoint before the last."""
-    found = {"metrics": (folder / "metrics.jsonl").read_text()}
-    for path in {*folder.glob("*.safetensors")} - {folder / "previous.safetensors"}:
-        arrays, info = checkpoint.load(path)
-        found[path.name] = info, {n: (a.dtype.str, a.shape, a.tobytes()) for n, a in arrays.items()}
-    return found
-
-
-def fit(folder, reporter=None, **changes):
-    scores = train.Run(config(**changes), folder).fit(reporter)
-    return scores, result(folder)
+pytestmark = pytest.mark.usefixtures("tiny")
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +153,6 @@ def test_number_of_threads_changes_no_bit(tmp_path, whole):
 
 
 # ---------------------------------------------------------------- stop and go on
-def stop(number):
-    return lambda run: signal.raise_signal(number)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("step", [1, 3, 4, 6, 8, 11])  # 4 and 8 are the ends of epochs
 def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, step, number):
@@ -320,77 +258,6 @@ def test_file_system_without_links_keeps_the_previous_checkpoint(tmp_path, monke
     monkeypatch.setattr(os, "link", refuse)
     assert fit(tmp_path / "run")[1] == whole
     assert checkpoint.load(tmp_path / "run" / "previous.safetensors")[1]["step"] == 8
-
-
-# ---------------------------------------------------------------- verify
-@pytest.fixture
-def done(tmp_path):
-    fit(tmp_path / "run")
-    return tmp_path / "run"
-
-
-def rewrite(path, change):
-    """A checkpoint with something else in it, and a checksum that fits."""
-    arrays, info = checkpoint.load(path)
-    change(arrays, info)
-    checkpoint.save(path, arrays, {key: value for key, value in info.items() if key != "format"})
-
-
-def test_verify_certifies_what_can_be_computed_again(done):
-    files = {path: path.read_bytes() for path in done.iterdir()}
-    reporter = Reporter()
-    found = train.verify(done, reporter)
-    assert (found.start, found.stop) == (8, 12)
-    assert len(reporter.losses) == 4
-    assert {path: path.read_bytes() for path in done.iterdir()} == files
-    with tr.files.safetensors.safe_open(done / "last.safetensors", "numpy") as file:
-        assert file.metadata()["sha256"] == found.sha256
-
-
-@pytest.mark.parametrize("step", [1, 6, 8])
-def test_verify_of_a_run_that_was_stopped(tmp_path, step):
-    with pytest.raises(train.Interrupted):
-        fit(tmp_path / "run", Reporter(step, stop(signal.SIGINT)))
-    found = train.verify(tmp_path / "run")
-    assert (found.start, found.stop) == (max(0, (step - 1) // 4 * 4), step)
-
-
-def test_verify_starts_from_the_beginning_where_no_earlier_checkpoint_is(done):
-    (done / "previous.safetensors").unlink()
-    assert train.verify(done)[:2] == (0, 12)
-    (done / "previous.safetensors").write_bytes((done / "last.safetensors").read_bytes())  # a crash while saving
-    assert train.verify(done)[:2] == (0, 12)
-
-
-def change_weight(arrays, info):
-    weight = arrays["model.conv1.weight"]
-    weight[0, 0, 0, 0] = np.nextafter(weight[0, 0, 0, 0], 1)
-
-
-DIFFERENCES = {
-    "a weight's last bit": (change_weight, r"model.conv1.weight is up to [\d.e-]+ off in 1 of 216 numbers"),
-    "momentum": (lambda a, i: a["optimizer.0.momentum"].fill(0), "optimizer.0.momentum is up to"),
-    "the metrics": (lambda a, i: i["history"][0].update(train_loss=0.0), "history differs"),
-    "the sums": (lambda a, i: i["sums"].update(images=1), "sums differs"),
-}
-
-
-@pytest.mark.parametrize("what", DIFFERENCES)
-def test_verify_finds_what_differs(done, what):
-    change, message = DIFFERENCES[what]
-    rewrite(done / "last.safetensors", change)
-    with pytest.raises(CheckpointError, match=f"steps 8 to 12, run again, give another state: {message}"):
-        train.verify(done)
-
-
-@pytest.mark.parametrize("name", ["last", "previous", "best"])
-def test_verify_refuses_damaged_checkpoints(done, name):
-    path = done / f"{name}.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=f"{name}.safetensors: damaged: its content is not what was written"):
-        train.verify(done)
 
 
 def test_signal_in_the_very_last_step_comes_too_late(tmp_path, whole):

@@ -122,11 +122,9 @@ def load_info(path: str | Path) -> dict[str, Any] | None:
 def _info(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(metadata["tinyres"])
-        if info["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: format {info['format']}, expected {FORMAT}: written by another version of tinyres"
-            )
-    except (KeyError, TypeError, json.JSONDecodeError, RecursionError) as error:
+        if (format := info.pop("format")) != FORMAT:
+            raise CheckpointError(f"{path}: format {format}, expected {FORMAT}: written by another version of tinyres")
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error

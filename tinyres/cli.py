@@ -21,6 +21,7 @@ from rich.table import Table
 import tinyres as tr
 from tinyres import checkpoint, ops
 from tinyres import train as training
+from tinyres import verify as verification
 from tinyres.export import to_onnx
 from tinyres.files import write_whole
 from tinyres.kernels import warmup as kernels
@@ -323,7 +324,7 @@ def verify(
         _threads(threads)
         with _reading() as progress, Bar() as bar:
             try:
-                found = training.verify(folder, bar, progress=progress)
+                found = verification.verify(folder, bar, progress=progress)
             except training.Interrupted:
                 raise typer.Exit(130) from None
         out.print(

@@ -6,8 +6,8 @@ and ``curves.png`` where matplotlib is installed.
 
 Everything a run does is a function of its configuration: the order of images and their variation come from
 (seed, epoch, batch), the learning rate from the step, and sums do not depend on the number of threads. So a run that
-was stopped goes on from ``last.safetensors`` as if it had not been, and what it has computed can be computed again:
-`verify` does, and compares every bit.
+was stopped goes on from ``last.safetensors`` as if it had not been, and what it has computed can be computed again: see
+`tinyres.verify`.
 """
 
 import dataclasses
@@ -15,9 +15,7 @@ import io
 import json
 import math
 import re
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -46,7 +44,6 @@ __all__ = [
     "evaluate",
     "load_data",
     "read_split",
-    "verify",
 ]
 
 EVAL_BATCH = 250
@@ -398,81 +395,6 @@ def read_config(folder: str | Path) -> Config:
         return Config(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise checkpoint.CheckpointError(f"{path}: no configuration of a run ({error})") from error
-
-
-def verify(folder: str | Path, reporter: Reporter | None = None, *, progress: Progress | None = None) -> "Verified":
-    """Train once more from a run's previous checkpoint to its last, elsewhere, and compare every bit of their states.
-
-    Where there is no previous checkpoint, from the beginning of the run. The folder is only read.
-
-    Parameters
-    ----------
-    folder : str or Path
-    reporter : Reporter, optional
-    progress : callable, optional
-        Called with (done, total) while pictures of a folder are read.
-
-    Returns
-    -------
-    Verified
-        From which step to which, and the SHA-256 of the state there.
-
-    Raises
-    ------
-    CheckpointError
-        Where a checkpoint is missing or damaged, or the states differ; the message says in what.
-    Interrupted
-        On SIGINT or SIGTERM.
-    """
-    folder = Path(folder)
-    config = read_config(folder)
-    last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
-    arrays, info = checkpoint.load(last)
-    others = {path: checkpoint.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
-    earlier = previous in others and others[previous].get("step", 0) < info["step"]
-    with tempfile.TemporaryDirectory(prefix="tinyres-verify-") as elsewhere:
-        again = Path(elsewhere) / "run"
-        if earlier:
-            again.mkdir()
-            shutil.copyfile(previous, again / last.name)
-        run = Run(config, again, resume=earlier, progress=progress)
-        start = run.step
-        run.train_to(info["step"], reporter)
-        found = run.state()
-    if checkpoint.state_digest(*found) != (expected := checkpoint.state_digest(arrays, _without_format(info))):
-        raise checkpoint.CheckpointError(
-            f"{last}: steps {start} to {run.step}, run again, give another state: "
-            f"{_difference(found, (arrays, info))}. Either it was computed by another version of tinyres or its "
-            "libraries, or on another kind of processor, or something in it is wrong"
-        )
-    return Verified(start, run.step, expected)
-
-
-class Verified(NamedTuple):
-    """What `verify` has found to be the same to the last bit."""
-
-    start: int  # step of the earlier checkpoint
-    stop: int  # and of the later one
-    sha256: str  # of the state there
-
-
-def _without_format(info: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in info.items() if key != "format"}
-
-
-def _difference(
-    found: tuple[dict[str, Array], dict[str, Any]], expected: tuple[dict[str, Array], dict[str, Any]]
-) -> str:
-    """The first thing in which two states differ."""
-    for name, array in expected[0].items():
-        other = found[0].get(name)
-        if other is None or other.shape != array.shape:
-            return f"{name} is {'missing' if other is None else f'of shape {other.shape}'}"
-        if other.tobytes() != array.tobytes():
-            gap = np.abs(np.asarray(other, np.float64) - array).max()
-            return f"{name} is up to {gap:.3g} off in {np.count_nonzero(other != array)} of {array.size} numbers"
-    names = [key for key, value in json.loads(json.dumps(found[1])).items() if expected[1].get(key) != value]
-    return f"{', '.join(names) or 'something'} differs"
 
 
 def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:

@@ -1,0 +1,63 @@
+"""Runs as the tests of training use them: a network of two blocks on 42 pictures of 16 pixels.
+
+Four steps an epoch, the last batch not full.
+"""
+
+import signal
+
+import tinyres as tr
+from tinyres import checkpoint, models, train
+
+
+def pictures(split):
+    return tr.data.shapes(50 if split == "train" else 20, split, size=16)
+
+
+def install_tiny(monkeypatch):
+    spec = {"block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "A", "num_classes": 10}
+    monkeypatch.setitem(models.FAMILY, "tiny", spec)
+    monkeypatch.setitem(train.DATASETS, "shapes", (pictures, tr.data.SHAPES_CLASSES))
+
+
+def config(**changes):
+    options = {"dataset": "shapes", "model": "tiny", "epochs": 3, "batch_size": 12, "validation": 8, "lr": 0.05}
+    return train.Config(**{**options, **changes})
+
+
+class Reporter:
+    """Hears all, and does something after one of the steps."""
+
+    def __init__(self, at=None, action=None):
+        self.at, self.action = at, action
+        self.started, self.losses, self.rates, self.images, self.epochs = 0, [], [], [], []
+
+    def start(self, run):
+        self.started += 1
+
+    def step(self, run, loss, lr, images):
+        self.losses.append(loss)
+        self.rates.append(lr)
+        self.images.append(images)
+        if run.step == self.at:
+            self.action(run)
+
+    def epoch(self, run, record):
+        self.epochs.append(record)
+
+
+def result(folder):
+    """All that a run leaves behind, comparable by ==, but for the curves and the checkpoint before the last."""
+    found = {"metrics": (folder / "metrics.jsonl").read_text()}
+    for path in {*folder.glob("*.safetensors")} - {folder / "previous.safetensors"}:
+        arrays, info = checkpoint.load(path)
+        found[path.name] = info, {n: (a.dtype.str, a.shape, a.tobytes()) for n, a in arrays.items()}
+    return found
+
+
+def fit(folder, reporter=None, **changes):
+    scores = train.Run(config(**changes), folder).fit(reporter)
+    return scores, result(folder)
+
+
+def stop(number):
+    return lambda run: signal.raise_signal(number)

@@ -1,0 +1,89 @@
+"""What a run has computed, computed again: from one of its checkpoints to the next, compared bit by bit.
+
+It works because a run is a function of its configuration (see `tinyres.train`): whoever has the same version of tinyres
+and its libraries, and the same kind of processor, must find the same weights to the last bit.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyres import checkpoint, train
+from tinyres.checkpoint import CheckpointError
+from tinyres.recipe import Progress
+from tinyres.tape import Array
+
+
+class Verified(NamedTuple):
+    """What `verify` has found to be the same to the last bit."""
+
+    start: int  # step of the earlier checkpoint
+    stop: int  # and of the later one
+    sha256: str  # of the state there
+
+
+def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progress: Progress | None = None) -> Verified:
+    """Train once more from a run's previous checkpoint to its last, elsewhere, and compare every bit of their states.
+
+    Where there is no previous checkpoint, from the beginning of the run. The folder is only read.
+
+    Parameters
+    ----------
+    folder : str or Path
+    reporter : Reporter, optional
+    progress : callable, optional
+        Called with (done, total) while pictures of a folder are read.
+
+    Returns
+    -------
+    Verified
+        From which step to which, and the SHA-256 of the state there.
+
+    Raises
+    ------
+    CheckpointError
+        Where a checkpoint is missing or damaged, or the states differ; the message says in what.
+    Interrupted
+        On SIGINT or SIGTERM.
+    """
+    folder = Path(folder)
+    config = train.read_config(folder)
+    last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
+    arrays, info = checkpoint.load(last)
+    others = {path: checkpoint.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
+    earlier = previous in others and others[previous].get("step", 0) < info["step"]
+    with tempfile.TemporaryDirectory(prefix="tinyres-verify-") as elsewhere:
+        again = Path(elsewhere) / "run"
+        if earlier:
+            again.mkdir()
+            shutil.copyfile(previous, again / last.name)
+        run = train.Run(config, again, resume=earlier, progress=progress)
+        start = run.step
+        run.train_to(info["step"], reporter)
+        found = run.state()
+    if checkpoint.state_digest(*found) != (expected := checkpoint.state_digest(arrays, info)):
+        raise CheckpointError(
+            f"{last}: steps {start} to {run.step}, run again, give another state: "
+            f"{_difference(found, (arrays, info))}. Either it was computed by another version of tinyres or its "
+            "libraries, or on another kind of processor, or something in it is wrong"
+        )
+    return Verified(start, run.step, expected)
+
+
+def _difference(
+    found: tuple[dict[str, Array], dict[str, Any]], expected: tuple[dict[str, Array], dict[str, Any]]
+) -> str:
+    """The first thing in which two states differ."""
+    for name, array in expected[0].items():
+        other = found[0].get(name)
+        if other is None or other.shape != array.shape:
+            return f"{name} is {'missing' if other is None else f'of shape {other.shape}'}"
+        if other.tobytes() != array.tobytes():
+            gap = np.abs(np.asarray(other, np.float64) - array).max()
+            return f"{name} is up to {gap:.3g} off in {np.count_nonzero(other != array)} of {array.size} numbers"
+    names = [key for key, value in json.loads(json.dumps(found[1])).items() if expected[1].get(key) != value]
+    return f"{', '.join(names) or 'something'} differs"
