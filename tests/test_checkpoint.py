@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -148,11 +150,9 @@ def break_write(monkeypatch):
     monkeypatch.setattr(os, "fdopen", lambda *args: FullDisk(fdopen(*args)))
 
 
-BREAKS = {
-    "write": break_write,
-    "fsync": lambda monkeypatch: monkeypatch.setattr(os, "fsync", full),
-    "replace": lambda monkeypatch: monkeypatch.setattr(os, "replace", full),
-    "chmod": lambda monkeypatch: monkeypatch.setattr(os, "chmod", full),
+BREAKS = {"write": break_write} | {
+    name: lambda monkeypatch, name=name: monkeypatch.setattr(os, name, full)
+    for name in ("open", "fsync", "replace", "chmod")
 }
 
 
@@ -165,12 +165,52 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         BREAKS[where](patch)
-        with pytest.raises(OSError, match="No space left on device"):
-            checkpoint.save(path, {"a": np.ones(1000)}, {"step": 2})
+        message = r"No space left on device \(while writing; what was there before is unchanged\): '.*last.safetensors'"
+        with pytest.raises(OSError, match=message) as caught:
+            checkpoint.save(path, {"a": np.ones(1000)}, {"step": 2}, keep=tmp_path / "previous")
+    assert caught.value.errno == errno.ENOSPC
+    (tmp_path / "previous").unlink(missing_ok=True)  # by then, the old file has two names
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
     checkpoint.save(path, {"a": np.ones(1000)}, {"step": 2})
     assert checkpoint.load(path)[1]["step"] == 2
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folder_that_cannot_be_flushed_is_told_apart(tmp_path, monkeypatch):
+    path = tmp_path / "last.safetensors"
+    checkpoint.save(path, {}, {"step": 1})
+    flush, calls = os.fsync, iter([False, True])
+    monkeypatch.setattr(os, "fsync", lambda descriptor: full() if next(calls) else flush(descriptor))
+    with pytest.raises(OSError, match=r"it is written, but may not survive a power failure"):
+        checkpoint.save(path, {}, {"step": 2}, keep=tmp_path / "previous")
+    assert checkpoint.load(path)[1]["step"] == 2
+    assert checkpoint.load(tmp_path / "previous")[1]["step"] == 1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_previous_that_is_the_last_already_leaves_nothing_else(tmp_path):
+    """As after a crash between the two renames: the system renames nothing where both names are of one file."""
+    path, previous = tmp_path / "last.safetensors", tmp_path / "previous.safetensors"
+    checkpoint.save(path, {}, {"step": 1})
+    os.link(path, previous)
+    checkpoint.save(path, {}, {"step": 2}, keep=previous)
+    assert [checkpoint.load(p)[1]["step"] for p in (previous, path)] == [1, 2]
+    assert {*tmp_path.iterdir()} == {path, previous}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of a file's size")
+def test_limit_of_file_size(tmp_path):
+    """A real error of the system in the middle of a write. In a process of its own: a limit cannot be raised again."""
+    code = (
+        "import resource, numpy as np; from tinyres import checkpoint\n"
+        "checkpoint.save('a', {}, {'step': 1})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "checkpoint.save('a', {'w': np.zeros(5000)}, {'step': 2})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.stderr.endswith("File too large (while writing; what was there before is unchanged): 'a'\n")
+    assert checkpoint.load(tmp_path / "a")[1]["step"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_interrupted_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

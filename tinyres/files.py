@@ -4,8 +4,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,27 +108,48 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
     """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder.
 
     Where `keep` is given, what the file held before is there afterwards, and at no moment nowhere.
+
+    Raises
+    ------
+    OSError
+        Of the kind that the system reports, naming `path`. Either nothing has changed, or, where the folder could not
+        be flushed at the very end, the new file is in its place, and only a power failure could undo that. The message
+        says which.
     """
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
+    path, temporary = Path(path), None
+    outcome = "what was there before is unchanged"
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        if keep is not None and path.exists():
-            _link(path, Path(keep))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with _to_be_flushed(path.parent) as flush:  # opened before anything is changed
+            descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp makes it private
+            if keep is not None and path.exists():
+                _link(path, Path(keep))
+            os.replace(temporary, path)
+            temporary, outcome = None, "it is written, but may not survive a power failure"
+            flush()
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} (while writing; {outcome})", str(path)) from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):  # `remove_leftovers` tries again
+                os.unlink(temporary)
+
+
+@contextmanager
+def _to_be_flushed(folder: Path) -> Iterator[Callable[[], None]]:
+    """Yields a function that flushes the folder's entries to the disk; on Windows, which has no such thing, nothing."""
+    if not hasattr(os, "O_DIRECTORY"):
+        yield lambda: None
+        return
+    descriptor = os.open(folder, os.O_DIRECTORY)
+    try:
+        yield lambda: os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -145,7 +166,9 @@ def _link(path: Path, name: Path) -> None:
             os.link(path, temporary)
         except OSError:
             shutil.copyfile(path, temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:  # there where something failed, or both were one file before: then the rename does nothing
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
