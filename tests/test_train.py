@@ -8,6 +8,9 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +153,26 @@ def test_number_of_threads_changes_no_bit(tmp_path, whole):
     for n in (1, 2):
         tr.set_num_threads(n)
         assert fit(tmp_path / str(n))[1] == whole
+
+
+@pytest.mark.parametrize("layer", ["omp", "tbb", "workqueue"])
+def test_threading_layer_changes_no_bit(tmp_path, whole, layer):
+    """In a process of its own: a process has one layer for life."""
+    code = (
+        "import sys, pathlib, numba, pytest, runs, tinyres as tr\n"
+        "runs.install_tiny(pytest.MonkeyPatch())\n"
+        "tr.set_num_threads(2)\n"
+        "runs.fit(pathlib.Path(sys.argv[1]))\n"
+        "print(numba.threading_layer())"
+    )
+    paths = os.pathsep.join([str(Path(tr.__file__).parents[1]), str(Path(__file__).parent)])
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": "2", "PYTHONPATH": paths}
+    command = [sys.executable, "-c", code, tmp_path / "run"]
+    child = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if "No threading layer could be loaded" in child.stderr:
+        pytest.skip(f"Numba has no threading layer {layer} here")
+    assert child.stdout == f"{layer}\n", child.stderr
+    assert result(tmp_path / "run") == whole
 
 
 # ---------------------------------------------------------------- stop and go on
