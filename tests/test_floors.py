@@ -29,7 +29,7 @@ FLOORS = [
     {"recipe"},
     {"train"},
     {"verify"},
-    {"profile"},
+    {"profile", "console"},
     {"study"},
     {"__init__"},
     {"cli"},

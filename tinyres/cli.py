@@ -1,12 +1,10 @@
 """The command line: parses, calls, prints."""
 
-import contextlib
 import dataclasses
 import json
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,14 +12,14 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 import tinyres as tr
 from tinyres import checkpoint, ops
 from tinyres import train as training
 from tinyres import verify as verification
+from tinyres.console import HARDWARE, Bar, DataOption, Threads, UserError, errors, out, plain, reading, use_threads
 from tinyres.export import to_onnx
 from tinyres.files import write_whole
 from tinyres.kernels import warmup as kernels
@@ -35,38 +33,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
 
 DEFAULTS = training.Config()
-RECIPE, VARIATION, HARDWARE = "Recipe", "Variation of images", "Run"
+RECIPE, VARIATION = "Recipe", "Variation of images"
 
 
-class UserError(Exception):
-    """Something the user can mend; printed without a traceback."""
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Turn the errors a user can cause into one message and exit code 1."""
-    try:
-        yield
-    except (UserError, ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {_plain(error)}", soft_wrap=True)
-        raise typer.Exit(1) from None
-
-
-def _plain(message: Exception | str) -> str:
-    """Its text, in which rich sees no markup."""
-    return escape(str(message) or type(message).__name__)
-
-
-def _threads(n: int | None) -> None:
-    if n is not None:
-        tr.set_num_threads(n)
-
-
-Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=HARDWARE)]
-DataOption = Annotated[str | None, typer.Option(help="Folder that holds the data set.", show_default=False)]
 ImageSize = Annotated[
     int | None,
     typer.Option(help="Height and width of the images: 32, or 224 for ImageNet's stem.", show_default=False),
@@ -173,8 +144,8 @@ def train(
     The run folder gets config.json, metrics.jsonl, last.safetensors, best.safetensors and curves.png. Ctrl-C finishes
     the step and saves; --resume goes on from there. previous.safetensors is the checkpoint before the last.
     """
-    with _errors():
-        _threads(threads)
+    with errors():
+        use_threads(threads)
         every = _every(checkpoint_every)
         fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
         if resume:
@@ -184,10 +155,10 @@ def train(
                 raise UserError(training.ALREADY.format(out_folder))
             config = _config(fields)
         folder = out_folder or Path("runs") / f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
-        with _reading() as progress:
+        with reading() as progress:
             run = training.Run(config, folder, resume=resume, anomaly=detect_anomaly, progress=progress)
         for note in run.notes:
-            out.print(_plain(note), soft_wrap=True)
+            out.print(plain(note), soft_wrap=True)
         parameters = sum(p.size for p in run.model.parameters())
         images = len(run.data.train[1])
         network = f"{config.model} ({parameters:,} parameters)"
@@ -211,15 +182,6 @@ def _every(text: str | None) -> training.Every | None:
         return None if text is None else training.Every.parse(text)
     except ValueError as error:
         raise UserError(f"--checkpoint-every: {error}") from None
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for pictures that are read, and a function to move it."""
-    columns = TextColumn("reading pictures"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=out, transient=True) as bar:
-        task = bar.add_task("", total=None, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
 
 
 def _config(fields: dict[str, Any]) -> training.Config:
@@ -255,60 +217,6 @@ def _config_to_resume(context: typer.Context, folder: Path | None, fields: dict[
     return config
 
 
-class Bar:
-    """A progress bar for each epoch, then a line with its results."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:4.0f} images/s  loss {task.fields[loss]:.4f}"),
-            TimeRemainingColumn(),
-            TextColumn("left of the run"),
-        )
-        self.progress = Progress(*columns, console=out, transient=True, speed_estimate_period=60)
-        self.recent: deque[tuple[float, int]] = deque()  # (time, images so far), over the last ten seconds
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def start(self, run: training.Run) -> None:
-        fields: dict[str, Any] = {"epoch": self._epoch(run), "rate": 0.0, "loss": float("nan")}
-        self.task = self.progress.add_task("", total=run.total_steps, completed=run.step, **fields)
-        self.images, self.since = 0, time.perf_counter()
-        self.recent.append((self.since, 0))
-
-    def step(self, run: training.Run, loss: float, lr: float, images: int) -> None:
-        now = time.perf_counter()
-        self.images += images
-        self.recent.append((now, self.images))
-        while len(self.recent) > 2 and now - self.recent[0][0] > 10:
-            self.recent.popleft()
-        start, before = self.recent[0]
-        rate = (self.images - before) / max(now - start, 1e-9)
-        self.progress.update(self.task, completed=run.step, epoch=self._epoch(run), rate=rate, loss=loss)
-
-    def epoch(self, run: training.Run, record: dict[str, float]) -> None:
-        seconds = self.recent[-1][0] - self.since  # to the last step: without the validation
-        text = f"epoch {record['epoch']:3.0f}"
-        for split in ("train", "validation"):
-            if f"{split}_loss" in record:
-                text += f"  {split} loss {record[f'{split}_loss']:.4f} accuracy {record[f'{split}_accuracy']:.2%}"
-        self.progress.print(f"{text}  {seconds:.0f} s, {self.images / seconds:.0f} images/s", soft_wrap=True)
-        self.images, self.since = 0, time.perf_counter()
-        self.recent.clear()
-        self.recent.append((self.since, 0))
-
-    @staticmethod
-    def _epoch(run: training.Run) -> str:
-        return f"{min(run.step // len(run.loader) + 1, run.config.epochs)}/{run.config.epochs}"
-
-
 # ---------------------------------------------------------------- verify
 @app.command()
 def verify(
@@ -320,9 +228,9 @@ def verify(
     Nothing in the folder is changed. The number of threads does not matter; another processor, or another version of
     tinyres or its libraries, may round differently.
     """
-    with _errors():
-        _threads(threads)
-        with _reading() as progress, Bar() as bar:
+    with errors():
+        use_threads(threads)
+        with reading() as progress, Bar() as bar:
             try:
                 found = verification.verify(folder, bar, progress=progress)
             except training.Interrupted:
@@ -344,8 +252,8 @@ def evaluate(
     threads: Threads = None,
 ) -> None:
     """Loss and accuracy of a checkpoint on the data set it was trained on."""
-    with _errors():
-        _threads(threads)
+    with errors():
+        use_threads(threads)
         if split not in ("train", "test"):
             raise UserError(f"--split: got {split!r}, expected train or test")
         model, info = checkpoint.load_model(checkpoint_file)
@@ -370,8 +278,8 @@ def predict(
 
     A picture is scaled so that its shorter side fits, and cut to a square around its middle, as in training.
     """
-    with _errors():
-        _threads(threads)
+    with errors():
+        use_threads(threads)
         if top < 1:
             raise UserError(f"--top: got {top}, expected 1 or more")
         model, info = checkpoint.load_model(checkpoint_file)
@@ -406,7 +314,7 @@ def export_model(
     The ONNX model takes normalised images (batch, 3, height, width), any number at a time; batch norm is folded into
     its convolutions. The weights have torchvision's names: safetensors.torch.load_file and load_state_dict read them.
     """
-    with _errors():
+    with errors():
         if onnx is None and safetensors is None:
             raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
         model, info = checkpoint.load_model(checkpoint_file)
@@ -446,7 +354,7 @@ def summary(
 
     tinyres summary --compare basic,bottleneck
     """
-    with _errors():
+    with errors():
         if image_size is not None and image_size < 1:
             raise UserError(f"--image-size: got {image_size}, expected 1 or more")
         if (model is None) == (compare is None):
@@ -556,7 +464,7 @@ def profile_model(
 
     tinyres profile resnet20 --batch-size 128 --sort time
     """
-    with _errors():
+    with errors():
         tr.models.check_name(model)
         own_size = tr.models.image_size(model, stem)
         size = own_size if image_size is None else image_size
@@ -569,7 +477,7 @@ def profile_model(
             raise UserError(f"--sort: got {sort!r}, expected one of {', '.join(SORTS)}")
         if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
             raise UserError(f"--json: got {json_file}, expected a file in a folder that is there")
-        _threads(threads)
+        use_threads(threads)
         options = _given(num_classes=num_classes, stem=stem, shortcut=shortcut)
         net = tr.models.create(model, **options)
         found = tr.profile.profile(net, batch_size=batch_size, image_size=size, steps=steps).as_dict(images)
@@ -616,7 +524,7 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
     if found["peak_memory_bytes"] is not None:
         lines.append(f"Peak memory of this process {found['peak_memory_bytes'] / 2**20:,.0f} MiB")
     for line in lines:
-        out.print(_plain(line), soft_wrap=True)
+        out.print(plain(line), soft_wrap=True)
 
 
 WIDE = 150  # columns that the tables need; in a narrower terminal they have the last of these only
