@@ -529,21 +529,23 @@ def test_what_others_see_is_not_offered_to_add_to():
     np.testing.assert_allclose(x.grad, 2 * (2 + np.exp(y.data)), rtol=1e-6)
 
 
-def test_a_convolution_adds_to_the_gradient_of_a_shortcut():
+@pytest.mark.parametrize("comes_first", ["convolution", "shortcut"])  # in backward, which goes from left to right
+@pytest.mark.parametrize(("channels", "size"), [(16, 8), (3, 5)], ids=["Winograd", "direct"])
+def test_a_convolution_adds_to_the_gradient_of_a_shortcut(channels, size, comes_first):
     """The same, bit for bit, as a sum of two gradients."""
     rng = np.random.default_rng(0)
-    for channels, size in ((16, 8), (3, 5)):  # by Winograd's method, and directly
-        image = rng.standard_normal((4, size, size, channels), np.float32).transpose(0, 3, 1, 2)
-        w = tr.Tensor(rng.standard_normal((channels, channels, 3, 3), np.float32))
-        x = tr.Tensor(image, requires_grad=True)
-        y = x * 1
-        (tr.ops.conv2d(y, w, padding=1) + tr.ops.relu(y)).sum().backward()
-        alone = []
-        for use in (lambda z, w=w: tr.ops.conv2d(z, w, padding=1), tr.ops.relu):
-            z = tr.Tensor(image, requires_grad=True)
-            use(z).sum().backward()
-            alone.append(z.grad)
-        np.testing.assert_array_equal(x.grad, alone[1] + alone[0])
+    image = rng.standard_normal((4, size, size, channels), np.float32).transpose(0, 3, 1, 2)
+    w = tr.Tensor(rng.standard_normal((channels, channels, 3, 3), np.float32))
+    uses = [lambda z: ops.conv2d(z, w, padding=1), ops.relu]
+    x, alone = Tensor(image, requires_grad=True), []
+    y = x * 1
+    first, second = uses if comes_first == "convolution" else reversed(uses)
+    (first(y) + second(y)).sum().backward()
+    for use in uses:
+        z = Tensor(image, requires_grad=True)
+        use(z).sum().backward()
+        alone.append(z.grad)
+    np.testing.assert_array_equal(x.grad, alone[0] + alone[1])
 
 
 def test_gradient_of_the_broadcast_shape_is_summed():
