@@ -203,6 +203,27 @@ def test_batch_norm_updates_its_running_statistics(kernels):
     np.testing.assert_allclose(y.data, expected, rtol=1e-5, atol=1e-6)
 
 
+@each_backend
+@pytest.mark.parametrize("dtype", [F4, F8])
+def test_batch_norms_gradient_is_that_of_the_statistics_it_used(kernels, dtype):
+    """Not of what became of the running ones before backward."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(s).astype(dtype) for s in [(4, 3, 2, 2), (3,), (3,)]]
+    dy = rng.standard_normal((4, 3, 2, 2)).astype(dtype)
+    gradients = []
+    for updated in (False, True):
+        mean, var = np.zeros(3, dtype), np.ones(3, dtype)
+        x, weight, bias = leaves(inputs)
+        with tr.use_backend(kernels):
+            y = ops.batch_norm(x, mean, var, weight, bias, training=False, relu=True)
+            if updated:
+                ops.batch_norm(x + 5, mean, var, weight, bias, training=True)
+            y.backward(dy)
+        gradients.append([t.grad for t in (x, weight, bias)])
+    for before, after in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 # ---------------------------------------------------------------- values
 @pytest.mark.parametrize("dtype", [F4, F8])
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e30])
