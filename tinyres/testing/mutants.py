@@ -19,7 +19,8 @@ class Mutant(NamedTuple):
     file: str  # in the package
     before: str  # occurs once in it
     after: str
-    tests: str  # file of tests that should notice first, and an expression for pytest -k
+    tests: str  # file of tests that must notice, and an expression for pytest -k
+    op: str = ""  # of `tinyres.ops`, whose gradcheck shows it; none where it takes a kernel, or more than one operation
 
     def apply(self, package: Path) -> None:
         """Put the fault into a copy of the package.
@@ -38,8 +39,9 @@ class Mutant(NamedTuple):
         path.write_text(source.replace(self.before, self.after))
 
 
-_OPS, _TAPE, _CONV, _POOL = "test_ops.py", "test_tensor.py", "test_kernels.py conv or grad", "test_ops.py pool"
-_LAYERS = "test_ops.py batch_norm"
+_OPS, _TAPE, _CONV = "test_ops.py", "test_tensor.py", "test_kernels.py conv"
+_POOL, _NORM, _WINOGRAD = "test_kernels.py pool", "test_kernels.py norm or statistics or variance", "test_winograd.py"
+_ELEMENTWISE = "test_kernels.py relu or add_to"
 
 
 def _mutants() -> Iterator[Mutant]:
@@ -49,6 +51,7 @@ def _mutants() -> Iterator[Mutant]:
         "    return gradient.sum((*range(added), *stretched)).reshape(target.shape)",
         "    return gradient.sum((*range(added),)).reshape(-1)[: int(np.prod(target.shape))].reshape(target.shape)",
         _TAPE,
+        "where",
     )
     yield Mutant(
         "un-broadcast: mean for sum",
@@ -56,6 +59,7 @@ def _mutants() -> Iterator[Mutant]:
         "    return gradient.sum((*range(added), *stretched))",
         "    return gradient.mean((*range(added), *stretched))",
         _TAPE,
+        "where",
     )
     yield Mutant(
         "fan-out: the last gradient instead of the sum",
@@ -105,6 +109,7 @@ def _mutants() -> Iterator[Mutant]:
         "rows.swapaxes(-1, -2) @ dy\n",
         "(dy.swapaxes(-1, -2) @ rows)\n",
         _TAPE,
+        "matmul",
     )
     yield Mutant(
         "indexing: an element taken twice gets one of its gradients",
@@ -120,68 +125,115 @@ def _mutants() -> Iterator[Mutant]:
         "            return (hit * _with_axes(dy, axes, x.ndim),)",
         _TAPE,
     )
+    yield Mutant("subtraction: the sign lost", "tensor.py", "lambda dy: (dy, -dy))", "lambda dy: (dy, dy))", _TAPE)
+    yield Mutant("division: b for b^2", "tensor.py", "-dy * a / (b * b)))", "-dy * a / b))", _TAPE)
+    yield Mutant("square root: half of the factor 2", "tensor.py", "(dy / (y + y),)", "(dy / y,)", _TAPE, "sqrt")
+    yield Mutant(
+        "transpose: the same axes back", "tensor.py", "dy.transpose(inverse)", "dy.transpose(order)", _TAPE, "transpose"
+    )
+    yield Mutant("mean: 1/n forgotten", "tensor.py", "keepdims=keepdims) / count", "keepdims=keepdims)", _TAPE)
     yield Mutant(
         "maximum: a tie goes to the first",
         "ops/elementary.py",
         "((a.data > b.data) + 0.5 * (a.data == b.data))",
         "(a.data >= b.data)",
-        _OPS,
+        _OPS + " maximum",
     )
-    yield Mutant("sigmoid: y for y (1 - y)", "ops/activation.py", "(dy * y * (1 - y),)", "(dy * y,)", _OPS)
-    yield Mutant("tanh: 1 - y for 1 - y^2", "ops/activation.py", "(dy * (1 - y * y),)", "(dy * (1 - y),)", _OPS)
+    yield Mutant(
+        "sigmoid: y for y (1 - y)",
+        "ops/activation.py",
+        "(dy * y * (1 - y),)",
+        "(dy * y,)",
+        _OPS + " sigmoid",
+        "sigmoid",
+    )
+    yield Mutant(
+        "tanh: 1 - y for 1 - y^2",
+        "ops/activation.py",
+        "(dy * (1 - y * y),)",
+        "(dy * (1 - y),)",
+        _OPS + " tanh",
+        "tanh",
+    )
     yield Mutant(
         "softmax: without the coupling of classes",
         "ops/activation.py",
         "(y * (dy - (dy * y).sum(axis, keepdims=True)),)",
         "(y * (1 - y) * dy,)",
-        _OPS,
+        _OPS + " softmax",
+        "softmax",
     )
     yield Mutant(
         "log-softmax: the sum of dy forgotten",
         "ops/activation.py",
         "(dy - np.exp(y) * dy.sum(axis, keepdims=True),)",
         "(dy - np.exp(y) * dy,)",
-        _OPS,
+        _OPS + " log_softmax",
+        "log_softmax",
+    )
+    yield Mutant(
+        "log-softmax: the sum of dy always over the last axis",
+        "ops/activation.py",
+        "(dy - np.exp(y) * dy.sum(axis, keepdims=True),)",
+        "(dy - np.exp(y) * dy.sum(-1, keepdims=True),)",
+        _OPS + " log_softmax",
+        "log_softmax",
     )
     yield Mutant(
         "cross entropy: 1/N missing",
         "ops/loss.py",
         "return (dy * (np.exp(log_p) - q) / n,)",
         "return (dy * (np.exp(log_p) - q),)",
-        _OPS,
+        _OPS + " cross_entropy",
+        "cross_entropy",
     )
     yield Mutant(
         "cross entropy: smoothing forgotten in the gradient",
         "ops/loss.py",
         "q = np.full(x.shape, label_smoothing / k, x.dtype)",
         "q = np.zeros(x.shape, x.dtype)",
-        _OPS,
+        _OPS + " cross_entropy",
+        "cross_entropy",
     )
-    yield Mutant("pad: cut one element late", "ops/shape.py", "slice(b, b + n) for", "slice(a, a + n) for", _OPS)
+    yield Mutant(
+        "cross entropy: the true class loses its share of the smoothing",
+        "ops/loss.py",
+        "q[np.arange(n), target] += 1 - label_smoothing",
+        "q[np.arange(n), target] = 1 - label_smoothing",
+        _OPS + " cross_entropy",
+        "cross_entropy",
+    )
+    yield Mutant(
+        "pad: cut by what was put behind, not before",
+        "ops/shape.py",
+        "(dy[inner],)",
+        "(dy[tuple(slice(a, n - b) for a, b, n in zip(after, before, dy.shape, strict=True))],)",
+        _OPS + " pad",
+        "pad",
+    )
     yield Mutant(
         "concat: cut at lengths, not at their sums",
         "ops/shape.py",
         "np.cumsum([s[axis] for s in shapes])[:-1]",
         "[s[axis] for s in shapes][:-1]",
-        _OPS,
+        _OPS + " concat",
+        "concat",
     )
     yield Mutant(
         "where: the branches' gradients exchanged",
         "ops/shape.py",
         "return np.where(chosen, dy, 0), np.where(chosen, 0, dy)",
         "return np.where(chosen, 0, dy), np.where(chosen, dy, 0)",
-        _OPS,
+        _OPS + " where",
+        "where",
     )
-    yield Mutant("subtraction: the sign lost", "tensor.py", "lambda dy: (dy, -dy))", "lambda dy: (dy, dy))", _TAPE)
-    yield Mutant("division: b for b^2", "tensor.py", "-dy * a / (b * b)))", "-dy * a / b))", _TAPE)
-    yield Mutant("square root: half of the factor 2", "tensor.py", "(dy / (y + y),)", "(dy / y,)", _TAPE)
-    yield Mutant("transpose: the same axes back", "tensor.py", "dy.transpose(inverse)", "dy.transpose(order)", _TAPE)
     yield Mutant(
         "convolution: the bias's gradient is a mean",
         "ops/conv.py",
         "((g.sum((0, 2, 3)),) if has_bias",
         "((g.mean((0, 2, 3)),) if has_bias",
         _OPS + " conv2d",
+        "conv2d",
     )
     yield Mutant(
         "convolution: ReLU's gate forgotten",
@@ -189,20 +241,68 @@ def _mutants() -> Iterator[Mutant]:
         "g = dy if opened is None else kernels.relu_grad(dy, opened)",
         "g = dy",
         _OPS + " conv2d",
+        "conv2d",
     )
     yield Mutant(
         "convolution: added to a total, and returned to be added again",
         "ops/conv.py",
         "dx = kernels.conv2d_input_grad(g, w, a.shape, total, **options) if needs_x else None",
         "dx = kernels.conv2d_input_grad(g, w, a.shape, total, **options).copy() if needs_x else None",
-        _OPS + " conv2d",
+        _TAPE + " shortcut",
     )
     yield Mutant(
-        "linear: the weight's gradient of swapped arguments",
+        "linear: the weight's gradient upside down",
         "ops/conv.py",
         "kernels.conv2d_weight_grad(pixels, a, w.shape, **options)[:, :, 0, 0]",
         "kernels.conv2d_weight_grad(pixels, a, w.shape, **options)[::-1, :, 0, 0]",
         _OPS + " linear",
+        "linear",
+    )
+    yield Mutant(
+        "batch norm: the running variance not corrected for the sample's size",
+        "ops/norm.py",
+        "(var * (pixels / (pixels - 1)) - running_var)",
+        "(var - running_var)",
+        _OPS + " batch_norm",
+    )
+    yield Mutant(
+        "batch norm: the residual's gradient is dropped",
+        "ops/norm.py",
+        "return (dx, dgamma, dbeta, dresidual) if shortcut",
+        "return (dx, dgamma, dbeta, None) if shortcut",
+        _OPS + " batch_norm",
+        "batch_norm",
+    )
+    yield Mutant(
+        "batch norm: eps beside the root",
+        "ops/norm.py",
+        "(1 / np.sqrt(np.asarray(var, np.float64) + eps))",
+        "(1 / (np.sqrt(np.asarray(var, np.float64)) + eps))",
+        _OPS + " batch_norm",
+        "batch_norm",
+    )
+    yield Mutant(
+        "batch norm: the gradient sees what became of the running mean since",
+        "ops/norm.py",
+        "mean = np.array(mean, a.dtype)",
+        "mean = np.asarray(mean, a.dtype)",
+        _OPS + " batch_norm",
+    )
+    yield Mutant(
+        "batch norm (reference): the mean of the gradient forgotten",
+        "reference.py",
+        "dx = g - (_per_channel(dbias) + normalised * _per_channel(dweight)) / pixels",
+        "dx = g - normalised * _per_channel(dweight) / pixels",
+        _OPS + " batch_norm",
+        "batch_norm",
+    )
+    yield Mutant(
+        "batch norm (reference): N for N H W",
+        "reference.py",
+        "pixels = x.size // x.shape[1]",
+        "pixels = x.shape[0]",
+        _OPS + " batch_norm",
+        "batch_norm",
     )
     yield Mutant(
         "input gradient: the kernel not flipped",
@@ -223,7 +323,7 @@ def _mutants() -> Iterator[Mutant]:
         "kernels/conv.py",
         "finish, accumulate=total is not None)",
         "finish, accumulate=False)",
-        _OPS + " conv2d or total or shortcut",
+        "test_kernels.py total",
     )
     yield Mutant(
         "convolution: padding begins a row late",
@@ -251,6 +351,48 @@ def _mutants() -> Iterator[Mutant]:
         "kernels/conv.py",
         "at = y_start + plan.y_rows[q] + block * columns + channel",
         "at = y_start + plan.y_rows[q] + max(0, block - 1) * columns + channel",
+        _CONV,
+    )
+    yield Mutant(
+        "input gradient: constant weights, packed for the forward, used as they are",
+        "kernels/conv.py",
+        '("packed", *taps[1:])',
+        '("packed", *taps[1:3])',
+        "test_kernels.py constant",
+    )
+    yield Mutant(
+        "convolution: channels beyond whole blocks overwrite the total",
+        "kernels/conv.py",
+        "(y_flat[at] if accumulate else 0)",
+        "0",
+        _TAPE + " shortcut",
+    )
+    yield Mutant(
+        "convolution: each group adds the bias of the first",
+        "kernels/conv.py",
+        "o, plan.y_start % y.shape[3], finish)",
+        "o, 0, finish)",
+        _CONV,
+    )
+    yield Mutant(
+        "convolution: a group's weights begin within those of the group before",
+        "kernels/conv.py",
+        "g * o * c * kh * kw) for g",
+        "g * c * kh * kw) for g",
+        _CONV,
+    )
+    yield Mutant(
+        "convolution: each group reads the channels of the first",
+        "kernels/conv.py",
+        "(source + j) * all_channels + plan.x_channel, c)",
+        "(source + j) * all_channels, c)",
+        _CONV,
+    )
+    yield Mutant(
+        "convolution: the channels of other groups taken for the next pixel",
+        "kernels/conv.py",
+        "neighbours = channels == x_shape[3] or kernel[1] == 1",
+        "neighbours = True",
         _CONV,
     )
     yield Mutant(
@@ -289,39 +431,53 @@ def _mutants() -> Iterator[Mutant]:
         _CONV,
     )
     yield Mutant(
-        "max-pool: of equal elements the last one",
-        "kernels/pool.py",
-        "values[c] > best[c] or tap[c] < 0",
-        "values[c] >= best[c] or tap[c] < 0",
-        "test_kernels.py pool",
+        "Winograd: a sign in the transform of the input",
+        "kernels/winograd.py",
+        "even + odd, even - odd, even_ + odd_, even_ - odd_, fma(sum_, d3, d1) + d5",
+        "even + odd, even - odd, even_ - odd_, even_ + odd_, fma(sum_, d3, d1) + d5",
+        _WINOGRAD,
     )
     yield Mutant(
-        "max-pool: padding taken for zeros",
-        "kernels/pool.py",
-        "            best[:] = -np.inf\n            tap[:] = -1\n",
-        "            best[:] = 0\n            tap[:] = 0\n",
-        "test_kernels.py pool",
+        "Winograd: the kernel not flipped",
+        "kernels/winograd.py",
+        "(channels, o, 3, 3), 8, (9, channels * 9, -3, -1))",
+        "(channels, o, 3, 3), 0, (9, channels * 9, 3, 1))",
+        _WINOGRAD,
     )
     yield Mutant(
-        "max-pool: overlapping windows overwrite each other's gradient",
-        "kernels/pool.py",
-        "flat[first + offsets[tap[c]] + c] += gradient[c]",
-        "flat[first + offsets[tap[c]] + c] = gradient[c]",
-        "test_kernels.py pool",
+        "Winograd: the input gradient padded as the forward is, which is right for 1 alone",
+        "kernels/winograd.py",
+        "(padding[0] - 2, padding[1] - 2)",
+        "(-padding[0], -padding[1])",
+        _WINOGRAD,
     )
     yield Mutant(
-        "average pool: the gradient is not shared out",
-        "kernels/pool.py",
-        "dx[image, row, column, c] += dy[image, i, j, c] / (kh * kw)",
-        "dx[image, row, column, c] += dy[image, i, j, c]",
-        "test_kernels.py pool",
+        "Winograd: no bias where a tile leaves the image",
+        "kernels/winograd.py",
+        "load(zero, edge, (k * M + l) * n) + bias",
+        "load(zero, edge, (k * M + l) * n)",
+        _WINOGRAD,
     )
     yield Mutant(
-        "average pool: the first row of the image lost",
-        "kernels/pool.py",
-        "            total[:] = 0\n            for row in range(max(0, i * sh - ph)",
-        "            total[:] = 0\n            for row in range(max(1, i * sh - ph)",
-        "test_kernels.py pool",
+        "Winograd: beyond its last column, a row of dy goes on with the next",
+        "kernels/winograd.py",
+        "(height if j + 2 < width else 0)",
+        "height",
+        _WINOGRAD,
+    )
+    yield Mutant(
+        "Winograd: the point at infinity forgotten in the weight gradient",
+        "kernels/winograd.py",
+        "fma(half, even, fma(two, even_, m5))",
+        "fma(half, even, two * even_)",
+        _WINOGRAD,
+    )
+    yield Mutant(
+        "Winograd: one slot of the weight gradient forgotten",
+        "kernels/winograd.py",
+        "for other in range(slot + 1, slot + slots):",
+        "for other in range(slot + 1, slot + slots - 1):",
+        _WINOGRAD,
     )
     yield Mutant(
         "col2im: what two windows share is written, not added",
@@ -331,32 +487,137 @@ def _mutants() -> Iterator[Mutant]:
         _CONV,
     )
     yield Mutant(
-        "batch norm (reference): the mean of the gradient forgotten",
-        "reference.py",
-        "dx = g - (_per_channel(dbias) + normalised * _per_channel(dweight)) / pixels",
-        "dx = g - normalised * _per_channel(dweight) / pixels",
-        _LAYERS,
+        "batch norm: spans merged without the distance of their means",
+        "kernels/norm.py",
+        "(0.0 if m2 < 0 else m2) + delta * delta * seen * share",
+        "(0.0 if m2 < 0 else m2)",
+        _NORM,
     )
     yield Mutant(
-        "batch norm (reference): N for N H W",
-        "reference.py",
-        "pixels = x.size // x.shape[1]",
-        "pixels = x.shape[0]",
-        _LAYERS,
+        "batch norm: chunks merged without the distance of their means",
+        "kernels/norm.py",
+        "m2 = squares.sum(axis=(0, 1)) + (n * (means - mean) ** 2).sum(axis=(0, 1))",
+        "m2 = squares.sum(axis=(0, 1))",
+        _NORM,
     )
     yield Mutant(
-        "batch norm: the running variance not corrected for the sample's size",
-        "ops/norm.py",
-        "(var * (pixels / (pixels - 1)) - running_var)",
-        "(var - running_var)",
-        "test_ops.py norm or running",
+        "batch norm: the mean of means, of chunks that are not of one size",
+        "kernels/norm.py",
+        "mean = (n * means).sum(axis=(0, 1)) / pixels",
+        "mean = means.mean(axis=(0, 1))",
+        _NORM,
     )
     yield Mutant(
-        "batch norm: the residual's gradient is dropped",
-        "ops/norm.py",
-        "return (dx, dgamma, dbeta, dresidual) if shortcut",
-        "return (dx, dgamma, dbeta, None) if shortcut",
-        _LAYERS,
+        "batch norm: ReLU before the shortcut is added",
+        "kernels/norm.py",
+        """            if add:
+                value = value + _read(zero, residual, at)
+            if relu:
+                value = maximum(value, zero)
+""",
+        """            if relu:
+                value = maximum(value, zero)
+            if add:
+                value = value + _read(zero, residual, at)
+""",
+        _NORM,
+    )
+    yield Mutant(
+        "batch norm: the mean of the gradient forgotten",
+        "kernels/norm.py",
+        "constants[3], constants[4] = total / pixels, moment / pixels",
+        "constants[3], constants[4] = 0, moment / pixels",
+        _NORM,
+    )
+    yield Mutant(
+        "batch norm: 1 / std for 1 / var",
+        "kernels/norm.py",
+        "inv_std.astype(np.float64) ** 2",
+        "inv_std.astype(np.float64)",
+        _NORM,
+    )
+    yield Mutant(
+        "batch norm: ReLU's gate forgotten in the second pass",
+        "kernels/norm.py",
+        """            if recompute:
+                value = where_positive(fma(distance, scale, bias), value, zero)
+            store(dx""",
+        "            store(dx",
+        _NORM,
+    )
+    yield Mutant(
+        "batch norm: ReLU's gate without beta",
+        "kernels/norm.py",
+        "g = where_positive(fma(distance, scale, bias), g, zero)",
+        "g = where_positive(distance * scale, g, zero)",
+        _NORM,
+    )
+    yield Mutant(
+        "batch norm: the shortcut's gradient stored before ReLU's gate",
+        "kernels/norm.py",
+        """                g = where_positive(_read(zero, y, at), g, zero)
+                store(masked, at, g)
+""",
+        """                store(masked, at, g)
+                g = where_positive(_read(zero, y, at), g, zero)
+""",
+        _NORM,
+    )
+    yield Mutant(
+        "ReLU: the gradient read in another order of memory",
+        "kernels/elementwise.py",
+        "_where_positive(_flat(dy), flat, dx",
+        "_where_positive(contiguous(dy).reshape(-1), flat, dx",
+        _ELEMENTWISE,
+    )
+    yield Mutant(
+        "ReLU: one number too few beyond the whole vectors",
+        "kernels/elementwise.py",
+        "_where_positive_in(single(out), source, test, out, rest, out.size)",
+        "_where_positive_in(single(out), source, test, out, rest, out.size - 1)",
+        _ELEMENTWISE,
+    )
+    yield Mutant(
+        "sum in place: the part instead of the sum",
+        "kernels/elementwise.py",
+        "store(total, i, load(zero, total, i) + load(zero, part, i))",
+        "store(total, i, load(zero, part, i))",
+        _ELEMENTWISE,
+    )
+    yield Mutant(
+        "max-pool: of equal elements the last one",
+        "kernels/pool.py",
+        "values[c] > best[c] or tap[c] < 0",
+        "values[c] >= best[c] or tap[c] < 0",
+        _POOL,
+    )
+    yield Mutant(
+        "max-pool: padding taken for zeros",
+        "kernels/pool.py",
+        "            best[:] = -np.inf\n            tap[:] = -1\n",
+        "            best[:] = 0\n            tap[:] = 0\n",
+        _POOL,
+    )
+    yield Mutant(
+        "max-pool: overlapping windows overwrite each other's gradient",
+        "kernels/pool.py",
+        "flat[first + offsets[tap[c]] + c] += gradient[c]",
+        "flat[first + offsets[tap[c]] + c] = gradient[c]",
+        _POOL,
+    )
+    yield Mutant(
+        "average pool: the gradient is not shared out",
+        "kernels/pool.py",
+        "dx[image, row, column, c] += dy[image, i, j, c] / (kh * kw)",
+        "dx[image, row, column, c] += dy[image, i, j, c]",
+        _POOL,
+    )
+    yield Mutant(
+        "average pool: the first row of the image lost",
+        "kernels/pool.py",
+        "            total[:] = 0\n            for row in range(max(0, i * sh - ph)",
+        "            total[:] = 0\n            for row in range(max(1, i * sh - ph)",
+        _POOL,
     )
 
 
