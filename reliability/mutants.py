@@ -4,28 +4,43 @@
     python reliability/mutants.py --only pool        # those with this word in their names
     python reliability/mutants.py --list
 
-The faults are those of `tinyres.testing.mutants`. Each is put into a copy of the package; the tests that should notice
-run first, and all others only where they do not. A mutant that lives is a hole in the tests: the exit code is 1.
+The faults are those of `tinyres.testing.mutants`. Each is put into a copy of the package, where the tests that should
+notice are run until one fails, or hangs, or takes Python with it. Before that, the copy is tested as it is: a test that
+fails anyway would notice everything. A mutant that lives is a hole in the tests: the exit code is 1. One that does not
+even compile is a mistake in the table, and ends the run.
 """
 
 import argparse
 import json
 import os
+import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from tinyres.testing.mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parents[1]
+LIMIT = 5 * 60  # seconds: what takes longer hangs
+NO_FAULT = ("numba.core.errors", "SyntaxError", "IndentationError", "NameError", "ImportError")
+
+
+class Failure(NamedTuple):
+    test: str
+    error: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORD", help="mutants with this in their names")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="mutants at once, on a core each")
+    parser.add_argument("--folder", type=Path, help="keep copies and compiled kernels there, for the next run")
     parser.add_argument("--list", action="store_true", help="print their names only")
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     options = parser.parse_args()
@@ -35,43 +50,88 @@ def main() -> None:
         return
     if not chosen:
         parser.error(f"--only: no mutant has {options.only!r} in its name; see --list")
-    results = {}
-    for i, mutant in enumerate(chosen, 1):
-        began = time.perf_counter()
-        noticed = first_failure(mutant)
-        results[mutant.name] = noticed
-        print(
-            f"{i:3}/{len(chosen)} {time.perf_counter() - began:5.0f} s  {mutant.name}: {noticed or 'LIVES'}", flush=True
-        )
-    killed = sum(noticed is not None for noticed in results.values())
-    print(f"{killed} of {len(chosen)} mutants killed")
+    with tempfile.TemporaryDirectory() as temporary:
+        results = try_all(chosen, (options.folder or Path(temporary)).absolute(), options.jobs)
+    killed = sum(result["test"] is not None for result in results)
+    print(f"{killed} of {len(chosen)} mutants killed, in {sum(result['seconds'] for result in results):.0f} s")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
     sys.exit(killed < len(chosen))
 
 
-def first_failure(mutant: Mutant) -> str | None:
-    """The name of the first test that fails with a mutant, or None."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder)
-        for name in ("tinyres", "tests"):
-            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", copy)
-        mutant.apply(copy / "tinyres")
-        file, _, expression = mutant.tests.partition(" ")
-        return pytest(copy, f"tests/{file}", *(("-k", expression) if expression else ())) or pytest(copy)
+def try_all(mutants: list[Mutant], folder: Path, jobs: int) -> list[dict]:
+    """Each job has a folder that stays the same: Numba finds what it has compiled by the path of its source."""
+    free, results = queue.SimpleQueue[Path](), []
+    for job in range(jobs):
+        free.put(folder / str(job))
+
+    def attempt(mutant: Mutant) -> tuple[Failure | None, float]:
+        copy, began = free.get(), time.perf_counter()
+        try:
+            refresh(copy)
+            mutant.apply(copy / "tinyres")
+            return first_failure(copy, mutant.tests), time.perf_counter() - began
+        finally:
+            free.put(copy)
+
+    copy = folder / "0"
+    refresh(copy)
+    for tests in sorted({m.tests for m in mutants}):
+        if failure := first_failure(copy, tests):
+            sys.exit(f"{failure.test} fails without any mutant: {failure.error}")
+    print("the tests pass without any mutant", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        for i, (mutant, (failure, seconds)) in enumerate(zip(mutants, pool.map(attempt, mutants), strict=True), 1):
+            if failure and failure.error.startswith(NO_FAULT):
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f"{mutant.name}: does not compile, {failure.error}")
+            test, error = failure or (None, None)
+            results.append(
+                {"name": mutant.name, "file": mutant.file, "test": test, "error": error, "seconds": round(seconds, 1)}
+            )
+            seen = test or f"LIVES, unseen by {mutant.tests}"
+            print(f"{i:3}/{len(mutants)} {seconds:5.0f} s  {mutant.name}: {seen}", flush=True)
+    return results
 
 
-def pytest(folder: Path, *arguments: str) -> str | None:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if run.returncode == 0:
+def refresh(copy: Path) -> None:
+    """Copy the package and its tests anew."""
+    shutil.rmtree(copy, ignore_errors=True)
+    for name in ("tinyres", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+
+
+def first_failure(copy: Path, tests: str) -> Failure | None:
+    """The first of the tests that fails."""
+    file, _, expression = tests.partition(" ")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{file}", "-k", expression]
+    cache = copy.parent / "cache"  # of all copies: in it, each version of the kernels has its own folder
+    settings = {"PYTHONPATH": str(copy), "TINYRES_CACHE": str(cache), "CI": "1"}  # CI: pytest's summary is not cut
+    process = subprocess.Popen(
+        command,
+        cwd=copy,
+        env={**os.environ, **settings},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a group of its own, with what the tests start
+    )
+    try:
+        output, _ = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return Failure(tests, f"still running after {LIMIT} s")
+    if process.returncode == 0:
         return None
-    failed = [line.split(" ")[1] for line in run.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if not failed and run.returncode in (2, 3, 4, 5):  # pytest did not run at all: that is no verdict
-        sys.exit(f"{' '.join(command)}: exit code {run.returncode}\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
-    return failed[0] if failed else f"pytest died with exit code {run.returncode}"
+    for line in output.splitlines():
+        if line.startswith(("FAILED ", "ERROR ")):
+            test, _, error = line.partition(" ")[2].partition(" - ")
+            return Failure(test, error)
+    if process.returncode > 0:  # pytest did not run at all: that is no verdict
+        sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{output[-4000:]}")
+    return Failure(tests, f"Python died of signal {-process.returncode}")
 
 
 if __name__ == "__main__":
