@@ -25,6 +25,7 @@ from tinyres.files import write_whole
 from tinyres.kernels import warmup as kernels
 from tinyres.kernels.compile import cache_folder
 from tinyres.models import BLOCKS
+from tinyres.study.commands import app as study
 
 app = typer.Typer(
     help="Residual networks from scratch, trained on a CPU.",
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(study, name="study")
 
 DEFAULTS = training.Config()
 RECIPE, VARIATION = "Recipe", "Variation of images"

@@ -1,0 +1,64 @@
+"""Pictures of the studies: matplotlib where it is installed, one look for all, written whole or not at all."""
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinyres.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PLAIN, RESIDUAL = "#d1495b", "#2a6f97"
+"""Colours of the two kinds of network, the same in all pictures."""
+FORMATS = ("png", "svg", "pdf")
+_LOOK: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "grid.alpha": 0.3,
+    "svg.hashsalt": "tinyres",  # the same picture, the same file
+}
+
+
+def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6, **options: Any) -> Any:
+    """A figure of this many inches, and its axes, as matplotlib's `Figure.subplots` gives them.
+
+    Raises
+    ------
+    ImportError
+        Where matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'tinyres[plot]'") from error
+    with matplotlib.rc_context(_LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns, **options)
+
+
+def save(figure: "Figure", path: str | Path) -> None:
+    """Write a picture; the name's suffix says of which kind.
+
+    Raises
+    ------
+    ValueError
+        Where it is none of ``.png``, ``.svg``, ``.pdf``.
+    OSError
+        Where it cannot be written.
+    """
+    import matplotlib
+
+    kind = Path(path).suffix[1:].lower()
+    if kind not in FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join('.' + kind for kind in FORMATS)}")
+    buffer = io.BytesIO()
+    dates = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+    with matplotlib.rc_context(_LOOK):
+        figure.savefig(buffer, format=kind, dpi=150, metadata=dates)
+    write_whole(path, buffer.getvalue())
