@@ -7,7 +7,8 @@ from PIL import Image, ImageOps
 
 # What a file holds is told by its content, and of what Pillow knows some kinds start other programs (EPS: Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MOST_PIXELS = 80_000_000  # a small file can claim to be far larger, and would fill the memory
+MOST_PIXELS = 50_000_000  # a small file can claim to be far larger, and would fill the memory, and a second
+MOST_SIDE = 1024  # of a network's images: a file can ask for any, and every layer takes memory for them
 
 
 class PictureError(ValueError):
@@ -36,7 +37,7 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     path : path
         Of a JPEG, PNG or any other kind that Pillow reads; turned upright where the camera noted how it was held.
     size : int
-        Side of the square.
+        Side of the square, at most 1,024.
     resize : int, optional
         What the shorter side is scaled to before, bicubic; `size` by default.
 
@@ -50,7 +51,7 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     PictureError
         Where there is no such file, or it is not an image that can be decoded to its end.
     ValueError
-        Where `size` is less than 1, or `resize` less than `size`.
+        Where `size` is less than 1 or more than 1,024, or `resize` less than `size`.
 
     Examples
     --------
@@ -61,13 +62,14 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     array([255,   0,   0], dtype=uint8)
     """
     side = size if resize is None else resize
-    if size < 1 or side < size:
-        raise ValueError(f"size: got {size} with resize {resize}, expected 1 or more, and resize not less")
+    if not 1 <= size <= MOST_SIDE or side < size:
+        expected = f"expected 1 or more, at most {MOST_SIDE:,}, and resize not less"
+        raise ValueError(f"size: got {size} with resize {resize}, {expected}")
     try:
         with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > MOST_PIXELS:
                 raise ValueError(f"{file.width} x {file.height} pixels, more than {MOST_PIXELS:,}")
-            picture = _upright_rgb(file)
+            picture = _upright(file)
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
     except MemoryError:  # may be the machine's fault: no reason to pass over a good picture
@@ -80,13 +82,18 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     left, top = (width - square) // 2, (height - square) // 2
     box = left, top, left + square, top + square
     picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(picture).transpose(2, 0, 1)
+    return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
 
 
-def _upright_rgb(file: Image.Image) -> Image.Image:
-    picture = ImageOps.exif_transpose(file)
+def _upright(file: Image.Image) -> Image.Image:
+    """In shades of grey or in colour, of 8 bits. Of millions of pixels no copies are made but those that must be."""
+    ImageOps.exif_transpose(file, in_place=True)
+    file.load()
+    picture: Image.Image = file
     if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
-        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        pixels = np.array(picture)
+        pixels >>= 8
+        picture = Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow wants it so
-    return picture.convert("RGB")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
