@@ -5,6 +5,7 @@ says what they are. Arrays of the model are named ``model.<name>``, so other too
 """
 
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 import safetensors.numpy
 
 from tinyres import models
+from tinyres.data.pictures import MOST_SIDE
 from tinyres.files import CHECKSUM, CheckpointError, digest, part, read_arrays, read_metadata, write_whole
-from tinyres.nn import Module
+from tinyres.nn import Module, init
 from tinyres.tape import Array
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "load_arrays",
     "load_info",
     "load_model",
+    "normalisation",
     "part",
     "save",
     "save_weights",
@@ -32,6 +35,10 @@ __all__ = [
 ]
 
 FORMAT = 2
+OPTIONS = ("num_classes", "stem", "shortcut")
+"""What a checkpoint may say of its model besides the name: what a run can be asked for."""
+
+LARGEST = 10**7  # numbers in an array that a model may ask for, if its file has none as large; the family's have fewer
 
 
 def save(
@@ -122,12 +129,15 @@ def load_info(path: str | Path) -> dict[str, Any] | None:
 def _info(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         info: dict[str, Any] = json.loads(metadata["tinyres"])
-        if (format := info.pop("format")) != FORMAT:
-            raise CheckpointError(f"{path}: format {format}, expected {FORMAT}: written by another version of tinyres")
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, RecursionError) as error:
+        form = info.pop("format")
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error
+    if form != FORMAT:
+        raise CheckpointError(
+            f"{path}: format {reprlib.repr(form)}, expected {FORMAT}: written by another version of tinyres"
+        )
     return info
 
 
@@ -138,16 +148,58 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        Where the file is not a checkpoint, or its arrays do not fit the model it names.
+        Where the file is not a checkpoint, its arrays do not fit the model it names, or it does not say, in values
+        that make sense, what images that model expects and what classes it knows.
     """
     arrays, info = load(path)
     try:
-        model = models.create(info["model"]["name"], **info["model"]["options"])
+        options = dict(info["model"]["options"])
+        if unknown := options.keys() - OPTIONS:
+            raise ValueError(f"options: got {reprlib.repr(sorted(unknown))}, expected {', '.join(OPTIONS)}")
+        with init.nothing_drawn(max([LARGEST, *(array.size for array in arrays.values())])):
+            model = models.create(info["model"]["name"], **options)
         [info[key] for key in ("classes", "image_size", "mean", "std", "config")]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not describe a model that tinyres has ({error})") from error
     load_arrays(path, model, arrays)
+    _check_description(path, info, model.fc.weight.shape[0])
     return model.eval(), info
+
+
+def _check_description(path: str | Path, info: Mapping[str, Any], num_classes: int) -> None:
+    values: list[Any] = [info.get(name) for name in ("classes", "image_size", "resize")]
+    classes, size, resize = values
+
+    def expect(name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise CheckpointError(f"{path}: {name}: got {reprlib.repr(info.get(name))}, expected {expected}")
+
+    named = isinstance(classes, list) and len(classes) == num_classes and all(isinstance(c, str) for c in classes)
+    expect("classes", named, f"a list of {num_classes} names")
+    sized = type(size) is int and 1 <= size <= MOST_SIDE
+    expect("image_size", sized, f"a whole number from 1 to {MOST_SIDE:,}")
+    scaled = resize is None or (type(resize) is int and size <= resize <= 2 * size)
+    expect("resize", scaled, "nothing, or a whole number from image_size to its double")
+    expect("config", isinstance(info.get("config"), dict), "the configuration of a run")
+    normalisation(path, info)
+
+
+def normalisation(path: str | Path, info: Mapping[str, Any]) -> tuple[Array, Array]:
+    """Mean and standard deviation of each colour, float32, as the information of a checkpoint has them.
+
+    Raises
+    ------
+    CheckpointError
+        Where they are not three finite numbers each, those of the deviation positive.
+    """
+    values: list[Any] = [info.get(name) for name in ("mean", "std")]
+    lists = all(isinstance(value, list) and len(value) == 3 for value in values)
+    numbers = lists and all(type(x) in (int, float) and abs(x) < 1e38 for value in values for x in value)  # no NaN
+    mean, std = np.array(values if numbers else np.zeros((2, 3)), np.float32)
+    if not (std > 0).all():
+        got = " and ".join(reprlib.repr(info.get(name)) for name in ("mean", "std"))
+        raise CheckpointError(f"{path}: mean, std: expected three numbers each, those of std positive, got {got}")
+    return mean, std
 
 
 def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> None:

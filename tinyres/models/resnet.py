@@ -6,6 +6,7 @@ channels in its first block. Names of modules and parameters are torchvision's.
 """
 
 import difflib
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -190,4 +191,4 @@ def check_name(name: str) -> None:
     if name not in FAMILY:
         near = difflib.get_close_matches(name, FAMILY, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FAMILY)}"
-        raise ValueError(f"model: there is no {name!r}; {hint}")
+        raise ValueError(f"model: there is no {reprlib.repr(name)}; {hint}")

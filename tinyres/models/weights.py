@@ -51,7 +51,7 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
             arrays.setdefault(name, np.zeros((), np.int64))
     left = None
     head = [name for name in ("fc.weight", "fc.bias") if name in own and name in arrays]
-    if replace_head and head and len(arrays[head[0]]) != len(own[head[0]]):
+    if replace_head and head and arrays[head[0]].ndim and len(arrays[head[0]]) != len(own[head[0]]):
         there, here = len(arrays[head[0]]), len(own[head[0]])
         arrays |= {name: own[name] for name in head}
         left = f"fc has {there} classes in the file and {here} in the model: it starts afresh"

@@ -1,6 +1,8 @@
 """Initial values of parameters, all from one generator: `tr.manual_seed` makes a network reproducible."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import numpy as np
 from tinyres.tape import Array
 
 _generator = np.random.default_rng()
+_most: int | None = None
 
 
 def manual_seed(seed: int) -> None:
@@ -25,6 +28,26 @@ def manual_seed(seed: int) -> None:
     _generator = np.random.default_rng(seed)
 
 
+@contextmanager
+def nothing_drawn(most: int) -> Iterator[None]:
+    """Parameters made meanwhile hold what the memory held: for a model that is filled from a file next.
+
+    A file can ask for a model of any size. ValueError for a parameter of more than `most` numbers.
+    """
+    global _most
+    _most = most
+    try:
+        yield
+    finally:
+        _most = None
+
+
+def _undrawn(shape: tuple[int, ...], dtype: Any, most: int) -> Array:
+    if math.prod(shape) > most:
+        raise ValueError(f"a parameter of shape {shape} has more numbers than the {most:,} that are allowed")
+    return np.empty(shape, dtype)
+
+
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """Numbers of inputs and outputs that one output and one input of a layer are tied to: (fan_in, fan_out)."""
     window = math.prod(shape[2:])
@@ -39,10 +62,14 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
     """
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode: got {mode!r}, expected 'fan_in' or 'fan_out'")
+    if _most is not None:
+        return _undrawn(shape, dtype, _most)
     fan = fans(shape)[mode == "fan_out"]
     return (_generator.standard_normal(shape) * math.sqrt(2 / fan)).astype(dtype)
 
 
 def uniform(shape: tuple[int, ...], bound: float, *, dtype: Any = np.float32) -> Array:
     """Uniform between -bound and bound."""
+    if _most is not None:
+        return _undrawn(shape, dtype, _most)
     return _generator.uniform(-bound, bound, shape).astype(dtype)
