@@ -1,15 +1,32 @@
 """What a training run is asked to do: its configuration, and the data and the schedule that follow from it."""
 
 import math
+import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from tinyres import data, models, schedule
+from tinyres.data.pictures import MOST_SIDE
 from tinyres.tape import Array
 
 Progress: TypeAlias = Callable[[int, int], None]  # (how many are done, of how many)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type: truth is no number, whole numbers have 64 bits, and are real ones as well.
+
+    Examples
+    --------
+    >>> fits(1, float), fits(1.0, int), fits(True, int), fits(2**64, int), fits(None, int | None)
+    (True, False, False, False, True)
+    """
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, int):
+        return abs(value) < 2**63 and (isinstance(value, kind) or isinstance(0.0, kind))
+    return isinstance(value, kind)
 
 
 @dataclass(frozen=True)
@@ -51,13 +68,20 @@ class Config:
     def __post_init__(self) -> None:
         def expect(name: str, holds: bool, expected: str) -> None:
             if not holds:
-                raise ValueError(f"{name}: got {getattr(self, name)!r}, expected {expected}")
+                raise ValueError(f"{name}: got {reprlib.repr(getattr(self, name))}, expected {expected}")
 
+        for field in fields(self):  # a file may say anything
+            kind = field.type.__name__ if isinstance(field.type, type) else field.type
+            expect(field.name, fits(getattr(self, field.name), field.type), f"{kind}")
         expect("dataset", self.dataset in (*DATASETS, "folder"), f"one of {', '.join(DATASETS)} or folder")
         expect("data", self.data is not None or self.dataset != "folder", "the folder that holds the pictures")
         expect("image_size", self.image_size is None or self.dataset == "folder", "none, but with the data set folder")
-        for name in ("image_size", "num_classes"):
-            expect(name, getattr(self, name) is None or getattr(self, name) >= 1, "1 or more")
+        expect(
+            "image_size",
+            self.image_size is None or 1 <= self.image_size <= MOST_SIDE,
+            f"1 or more, at most {MOST_SIDE:,}",
+        )
+        expect("num_classes", self.num_classes is None or self.num_classes >= 1, "1 or more")
         expect("stem", self.stem in (None, *models.STEMS), f"one of {', '.join(models.STEMS)}")
         expect("shortcut", self.shortcut in (None, "A", "B", "C"), "A, B or C")
         expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")

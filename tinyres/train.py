@@ -15,6 +15,7 @@ import io
 import json
 import math
 import re
+import reprlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ from tinyres import checkpoint, data, models, ops, optim
 from tinyres.files import remove_leftovers
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
-from tinyres.recipe import DATASETS, SCHEDULES, Config, Progress, load_data, read_split
+from tinyres.recipe import DATASETS, SCHEDULES, Config, Progress, fits, load_data, read_split
 from tinyres.tape import Array, detect_anomaly, no_grad
 from tinyres.tensor import Tensor
 
@@ -295,15 +296,7 @@ class Run:
         """As a checkpoint says."""
         if not {"mean", "std"} <= info.keys():
             return
-        try:
-            mean, std = (np.array(info[name], np.float32).reshape(3) for name in ("mean", "std"))
-        except (TypeError, ValueError):
-            mean = std = np.full(3, np.nan)
-        if not (np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()):
-            raise checkpoint.CheckpointError(
-                f"{path}: mean, std: expected three numbers each, those of std positive, got {info['mean']} and "
-                f"{info['std']}"
-            )
+        mean, std = checkpoint.normalisation(path, info)
         self.data = self.data._replace(mean=mean, std=std)
 
     def _optimizer(self) -> optim.Optimizer:
@@ -357,7 +350,7 @@ class Run:
         checkpoint.load_arrays(path, self.model, arrays)
         try:
             self.optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
-            self.step, self.history, self.sums = info["step"], info["history"], info["sums"]
+            self.step, self.history, self.sums = _progress(info, self.total_steps)
         except (ValueError, KeyError) as error:
             raise checkpoint.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
@@ -370,6 +363,22 @@ class Run:
         picture = curves(self.history, f"{self.config.model} on {self.config.dataset}")
         if picture:
             checkpoint.write_whole(self.folder / "curves.png", picture)
+
+
+def _progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
+    """Step, history and sums of a checkpoint; KeyError or ValueError where they are not those of any run."""
+    step, history, sums = info["step"], info["history"], info["sums"]
+
+    def numbers(record: Any, *names: str) -> bool:
+        return isinstance(record, dict) and record.keys() >= {*names} and all(fits(v, float) for v in record.values())
+
+    if not fits(step, int) or not 0 <= step <= most:
+        raise ValueError(f"step: got {reprlib.repr(step)}, expected 0 to {most}")
+    if not isinstance(history, list) or not all(numbers(record, "epoch") for record in history):
+        raise ValueError(f"history: got {reprlib.repr(history)}, expected numbers by name for each epoch")
+    if not numbers(sums, "loss", "correct", "images") or not sums["images"] >= 0:
+        raise ValueError(f"sums: got {reprlib.repr(sums)}, expected loss, correct and images")
+    return step, history, sums
 
 
 def holds_run(folder: str | Path) -> bool:
@@ -388,12 +397,12 @@ def read_config(folder: str | Path) -> Config:
     Raises
     ------
     CheckpointError
-        Where there is none, or it cannot be read.
+        Where there is none, or it cannot be read, or has a field or a value that makes no sense.
     """
     path = Path(folder) / "config.json"
     try:
         return Config(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise checkpoint.CheckpointError(f"{path}: no configuration of a run ({error})") from error
 
 

@@ -5,6 +5,7 @@ and its libraries, and the same kind of processor, must find the same weights to
 """
 
 import json
+import reprlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from tinyres import checkpoint, train
 from tinyres.checkpoint import CheckpointError
-from tinyres.recipe import Progress
+from tinyres.recipe import Progress, fits
 from tinyres.tape import Array
 
 
@@ -55,7 +56,8 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
     last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
     arrays, info = checkpoint.load(last)
     others = {path: checkpoint.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
-    earlier = previous in others and others[previous].get("step", 0) < info["step"]
+    stop = _step(last, info)
+    earlier = previous in others and _step(previous, others[previous]) < stop
     with tempfile.TemporaryDirectory(prefix="tinyres-verify-") as elsewhere:
         again = Path(elsewhere) / "run"
         if earlier:
@@ -63,7 +65,9 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
             shutil.copyfile(previous, again / last.name)
         run = train.Run(config, again, resume=earlier, progress=progress)
         start = run.step
-        run.train_to(info["step"], reporter)
+        if stop > run.total_steps:
+            raise CheckpointError(f"{last}: step: got {stop}, expected at most {run.total_steps}, the run's")
+        run.train_to(stop, reporter)
         found = run.state()
     if checkpoint.state_digest(*found) != (expected := checkpoint.state_digest(arrays, info)):
         raise CheckpointError(
@@ -72,6 +76,13 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
             "libraries, or on another kind of processor, or something in it is wrong"
         )
     return Verified(start, run.step, expected)
+
+
+def _step(path: Path, info: dict[str, Any]) -> int:
+    step: Any = info.get("step")
+    if not fits(step, int) or step < 0:
+        raise CheckpointError(f"{path}: step: got {reprlib.repr(step)}, expected a whole number")
+    return step
 
 
 def _difference(
