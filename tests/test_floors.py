@@ -36,6 +36,7 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
+    {"threads"},
     {"compile", "memory"},
     {"simd"},
     {"conv"},

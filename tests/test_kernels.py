@@ -18,6 +18,7 @@ from numba.core.dispatcher import Dispatcher
 import tinyres as tr
 from tinyres import backend, kernels, reference
 from tinyres.kernels import compile, conv, elementwise, im2col, memory, norm, pool, weight_grad
+from tinyres.kernels.threads import Parallel
 from tinyres.testing.strategies import (
     ORDERS,
     batch_norm_problems,
@@ -427,7 +428,7 @@ def test_one_compiled_kernel_serves_every_memory_order():
             f"{module.__name__}.{name}": len(f.signatures)
             for module in modules
             for name, f in vars(module).items()
-            if isinstance(f, Dispatcher)
+            if isinstance(f, Dispatcher | Parallel)
         }
 
     run("contiguous")
@@ -614,6 +615,8 @@ def test_what_is_made_of_a_constant_is_made_once_and_dies_with_it():
     memory.make_constant(weight)
     made, ready = memory.made_of(weight, "key", (3,))
     assert not ready
+    assert not memory.made_of(weight, "key", (3,))[1]  # nobody has said that it is complete
+    memory.keep_made(weight, "key", made)
     again, ready = memory.made_of(weight, "key", (3,))
     assert ready
     assert again is made

@@ -10,7 +10,7 @@ import numba
 import threadpoolctl
 
 from tinyres import kernels, reference
-from tinyres.kernels import conv, im2col, weight_grad
+from tinyres.kernels import conv, im2col, threads, weight_grad
 
 BACKENDS = {"numba": kernels, "reference": reference}
 _DIRECT = SimpleNamespace(
@@ -83,16 +83,20 @@ class use_algorithm(_Choice):
 
 
 def set_num_threads(n: int) -> None:
-    """Use `n` threads, from 1 to `max_threads()`. Results do not depend on it."""
+    """Use `n` threads, from 1 to `max_threads()`. Results do not depend on it.
+
+    Takes effect for the whole process: whichever thread calls an operation, it runs on so many, and so does NumPy's
+    BLAS.
+    """
     if not 1 <= n <= max_threads():
         raise ValueError(f"n: got {n} threads, expected 1 to {max_threads()}, the number of cores Numba sees")
-    numba.set_num_threads(n)
+    threads.set_num_threads(n)
     threadpoolctl.threadpool_limits(n, user_api="blas")
 
 
 def num_threads() -> int:
     """Threads in use."""
-    return int(numba.get_num_threads())
+    return threads.num_threads()
 
 
 def max_threads() -> int:

@@ -21,6 +21,8 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.registry import cpu_target
 
+from tinyres.kernels.threads import Parallel
+
 
 def host_features() -> frozenset[str]:
     """Instruction-set features Numba compiles for, e.g. ``{"avx2", "fma", ...}``.
@@ -121,20 +123,22 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     Fast-math would let LLVM assume that NaN and infinity do not occur; contraction (``a * b + c`` in one
     rounding) keeps them. Where the cache folder cannot be written, kernels are compiled anew by every
-    process.
+    process. Python calls a parallel kernel by `Parallel`.
     """
     if function is None:
         return lambda f: jit(f, **options)
-    if options.get("parallel"):
+    parallel = options.get("parallel", False)
+    if parallel:
         options["parallel"] = _PRANGE_ONLY
     settings = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     options = {**settings, "cache": _CACHE, "pipeline_class": _Kernel, **options}
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
     try:
-        return numba.njit(**options)(function)
+        kernel = numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = before
+    return Parallel(kernel) if parallel else kernel
 
 
 class _Alias:

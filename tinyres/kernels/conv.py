@@ -29,7 +29,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.memory import empty, made_of, zeros
+from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
     TILE_ROWS,
     clear,
@@ -172,9 +172,11 @@ def _launch(x, weight, taps, y, window, place, first_channels, finish, *, accumu
     if window == (1, 1, 1, 1, 0, 0) and place == (0, 0, 1, 1, *x.shape[1:3]):  # strips may end within a row, then
         x, y = x.reshape(1, -1, 1, x.shape[3]), y.reshape(1, -1, 1, y.shape[3])
         place = (0, 0, 1, 1, y.shape[1], 1)
-    packed, ready = made_of(weight, ("packed", *taps[1:]), (-(-o // columns), kh * kw * c * columns))
+    key = "packed", *taps[1:]
+    packed, ready = made_of(weight, key, (-(-o // columns), kh * kw * c * columns))
     plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), columns)
     _correlate(x, *taps, packed, ready, columns, y, plan, finish, accumulate, get_num_threads())
+    keep_made(weight, key, packed)
 
 
 # ---------------------------------------------------------------- how the work is cut

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyres.kernels.threads import survive_forks
+
 CACHE_LINE = 64  # bytes
 SMALLEST = 64 * 1024  # bytes; below, NumPy's own allocator is as good
 REGION = 256 * 1024 * 1024  # bytes of addresses; those that no array has had yet take up no memory
@@ -47,16 +49,18 @@ class _Region:
         self.gaps.insert(i, (start, stop))
 
 
+_taking = survive_forks(threading.Lock())
+
+
 class _Pool:
     def __init__(self) -> None:
         self.regions: list[_Region] = []
         self.returned: list[tuple[_Region, int, int]] = []  # by arrays that died since the last one was made
-        self.lock = threading.Lock()
 
     def take(self, size: int) -> tuple[_Region, int, int]:
         """Memory of `size` bytes, from start to stop in a region: of the smallest gap there is."""
         size = -(-size // CACHE_LINE) * CACHE_LINE
-        with self.lock:
+        with _taking:
             while self.returned:
                 region, start, stop = self.returned.pop()
                 region.give(start, stop)
@@ -110,11 +114,16 @@ def make_constant(array: np.ndarray) -> None:
 
 
 def made_of(array: np.ndarray, key: Hashable, shape: tuple[int, ...]) -> tuple[np.ndarray, bool]:
-    """Memory for what is made of an array, such as its weights in another order, and whether it is there already."""
+    """Memory for what is made of an array, such as its weights in another order, and whether it is there already.
+
+    Where it is not, the caller makes it, and then hands it to `keep_made`.
+    """
     made = None if array.flags.writeable else _made.get(id(array))
-    if made is not None and key in made:
-        return made[key], True
-    memory = empty(shape, array.dtype)
-    if made is not None:
+    ready = made.get(key) if made else None
+    return (empty(shape, array.dtype), False) if ready is None else (ready, True)
+
+
+def keep_made(array: np.ndarray, key: Hashable, memory: np.ndarray) -> None:
+    """What was made of a constant is complete: from now on other threads may read it too."""
+    if not array.flags.writeable and (made := _made.get(id(array))) is not None:
         made[key] = memory
-    return memory, False

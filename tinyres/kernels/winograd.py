@@ -33,7 +33,7 @@ from numba import get_num_threads, prange
 from tinyres.kernels import conv, weight_grad
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.conv import Taps, channels_last, in_channels_last
-from tinyres.kernels.memory import CACHE_LINE, empty, made_of
+from tinyres.kernels.memory import CACHE_LINE, empty, keep_made, made_of
 from tinyres.kernels.simd import (
     TILE_ROWS,
     WIDTH,
@@ -160,11 +160,12 @@ def _launch(x, weight, taps, bias, residual, relu, y, corner):
         held = min(held, max(1, INPUT_BYTES // (POINTS * plan.x_plane * x.itemsize)))
     v, m = (empty((k, POINTS * plane), x.dtype) for k, plane in ((held, plan.x_plane), (workers, plan.y_plane)))
     parts, size = o // channels, POINTS * plan.w_plane
-    if deep and weight.flags.writeable:  # each worker's part of them, transformed anew
-        u, ready = empty((workers, size), x.dtype), False
-    else:
-        u, ready = made_of(weight, ("winograd", taps.strides, channels), (parts, size))
+    anew = deep and weight.flags.writeable  # each worker's part of them
+    key = "winograd", taps.strides, channels
+    u, ready = (empty((workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
     _correlate(x, *taps, y, finish, v, m, u, ready, deep, plan, workers)
+    if not anew:
+        keep_made(weight, key, u)
 
 
 # ---------------------------------------------------------------- how the work is cut
