@@ -12,12 +12,14 @@ Leaves, where gradients end up, are tensors; all the tape knows of one is a shap
 import contextlib
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.threads import survive_forks
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Pullback: TypeAlias = Callable[..., Sequence[Array | None]]  # of dL/dy, or of dL/dy and `totals`: see `record`
@@ -91,8 +93,9 @@ def enable_grad() -> contextlib.AbstractContextManager[None]:
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Raise `FloatingPointError` at the first operation, forward or backward, that gives a NaN or an infinity.
 
-    The message names the operation, the module it ran in, the first such element, and the range of the
-    values that went in. Each result is read once more, so a step is slower.
+    The message names the operation, the module it ran in, the first such element, and the range of the finite
+    values that went in. So are named a hook, a sum of gradients, and a gradient given to `backward`. Each result is
+    read once more, so a step is slower. Batch norm's running statistics stay as they were before such a result.
 
     Examples
     --------
@@ -142,37 +145,73 @@ def scope(name: str) -> Iterator[None]:
 
 def check_finite(what: str, array: Array, kind: str, inputs: Sequence[Array]) -> None:
     """Raise what `detect_anomaly` promises if the array has an element that is not finite."""
-    if np.isfinite(array).all():
-        return
-    index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-    ranges = ", ".join(f"[{np.min(a):.4g}, {np.max(a):.4g}]" for a in inputs if a.size)
+    with np.errstate(all="ignore"):
+        if np.isfinite(array.sum()):  # takes no memory; what is not finite stays so in any sum
+            return
+    bad = ~np.isfinite(array)
+    if not bad.any():
+        return  # only the sum has overflowed
+    index = tuple(int(i) for i in np.unravel_index(bad.argmax(), array.shape))
+    ranges = ", ".join(_range(a) for a in inputs if a.size) or "none"
     raise FloatingPointError(
         f"{what} gave {array[index]} at index {index} of {kind} of shape {array.shape}; its inputs: {ranges}"
     )
 
 
+def _range(array: Array) -> str:
+    """Smallest and largest of the finite values, and how many others there are."""
+    finite = array[np.isfinite(array)]
+    others = f"{array.size - finite.size} of {array.size} not finite"
+    if not finite.size:
+        return others
+    return f"[{finite.min():.4g}, {finite.max():.4g}]" + (f" and {others}" if finite.size < array.size else "")
+
+
+def place(name: str, module: str) -> str:
+    """An operation and where it ran, for messages."""
+    return f"'{name}'" + (f" in {module}" if module else "")
+
+
 # ---------------------------------------------------------------- arrays a pullback holds
 _locks: dict[int, tuple[Array, int]] = {}  # id -> the array and how many nodes hold it
 _waiting: dict[int, list[weakref.ref[Array]]] = {}  # id of an array that is held -> views of it that are not any more
+_released: deque[Array] = deque()  # what nodes have let go of, and the two above do not know yet
+_guard = survive_forks(threading.Lock())  # of these: threads may share arrays
 
 
 def _lock(arrays: list[Array]) -> None:
-    for array in arrays:
-        held, count = _locks.get(id(array), (array, 0))
-        if count or array.flags.writeable:
-            array.flags.writeable = False
-            _locks[id(array)] = held, count + 1
+    with _guard:
+        for array in arrays:
+            held, count = _locks.get(id(array), (array, 0))
+            if count or array.flags.writeable:
+                array.flags.writeable = False
+                _locks[id(array)] = held, count + 1
+    _settle()
 
 
 def _unlock(arrays: list[Array]) -> None:
-    for array in arrays:
-        if id(array) not in _locks:
-            continue  # was read-only before any node held it
-        _, count = _locks.pop(id(array))
-        if count > 1:
-            _locks[id(array)] = array, count - 1
-        else:
-            _make_writable(array)
+    """Never waits, since nodes may die at any time, in any thread, even within `_lock`."""
+    _released.extend(arrays)
+    _settle()
+
+
+def _settle() -> None:
+    while _released and _guard.acquire(blocking=False):  # else who has the guard looks here next
+        try:
+            while _released:
+                _release(_released.popleft())
+        finally:
+            _guard.release()
+
+
+def _release(array: Array) -> None:
+    if id(array) not in _locks:
+        return  # was read-only before any node held it
+    _, count = _locks.pop(id(array))
+    if count > 1:
+        _locks[id(array)] = array, count - 1
+    else:
+        _make_writable(array)
 
 
 def _make_writable(array: Array) -> None:
@@ -183,6 +222,11 @@ def _make_writable(array: Array) -> None:
     for view in _waiting.pop(id(array), ()) if array.flags.writeable else ():
         if (alive := view()) is not None:
             _make_writable(alive)
+
+
+def _closed_over(pullback: Pullback) -> list[Array]:
+    cells = (cell.cell_contents for cell in getattr(pullback, "__closure__", None) or ())
+    return [value for value in cells if isinstance(value, np.ndarray)]
 
 
 class Node:
@@ -234,8 +278,7 @@ class Node:
         self.parents, self.takes_totals = tuple(parents), takes_totals
         self.pullback: Pullback | None = pullback
         self.hooks: list[Hook] = []
-        cells = (cell.cell_contents for cell in getattr(pullback, "__closure__", None) or ())
-        self.saved = [value for value in cells if isinstance(value, np.ndarray)]
+        self.saved = _closed_over(pullback)
 
     def lock(self, arrays: Sequence[Array]) -> None:
         """Make read-only what the pullback saved, what that is views of, and those of `arrays` that share memory."""
@@ -260,9 +303,13 @@ class Node:
 
 
 # ---------------------------------------------------------------- backward
+_accumulating = survive_forks(threading.Lock())  # two threads may add to one leaf
+
+
 def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> None:
     """Carry dL/droot to all leaves below `root` and add it to their `grad`; free each node once it is done."""
     order = topological_order(root)
+    _check("the caller of backward", gradient, root, [])
     gradients = {id(root): _Sum(gradient, owned=True)}
     while order:
         node = order.pop()
@@ -271,7 +318,7 @@ def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> N
             continue  # every pullback above it gave None
         total = _run_hooks(node, total)
         if not isinstance(node, Node):
-            node.grad = total.copied() if node.grad is None else node.grad + total.array
+            _accumulate(node, total)
             continue
         totals = _to_add_to(node, gradients)
         parts = _pull(node, total.array, totals)
@@ -280,12 +327,27 @@ def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> N
                 continue
             if id(parent) in gradients:
                 gradients[id(parent)].add(part)
+                _check("the sum of gradients", gradients[id(parent)].array, parent, [part])
                 if state.watch is not None:
                     state.watch.summed(parent)
             else:
                 gradients[id(parent)] = _Sum(part, owned=_is_fresh(part, [total.array, *parts]))
         if not retain_graph:
             node.free()
+
+
+def _accumulate(leaf: Leaf, total: "_Sum") -> None:
+    with _accumulating:
+        before = leaf.grad
+        leaf.grad = total.copied() if before is None else before + total.array
+    if before is not None:
+        _check("the sum of gradients over several calls of backward", leaf.grad, leaf, [before, total.array])
+
+
+def _check(what: str, gradient: Array, node: Node | Leaf, inputs: Sequence[Array]) -> None:
+    if state.anomaly:
+        of = f", that of {place(node.name, node.module)}," if isinstance(node, Node) else ", that of a leaf,"
+        check_finite(what, gradient, f"a gradient{of}", inputs)
 
 
 def _to_add_to(node: Node, gradients: "dict[int, _Sum]") -> list[Array | None]:
@@ -348,7 +410,8 @@ def _run_hooks(node: Node | Leaf, total: _Sum) -> _Sum:
     for hook in list(node.hooks):
         changed = hook(total.array)
         if changed is not None:
-            total = _Sum(_conform(changed, node, "gradient hook", node), owned=False)
+            before, total = total, _Sum(_conform(changed, node, "gradient hook", node), owned=False)
+            _check(f"gradient hook {getattr(hook, '__name__', hook)!r}", total.array, node, [before.array])
     return total
 
 
@@ -365,8 +428,8 @@ def _pull(node: Node, dy: Array, totals: Sequence[Array | None]) -> list[Array |
             continue
         parts[i] = part = _conform(part, parent, "pullback of {!r}", node)
         if state.anomaly:
-            where = f"backward of '{node.name}'" + (f" in {node.module}" if node.module else "")
-            check_finite(where, part, "a gradient", [dy])
+            what = f"backward of {place(node.name, node.module)}"
+            check_finite(what, part, "a gradient", [dy, *_closed_over(node.pullback)])
     return parts
 
 

@@ -9,7 +9,7 @@ from weakref import ref
 
 import numpy as np
 
-from tinyres.tape import Array, Hook, Node, Pullback, check_finite, run_backward, state
+from tinyres.tape import Array, Hook, Node, Pullback, check_finite, place, run_backward, state
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -434,8 +434,9 @@ def record(
     """
     out = Tensor._wrap(np.asarray(y))
     if state.anomaly:
-        where = f"forward of '{name}'" + (f" in {'.'.join(state.scope)}" if state.scope else "")
-        check_finite(where, out._data, "an output", [p._data for p in parents])
+        others = [a for a in attributes.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+        what = f"forward of {place(name, '.'.join(state.scope))}"
+        check_finite(what, out._data, "an output", [*(p._data for p in parents), *others])
     if state.grad_enabled and any(p.requires_grad for p in parents):
         out.requires_grad = True
         sources = [(p._node or p) if p.requires_grad else None for p in parents]

@@ -96,23 +96,23 @@ def batch_norm(
 
     a, gamma, beta = x.data, weight.data, bias.data
     kernels, shortcut = backend.active, residual is not None
-    if training:
-        mean, var = kernels.batch_norm_statistics(a)
-        running_mean += momentum * (mean - running_mean)
-        running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
-    else:
-        mean, var = running_mean, running_var
+    mean, var = kernels.batch_norm_statistics(a) if training else (running_mean, running_var)
     inv_std = (1 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(a.dtype)
-    mean = np.array(mean, a.dtype)  # a copy: the running one will change
-    y = kernels.batch_norm_apply(a, mean, gamma * inv_std, beta, None if residual is None else residual.data, relu=relu)
+    centre = np.array(mean, a.dtype)  # a copy: the running one will change
+    added = None if residual is None else residual.data
+    y = kernels.batch_norm_apply(a, centre, gamma * inv_std, beta, added, relu=relu)
     opened = y if relu and shortcut else None  # without a shortcut, x tells as well where y > 0, and is saved anyway
 
     def pullback(dy: Array) -> Sequence[Array | None]:
         dx, dgamma, dbeta, dresidual = kernels.batch_norm_grad(
-            dy, a, opened, mean, inv_std, gamma, beta, training=training, relu=relu, residual=shortcut
+            dy, a, opened, centre, inv_std, gamma, beta, training=training, relu=relu, residual=shortcut
         )
         return (dx, dgamma, dbeta, dresidual) if shortcut else (dx, dgamma, dbeta)
 
     parents = (x, weight, bias) + ((residual,) if residual is not None else ())
-    how: dict[str, Any] = {"training": training, "mean": mean, "inv_std": inv_std, "relu": relu}
-    return record("batch_norm", y, parents, pullback, **how)
+    how: dict[str, Any] = {"training": training, "mean": centre, "inv_std": inv_std, "relu": relu}
+    out = record("batch_norm", y, parents, pullback, **how)
+    if training:  # last, so that an anomaly leaves them as they were
+        running_mean += momentum * (mean - running_mean)
+        running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
+    return out

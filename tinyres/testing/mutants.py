@@ -78,8 +78,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "a second backward replaces grad instead of adding to it",
         "tape.py",
-        "node.grad = total.copied() if node.grad is None else node.grad + total.array",
-        "node.grad = total.copied()",
+        "leaf.grad = total.copied() if before is None else before + total.array",
+        "leaf.grad = total.copied()",
         _TAPE,
     )
     yield Mutant(
