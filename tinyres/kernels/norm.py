@@ -78,7 +78,7 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
     if training:
         constants[3], constants[4] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
-    _grad_apply(g, rows, flat, block, recompute, dx, workers)
+    _grad_apply(g, rows, flat, block, recompute, training, dx, workers)
     dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
     dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
     return dx, dweight, dbias, g if residual else None
@@ -280,14 +280,14 @@ def _grad_sums_block(zero, dy, x, y, constants, recompute, keep, masked, ends, f
 
 
 @jit(parallel=True)
-def _grad_apply(g, x, constants, block, recompute, dx, workers):
-    """dx = scale * ((g - mean of g) - (x - mean) * slope). Cost: reads g and x, writes dx."""
+def _grad_apply(g, x, constants, block, recompute, training, dx, workers):
+    """dx = scale * ((g - mean of g) - (x - mean) * slope), or scale * g. Cost: reads g and x, writes dx."""
     for worker in prange(workers):
-        _grad_apply_blocks(g, x, constants, block, recompute, dx, np.int64(worker), workers)
+        _grad_apply_blocks(g, x, constants, block, recompute, training, dx, np.int64(worker), workers)
 
 
 @inner
-def _grad_apply_blocks(g, x, constants, block, recompute, dx, worker, workers):
+def _grad_apply_blocks(g, x, constants, block, recompute, training, dx, worker, workers):
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
     first, last = worker * rows // workers, (worker + 1) * rows // workers
@@ -296,12 +296,12 @@ def _grad_apply_blocks(g, x, constants, block, recompute, dx, worker, workers):
         end = min(last, first + (k + 1) * stretch)
         for start in range(first + k * stretch, end, block):
             stop = min(end, start + block)
-            _grad_apply_block(broad(x), g, x, constants, recompute, dx, start, stop, 0, whole)
-            _grad_apply_block(single(x), g, x, constants, recompute, dx, start, stop, whole, channels)
+            _grad_apply_block(broad(x), g, x, constants, recompute, training, dx, start, stop, 0, whole)
+            _grad_apply_block(single(x), g, x, constants, recompute, training, dx, start, stop, whole, channels)
 
 
 @inner
-def _grad_apply_block(zero, g, x, constants, recompute, dx, start, stop, first, last):
+def _grad_apply_block(zero, g, x, constants, recompute, training, dx, start, stop, first, last):
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
         mean, scale, bias = _three(zero, constants, c)
@@ -311,4 +311,6 @@ def _grad_apply_block(zero, g, x, constants, recompute, dx, start, stop, first, 
             value, distance = _read(zero, g, at), _read(zero, x, at) - mean
             if recompute:
                 value = where_positive(fma(distance, scale, bias), value, zero)
-            store(dx, at, scale * ((value - mean_g) - distance * slope))
+            if training:  # else the slope is 0, and 0 times a NaN in x would be one in dx
+                value = (value - mean_g) - distance * slope
+            store(dx, at, scale * value)
