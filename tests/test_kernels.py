@@ -381,11 +381,10 @@ def test_add_to(shape, dtype, order, part_order, seed):
 )
 def test_update_is_its_definition(shape, dtype, order, g_order, nesterov, seed):
     rng = np.random.default_rng(seed)
-    p, g, v = (numbers(rng, shape, dtype) for _ in range(3))
+    p, g, v = (in_order(numbers(rng, shape, dtype), o) for o in (order, g_order, order))
     settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.1, "nesterov": nesterov}
     expected_p, expected_v = p.astype(F8), v.astype(F8)
     reference.sgd_update(expected_p, g.astype(F8), expected_v, **settings)
-    p, g, v = in_order(p, order), in_order(g, g_order), in_order(v, order)
     kernels.sgd_update(p, g, v, **settings)
     assert_close(p, expected_p, 1e-6 if dtype == F4 else 1e-14)
     assert_close(v, expected_v, 1e-6 if dtype == F4 else 1e-14)
