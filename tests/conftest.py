@@ -10,7 +10,7 @@ from runs import install_tiny
 import tinyres as tr
 
 # No deadline: the first example compiles kernels. Derandomized: a test that passed passes again.
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 

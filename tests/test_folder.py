@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -36,14 +36,12 @@ def noise(height, width, seed=0):
 
 # ---------------------------------------------------------------- one picture
 @given(st.integers(1, 20), st.integers(0, 2**32 - 1))
-@settings(max_examples=25)
 def test_a_picture_of_the_right_size_is_its_pixels(place, size, seed):
     pixels = noise(size, size, seed)
     np.testing.assert_array_equal(read_picture(saved(place, pixels), size), pixels.transpose(2, 0, 1))
 
 
 @given(st.integers(1, 12), st.integers(0, 9), st.booleans())
-@settings(max_examples=25)
 def test_a_longer_picture_is_cut_around_its_middle(place, size, more, tall):
     pixels = noise(size, size + more)
     first = more // 2
@@ -55,7 +53,6 @@ def test_a_longer_picture_is_cut_around_its_middle(place, size, more, tall):
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 40), st.integers(0, 10))
-@settings(max_examples=40)
 def test_scaling_keeps_what_is_of_one_colour(place, height, width, size, more):
     found = read_picture(saved(place, Image.new("RGB", (width, height), (10, 20, 30))), size, resize=size + more)
     assert found.shape == (3, size, size)
@@ -76,7 +73,6 @@ def test_resize_and_cut_is_imagenets(place):
 
 
 @given(st.integers(2, 120), st.integers(2, 120), st.integers(1, 40), st.integers(0, 10))
-@settings(max_examples=40)
 def test_scaling_keeps_a_gradient(place, height, width, size, more):
     ramp = np.linspace(0, 255, width)
     pixels = np.repeat(np.tile(ramp.round().astype(np.uint8), (height, 1))[..., None], 3, axis=2)
@@ -146,7 +142,6 @@ def test_a_file_that_is_cut_off_anywhere_is_an_error(place, name):
 
 
 @given(st.data())
-@settings(max_examples=60)
 def test_damage_gives_a_picture_or_a_picture_error(place, data):
     content = io.BytesIO()
     Image.fromarray(noise(16, 16)).save(content, data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF"])))
@@ -218,7 +213,6 @@ def brightness(found):
 
 
 @given(st.lists(st.integers(1, 11), min_size=2, max_size=4), st.integers(0, 2**32 - 1))
-@settings(max_examples=15)
 def test_one_tree_is_cut_in_two(counts, seed):
     if max(counts) < 2:
         counts[0] = 2

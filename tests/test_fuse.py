@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from nets import randomised
 
@@ -56,7 +56,6 @@ def test_in_float64_the_difference_is_rounding():
 
 
 @given(st.integers(1, 3), st.integers(1, 5), st.booleans(), st.booleans(), st.sampled_from([1, 2]))
-@settings(max_examples=30)
 def test_one_convolution(kernel, channels, bias, relu, groups):
     class Net(nn.Module):
         def __init__(self):
