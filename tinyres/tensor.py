@@ -368,6 +368,8 @@ class Tensor:
     def mean(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Mean over the given axes (all of them by default)."""
         count = int(np.prod([self.shape[a] for a in _axes(axis, self.ndim)]))
+        if count == 0:
+            raise ValueError(f"mean: axis of length 0 in shape {self.shape}; an empty set has no mean")
         return self.sum(axis, keepdims=keepdims) / count
 
     def max(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":

@@ -80,7 +80,7 @@ def conv2d(
     c = x.shape[1] // groups
     if weight.ndim != 4 or weight.shape[1] != c or 0 in weight.shape or weight.shape[0] % groups:
         raise ValueError(
-            f"weight: got shape {weight.shape}, expected (O, {c}, KH, KW) for x of shape {x.shape}"
+            f"weight: got shape {weight.shape}, expected (O, {c}, KH, KW), none of them 0, for x of shape {x.shape}"
             + (f" in {groups} groups, with O a multiple of {groups}" if groups > 1 else "")
         )
     _check.vector("bias", bias, weight.shape[0], "the output channels of weight")
@@ -144,8 +144,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     bias = None if bias is None else as_tensor("bias", bias)
     if x.ndim != 2:
         raise ValueError(f"x: got shape {x.shape}, expected 2 axes (N, I); flatten it first")
-    if weight.ndim != 2 or weight.shape[1] != x.shape[1]:
-        raise ValueError(f"weight: got shape {weight.shape}, expected (O, {x.shape[1]}) for x of shape {x.shape}")
+    if weight.ndim != 2 or weight.shape[1] != x.shape[1] or 0 in weight.shape:
+        raise ValueError(
+            f"weight: got shape {weight.shape}, expected (O, {x.shape[1]}), none of them 0, for x of shape {x.shape}"
+        )
     _check.vector("bias", bias, weight.shape[0], "the output features of weight")
     _check.same_dtype(x, weight=weight, bias=bias)
     a, w, options = x.data[:, :, None, None], weight.data[:, :, None, None], {"stride": (1, 1), "padding": (0, 0)}

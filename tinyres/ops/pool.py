@@ -103,6 +103,8 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
     """
     x = as_tensor("x", x)
     _check.images(x)
+    if 0 in x.shape[2:]:
+        raise ValueError(f"x: got shape {x.shape}, expected one pixel or more: nothing has no mean")
     return avg_pool2d(x, (x.shape[2], x.shape[3]))
 
 
