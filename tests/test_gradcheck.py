@@ -100,6 +100,16 @@ def test_one_wrong_element_among_many_is_found_along_a_random_direction():
         gradcheck(unary(np.sin, lambda dy, x: dy * np.cos(x) * factor), x)
 
 
+@pytest.mark.parametrize("full", [True, False])
+def test_tolerance_is_a_millionth(full):
+    """The value is 1 or more, so that the absolute tolerance, 1e-8, hardly counts."""
+    x = np.random.default_rng(0).uniform(1, 2, (3, 4))
+    for off in (1.5e-6, -1.5e-6):
+        with pytest.raises(GradcheckError, match=r"relative error 1\.\d*e-06"):
+            gradcheck(unary(np.exp, lambda dy, x, off=off: dy * np.exp(x) * (1 + off)), x, full=full)
+        assert gradcheck(unary(np.exp, lambda dy, x, off=off: dy * np.exp(x) * (1 + off / 3)), x, full=full)
+
+
 RIGHT = {
     "square": (unary(np.square, lambda dy, x: 2 * dy * x), (A,)),
     "far from 0": (unary(np.square, lambda dy, x: 2 * dy * x), (A * 1e3,), {"atol": 1e-3}),
