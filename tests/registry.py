@@ -1,28 +1,66 @@
-"""Every operation of `tinyres.ops`: how to call it, and on what. An operation without an entry fails the suite."""
+"""Every operation of `tinyres.ops`: how to call it, on what, and what it refuses.
 
-from collections.abc import Callable
+`tests/test_ops.py` puts each entry through the same tests, and fails where an operation has none, or too little in it.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyres import Tensor, ops
+from tinyres.testing.strategies import ORDERS
 
 
 class Case(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]  # of the tensors to differentiate by
     options: dict[str, Any]
+    orders: Sequence[str]  # memory layouts
+
+    @property
+    def kind(self) -> str:
+        """What is special about the sizes: something is empty, or there are single numbers only."""
+        sizes = [np.prod(shape) for shape in self.shapes]
+        return "size 0" if 0 in sizes else "size 1" if set(sizes) == {1} else "ordinary"
+
+
+class Refused(NamedTuple):
+    error: type[Exception]
+    message: str  # a pattern
+    arguments: tuple[Any, ...]  # of the operation itself
+    options: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        arguments = (*self.arguments, *self.options.values())
+        return "size 0" if any(isinstance(a, Tensor) and not a.size for a in arguments) else "ordinary"
 
 
 class Entry(NamedTuple):
-    call: Callable[..., Tensor]  # of those tensors and options
+    call: Callable[..., Tensor]  # of the tensors and options of a case
     cases: list[Case]
+    refused: list[Refused]
     values: str = "normal"  # kind of numbers, see `tinyres.testing.strategies.numbers`
+    empty: bool = True  # whether size 0 can be legal; where it never is, it must be among what is refused
 
 
-def case(*shapes: tuple[int, ...], **options: Any) -> Case:
-    return Case(shapes, options)
+def case(*shapes: tuple[int, ...], orders: Sequence[str] = ORDERS, **options: Any) -> Case:
+    return Case(shapes, options, orders)
 
 
+def refused(error: type[Exception], message: str, *arguments: Any, **options: Any) -> Refused:
+    return Refused(error, message, arguments, options)
+
+
+def t(*shape: int, dtype: type = np.float32) -> Tensor:
+    return Tensor(np.ones(shape, dtype))
+
+
+def double(*shape: int) -> Tensor:
+    return t(*shape, dtype=np.float64)
+
+
+# ---------------------------------------------------------------- calls
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *residual: Tensor, **options: Any) -> Tensor:
     c = x.shape[1]
     mean, var = np.linspace(-0.5, 0.5, c).astype(x.dtype), np.linspace(0.5, 2, c).astype(x.dtype)
@@ -48,15 +86,17 @@ def joined(*tensors: Tensor, axis: int) -> Tensor:
     return ops.concat(tensors, axis)
 
 
+# ---------------------------------------------------------------- cases
 ANY_SHAPE = [case(()), case((3,)), case((2, 3)), case((2, 1, 3)), case((2, 3, 2, 4)), case((1, 1, 1, 1)), case((0, 3))]
 REDUCED = [
-    case((2, 3)),
-    case((2, 3), axis=0),
-    case((2, 3, 4), axis=(-1, 0), keepdims=True),
+    case((2, 3), axis=1),
+    case((2, 3, 4), axis=(-1, 1), keepdims=True),
     case((2, 3, 2, 2), axis=(2, 3)),
     case((1, 1), axis=1),
+    case((1,)),
     case((0, 3), axis=1),
 ]
+ACROSS = [((2, 3), {}), ((2, 3), {"axis": 0}), ((2, 3, 4), {"axis": (-1, 0), "keepdims": True})]
 POOLED = [
     case((2, 3, 4, 4), kernel_size=2),
     case((1, 5, 5, 4), kernel_size=(3, 2), stride=(2, 1), padding=(1, 0)),
@@ -85,39 +125,225 @@ NORMALISED = [
     for residual in (0, 1)
     for training in (False, True)
     for relu in (False, True)
-] + [case((0, 3, 2, 2), (3,), (3,), training=False), case((1, 2, 1, 1), (2,), (2,), training=False)]
+] + [
+    case((0, 3, 2, 2), (3,), (3,), training=False),
+    case((2, 0, 2, 2), (0,), (0,), training=False),
+    case((1, 2, 1, 1), (2,), (2,), training=False),
+    case((1, 1, 1, 1), (1,), (1,), (1, 1, 1, 1), training=False, relu=True),
+]
 
+# ---------------------------------------------------------------- what is refused
+NOT_NUMBERS = refused(TypeError, "x: got str, expected a Tensor or an array of numbers", "a")
+NO_AXIS = refused(ValueError, "axis: got 2, expected one from -2 to 1 for 2 dimensions", t(2, 3), 2)
+NO_IMAGES = refused(ValueError, r"x: got shape \(2, 3\), expected 4 axes \(N, C, H, W\)", t(2, 3))
+SOFTMAX = [
+    refused(ValueError, rf"axis: got {axis} for shape .*, of length 1 or more", t(*shape), axis)
+    for shape, axis in [((2, 3), 2), ((2, 3), -3), ((2, 0), 1), ((), 0)]
+]
+X = t(1, 1, 4, 4)
+POOLING = [
+    refused(ValueError, "kernel_size: got 0, expected an int >= 1", X, 0),
+    refused(ValueError, r"kernel_size: got \(2, 2, 2\), expected an int >= 1 or a pair", X, (2, 2, 2)),
+    refused(ValueError, r"stride: got \(0, 1\), expected an int >= 1", X, 2, stride=(0, 1)),
+    refused(ValueError, "padding: got -1, expected an int >= 0", X, 2, padding=-1),
+    refused(ValueError, "padding: got 2, expected at most half of kernel_size 3", X, 3, padding=2),
+    refused(ValueError, r"x: got shape \(4, 4\), expected 4 axes", t(4, 4), 2),
+    refused(ValueError, "x: got height 4 with padding 0, expected at least the kernel's, 5", X, (5, 1)),
+    refused(ValueError, "x: got width 0 with padding 0, expected at least the kernel's, 1", t(2, 3, 4, 0), 1),
+]
+
+
+def convolution(error: type[Exception], message: str, **changed: Any) -> Refused:
+    return refused(error, message, **{"x": t(2, 3, 5, 5), "weight": t(4, 3, 3, 3), **changed})
+
+
+CONVOLUTION = [
+    *[
+        convolution(ValueError, rf"{name}: got .*, expected an int >= {minimum} or a pair", **{name: value})
+        for name, minimum in (("stride", 1), ("padding", 0))
+        for value in (minimum - 1, (1,), (1, minimum - 1), (1, 1, 1), "a", 1.5, True, None)
+    ],
+    convolution(ValueError, r"x: got shape \(3, 5, 5\), expected 4 axes \(N, C, H, W\)", x=t(3, 5, 5)),
+    convolution(ValueError, r"weight: got shape \(4, 2, 3, 3\), expected \(O, 3, KH, KW\)", weight=t(4, 2, 3, 3)),
+    convolution(ValueError, r"weight: got shape \(4, 3, 3\)", weight=t(4, 3, 3)),
+    convolution(ValueError, r"weight: got shape \(0, 3, 3, 3\), expected .* none of them 0", weight=t(0, 3, 3, 3)),
+    convolution(ValueError, r"weight: got shape .* none of them 0", x=t(2, 0, 5, 5), weight=t(4, 0, 3, 3)),
+    convolution(ValueError, r"bias: got shape \(3,\), expected \(4,\), the output channels of weight", bias=t(3)),
+    convolution(TypeError, "weight: got dtype float64, expected float32, that of x", weight=double(4, 3, 3, 3)),
+    convolution(TypeError, "bias: got dtype float64, expected float32, that of x", bias=double(4)),
+    convolution(ValueError, r"residual: got shape \(2, 4, 5, 5\), expected \(2, 4, 3, 3\)", residual=t(2, 4, 5, 5)),
+    convolution(TypeError, "residual: got dtype float64, expected float32", residual=double(2, 4, 3, 3)),
+    convolution(ValueError, "x: got height 2 with padding 0, expected at least the kernel's, 3", x=t(1, 3, 2, 5)),
+    convolution(ValueError, "x: got width 0 with padding 1, expected at least", x=t(1, 3, 5, 0), padding=1),
+    convolution(ValueError, "groups: got 2, expected a divisor of 3, the channels of x", groups=2),
+    convolution(ValueError, "groups: got 0, expected a divisor of 3", groups=0),
+    convolution(ValueError, r"weight: .* in 3 groups, with O a multiple of 3", weight=t(4, 1, 3, 3), groups=3),
+]
+
+
+def norm(error: type[Exception], message: str, **changed: Any) -> Refused:
+    fits = {"x": t(2, 3, 2, 2), "running_mean": np.zeros(3, "f4"), "running_var": np.ones(3, "f4")}
+    return refused(error, message, **{**fits, "weight": t(3), "bias": t(3), "training": True, **changed})
+
+
+NORM = [
+    norm(ValueError, r"x: got shape \(3, 2, 2\), expected 4 axes", x=t(3, 2, 2)),
+    norm(ValueError, r"x: got shape \(1, 3, 1, 1\), expected more than one value per channel", x=t(1, 3, 1, 1)),
+    norm(ValueError, r"x: got shape \(0, 3, 2, 2\), expected more than one value", x=t(0, 3, 2, 2)),
+    norm(
+        ValueError,
+        r"running_mean: got shape \(2,\), expected \(3,\), the channels of x",
+        running_mean=np.zeros(2, "f4"),
+    ),
+    norm(ValueError, r"running_var: got shape \(1, 3\), expected \(3,\)", running_var=np.ones((1, 3), "f4")),
+    norm(ValueError, r"weight: got shape \(4,\), expected \(3,\), the channels of x", weight=t(4)),
+    norm(ValueError, r"bias: got shape \(1,\), expected \(3,\), the channels of x", bias=t(1)),
+    norm(ValueError, r"residual: got shape \(1, 3, 2, 2\), expected \(2, 3, 2, 2\)", residual=t(1, 3, 2, 2)),
+    norm(TypeError, "weight: got dtype float64, expected float32, that of x", weight=double(3)),
+    norm(TypeError, "bias: got dtype float64, expected float32, that of x", bias=double(3)),
+    norm(TypeError, "residual: got dtype float64, expected float32", residual=double(2, 3, 2, 2)),
+]
+
+# ---------------------------------------------------------------- the registry
 REGISTRY = {
-    "avg_pool2d": Entry(ops.avg_pool2d, POOLED),
-    "batch_norm": Entry(batch_norm, NORMALISED),
+    "avg_pool2d": Entry(ops.avg_pool2d, POOLED, POOLING),
+    "batch_norm": Entry(batch_norm, NORMALISED, NORM),
     "concat": Entry(
         joined,
         [
             case((2, 3), (2, 1), (2, 2), axis=1),
             case((2, 3), axis=-2),
             case((2, 1, 2, 2), (2, 2, 2, 2), axis=-3),
+            case((1,), (1,), axis=0),
             case((0, 3), (2, 3), axis=0),
         ],
+        [
+            refused(ValueError, r"tensors: got shapes \[\] and axis 0, expected one or more", []),
+            refused(ValueError, r"tensors: got shapes \[\(2, 3\)\] and axis 2", [t(2, 3)], 2),
+            refused(ValueError, r"tensors: got shapes \[\(\), \(\)\] and axis 0", [t(), t()]),
+            refused(ValueError, "tensors: got shapes .*, expected them to agree in all axes", [t(2, 3), t(2, 4)]),
+            refused(ValueError, "tensors: got shapes .*, expected them to agree", [t(2, 3), t(2)]),
+            refused(TypeError, r"tensors: got dtypes \['float32', 'float64'\], expected one dtype", [t(3), double(3)]),
+        ],
     ),
-    "conv2d": Entry(conv2d, CONVOLVED),
+    "conv2d": Entry(conv2d, CONVOLVED, CONVOLUTION),
     "cross_entropy": Entry(
-        classes, [case((3, 4)), case((1, 2), label_smoothing=0.1), case((4, 3), label_smoothing=1), case((2, 1))]
+        classes,
+        [
+            case((3, 4)),
+            case((1, 2), label_smoothing=0.1),
+            case((4, 3), label_smoothing=1),
+            case((2, 1)),
+            case((1, 1), label_smoothing=0.1),
+        ],
+        [
+            refused(ValueError, r"logits: got shape \(3,\), expected \(N, K\)", t(3), [0]),
+            refused(ValueError, r"logits: got shape \(0, 3\), expected", t(0, 3), []),
+            refused(ValueError, r"logits: got shape \(2, 0\), expected", t(2, 0), [0, 0]),
+            refused(ValueError, r"target: got shape \(1,\) int64, expected \(2,\) of int", t(2, 3), [0]),
+            refused(ValueError, r"target: got shape \(2,\) float64, expected \(2,\)", t(2, 3), [0.0, 1.0]),
+            refused(ValueError, r"target: got shape \(2, 3\) float32", t(2, 3), t(2, 3)),
+            refused(ValueError, "target: got classes from 0 to 3, expected 0 to 2", t(2, 3), [0, 3]),
+            refused(ValueError, "target: got classes from -1 to 0, expected 0 to 2", t(2, 3), [-1, 0]),
+            *[
+                refused(ValueError, f"smoothing: got {value}, expected 0", t(1, 3), [0], label_smoothing=value)
+                for value in (-0.1, 1.1, float("nan"))
+            ],
+        ],
+        empty=False,  # a mean over no samples, or a class that is none of none
     ),
-    "exp": Entry(ops.exp, ANY_SHAPE),
-    "flatten": Entry(ops.flatten, [case((2, 3)), case((2, 3, 2, 2)), case((2, 3, 2), start=0), case((0, 3, 2))]),
-    "global_avg_pool2d": Entry(ops.global_avg_pool2d, [case((2, 3, 4, 3)), case((1, 9, 1, 1)), case((0, 2, 2, 2))]),
+    "exp": Entry(ops.exp, ANY_SHAPE, [NOT_NUMBERS]),
+    "flatten": Entry(
+        ops.flatten,
+        [case((2, 3)), case((2, 3, 2, 2)), case((2, 3, 2), start=0), case((1, 1, 1)), case((0, 3, 2))],
+        [
+            refused(ValueError, r"start: got 2, expected 0 to 1 for shape \(2, 3\)", t(2, 3), 2),
+            refused(ValueError, "start: got -1, expected 0 to 1", t(2, 3), -1),
+        ],
+    ),
+    "global_avg_pool2d": Entry(
+        ops.global_avg_pool2d,
+        [
+            case((2, 3, 4, 3)),
+            case((1, 9, 1, 1)),
+            case((3, 1, 2, 5)),
+            case((1, 1, 1, 1)),
+            case((0, 2, 2, 2)),
+        ],
+        [
+            NO_IMAGES,
+            refused(ValueError, r"x: got shape \(2, 3, 0, 2\), expected one pixel or more", t(2, 3, 0, 2)),
+        ],
+    ),
     "linear": Entry(
-        ops.linear, [case((2, 3), (4, 3)), case((1, 1), (1, 1), (1,)), case((5, 9), (3, 9), (3,)), case((0, 3), (2, 3))]
+        ops.linear,
+        [
+            case((2, 3), (4, 3)),
+            case((3, 1), (2, 1), (2,)),
+            case((5, 9), (3, 9), (3,)),
+            case((1, 1), (1, 1), (1,)),
+            case((0, 3), (2, 3)),
+        ],
+        [
+            refused(ValueError, r"x: got shape \(2, 3, 4\), expected 2 axes \(N, I\)", t(2, 3, 4), t(4, 3)),
+            refused(ValueError, r"weight: got shape \(3, 4\), expected \(O, 3\)", t(2, 3), t(3, 4)),
+            refused(ValueError, r"weight: got shape \(3,\), expected \(O, 3\)", t(2, 3), t(3)),
+            refused(ValueError, r"weight: got shape \(4, 0\), expected .* none of them 0", t(2, 0), t(4, 0)),
+            refused(ValueError, r"weight: got shape \(0, 3\), expected .* none of them 0", t(2, 3), t(0, 3)),
+            refused(ValueError, r"bias: got shape \(3,\), expected \(4,\)", t(2, 3), t(4, 3), t(3)),
+            refused(TypeError, "weight: got dtype float64, expected float32", t(2, 3), double(4, 3)),
+            refused(TypeError, "bias: got dtype float64, expected float32", t(2, 3), t(4, 3), double(4)),
+        ],
     ),
-    "log": Entry(ops.log, ANY_SHAPE, "positive"),
-    "log_softmax": Entry(ops.log_softmax, [case((2, 3)), case((2, 3, 4), axis=1), case((1,)), case((0, 3))]),
+    "log": Entry(ops.log, ANY_SHAPE, [NOT_NUMBERS], "positive"),
+    "log_softmax": Entry(
+        ops.log_softmax, [case((2, 3)), case((2, 3, 4), axis=1), case((3,)), case((1,)), case((0, 3))], SOFTMAX
+    ),
     "matmul": Entry(
-        ops.matmul, [case((2, 3), (3, 2)), case((3,), (2, 3, 1)), case((2, 1, 3), (3,)), case((0, 2), (2, 1))]
+        ops.matmul,
+        [
+            case((2, 3), (3, 2)),
+            case((3,), (2, 3, 1)),
+            case((2, 1, 3), (3,)),
+            case((2, 3, 2), (1, 2, 4)),
+            case((1, 1), (1,)),
+            case((0, 2), (2, 1)),
+            case((2, 0), (0, 3)),
+        ],
+        [
+            refused(ValueError, r"matmul: shapes \(2, 3\) and \(2, 3\) do not fit", t(2, 3), t(2, 3)),
+            refused(ValueError, r"matmul: shapes \(\) and \(3,\) do not fit", t(), t(3)),
+            refused(TypeError, "operands of dtypes float32 and float64", t(3), double(3)),
+        ],
     ),
-    "max": Entry(ops.max, REDUCED, "distinct"),
-    "max_pool2d": Entry(ops.max_pool2d, POOLED, "distinct"),
-    "maximum": Entry(ops.maximum, [case((2, 3), (2, 3)), case((3, 1), (2,)), case((), (2, 1)), case((0, 1), (3,))]),
-    "mean": Entry(ops.mean, REDUCED),
+    "max": Entry(
+        ops.max,
+        # across axes in which one layout repeats numbers, these are ties: kinks, see test_tensor.py for what they share
+        [*REDUCED, *(case(shape, orders=ORDERS[:3], **options) for shape, options in ACROSS)],
+        [NO_AXIS, refused(ValueError, r"max: axis of length 0 in shape \(0, 3\)", t(0, 3), 0)],
+        "distinct",
+    ),
+    "max_pool2d": Entry(ops.max_pool2d, POOLED, POOLING, "distinct"),
+    "maximum": Entry(
+        ops.maximum,
+        [
+            case((2, 3), (2, 3)),
+            case((3, 1), (2,)),
+            case((), (2, 1)),
+            case((2, 3, 1), (2, 1, 2)),
+            case((1,), ()),
+            case((0, 1), (3,)),
+        ],
+        [
+            refused(TypeError, "b: got dtype float64, expected float32, that of a", t(3), double(3)),
+            refused(ValueError, r"broadcast together with shapes \(3,\) \(2,\)", t(3), t(2)),
+        ],
+    ),
+    "mean": Entry(
+        ops.mean,
+        [*REDUCED, *(case(shape, **options) for shape, options in ACROSS)],
+        [NO_AXIS, refused(ValueError, r"mean: axis of length 0 in shape \(0, 3\)", t(0, 3), 0)],
+    ),
     "pad": Entry(
         ops.pad,
         [
@@ -125,24 +351,65 @@ REGISTRY = {
             case((2, 2, 3, 2), padding=(1, 0, 2, 1), value=-1.5),
             case((2,), padding=()),
             case((2, 1, 2), padding=(0, 0, 1, 0, 0, 2)),
+            case((1, 1), padding=(1, 0)),
             case((0, 2), padding=(1, 1, 0, 1)),
         ],
+        [
+            refused(ValueError, r"padding: got \(.*\), expected pairs >= 0 for at most", t(2, 3), padding)
+            for padding in ((1,), (1, -1), (1, 1, 1, 1, 1, 1))
+        ],
     ),
-    "relu": Entry(ops.relu, ANY_SHAPE, "distinct"),
-    "reshape": Entry(ops.reshape, [case((2, 3), shape=(3, 2)), case((2, 3), shape=(-1,)), case((), shape=(1, 1))]),
-    "sigmoid": Entry(ops.sigmoid, ANY_SHAPE),
-    "softmax": Entry(ops.softmax, [case((2, 3)), case((2, 3, 4), axis=1), case((1,)), case((0, 3))]),
-    "sqrt": Entry(ops.sqrt, ANY_SHAPE, "positive"),
-    "sum": Entry(ops.sum, REDUCED),
-    "tanh": Entry(ops.tanh, ANY_SHAPE),
-    "transpose": Entry(ops.transpose, [case((2, 3)), case((2, 3, 4), axes=(1, -1, 0)), case((2, 1, 3, 2)), case((3,))]),
+    "relu": Entry(ops.relu, ANY_SHAPE, [NOT_NUMBERS], "distinct"),
+    "reshape": Entry(
+        ops.reshape,
+        [
+            case((2, 3), shape=(3, 2)),
+            case((2, 3), shape=(-1,)),
+            case((2, 3, 2, 2), shape=(4, 1, 6)),
+            case((4,), shape=(2, -1)),
+            case((), shape=(1, 1)),
+            case((0, 3), shape=(3, 0)),
+        ],
+        [refused(ValueError, r"cannot reshape array of size 6 into shape \(4,\)", t(2, 3), (4,))],
+    ),
+    "sigmoid": Entry(ops.sigmoid, ANY_SHAPE, [NOT_NUMBERS]),
+    "softmax": Entry(
+        ops.softmax, [case((2, 3)), case((2, 3, 4), axis=1), case((3,)), case((1,)), case((0, 3))], SOFTMAX
+    ),
+    "sqrt": Entry(ops.sqrt, ANY_SHAPE, [NOT_NUMBERS], "positive"),
+    "sum": Entry(
+        ops.sum,
+        [*REDUCED, *(case(shape, **options) for shape, options in ACROSS), case((0, 3)), case((0, 3), axis=0)],
+        [NO_AXIS],
+    ),
+    "tanh": Entry(ops.tanh, ANY_SHAPE, [NOT_NUMBERS]),
+    "transpose": Entry(
+        ops.transpose,
+        [
+            case((2, 3)),
+            case((2, 3, 4), axes=(1, -1, 0)),
+            case((2, 1, 3, 2)),
+            case((3,)),
+            case((1, 1)),
+            case((0, 3)),
+        ],
+        [
+            refused(ValueError, r"axes: got \(0, 0\), expected each of the 2 axes", t(2, 3), (0, 0)),
+            refused(ValueError, "axis: got 2, expected one from -2 to 1", t(2, 3), (0, 2)),
+        ],
+    ),
     "where": Entry(
         chosen,
         [
             case((2, 3), (2, 3), shape=(2, 3)),
             case((3,), (2, 1), shape=(3,)),
+            case((2, 1, 2), (3, 1), shape=(2, 3, 2)),
             case((), (), shape=(2, 2)),
             case((0, 3), (1, 3), shape=(3,)),
+        ],
+        [
+            refused(TypeError, "b: got dtype float64, expected float32, that of a", True, t(3), double(3)),
+            refused(ValueError, r"broadcast together with shapes .*\(3,\) \(2,\)", True, t(3), t(2)),
         ],
     ),
 }
