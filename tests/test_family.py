@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
+from nets import nearly_linear
 
 import tinyres as tr
 from tinyres import models, nn, ops
@@ -37,31 +38,10 @@ def ids(entry):
 
 
 def pair(name, dtype, options, seed=0):
-    """A model and its twin with the same random weights, in which nothing is trivially 0 or 1.
-
-    Depth amplifies rounding, least where blocks are nearly linear: so the last layer of a branch has a small
-    scale, and a plain net, which has no branch, biases about 1 (with 0, 56 layers amplify it by 10^5).
-    """
-    rng = np.random.default_rng(seed)
+    """A model and its twin with the same random weights, in which nothing is trivially 0 or 1."""
     tr.manual_seed(seed)
-    net = models.create(name, num_classes=CLASSES, **options).astype(dtype)
-    last = {"BasicBlock": "bn2", "Bottleneck": "bn3", "PreActBlock": "conv2", "PreActBottleneck": "conv3"}
-    modules = dict(net.named_modules())
-    state = net.state_dict()
-    for key, array in state.items():
-        path, _, kind = key.rpartition(".")
-        block, _, layer = path.rpartition(".")
-        small = kind == "weight" and last.get(type(modules[block]).__name__) == layer
-        if array.ndim != 1 or path == "fc":
-            array *= 0.3 if small else 1
-            continue
-        if kind in ("running_mean", "bias"):
-            about = 1 if kind == "bias" and name.startswith("plain") else 0
-            array[...] = about + 0.3 * rng.standard_normal(array.shape)
-        else:  # weight, running_var
-            array[...] = rng.uniform(0.5, 1.5, array.shape) * (0.3 if small else 1)
-    net.load_state_dict(state)
-    return net, twin.load(twin.create(name, CLASSES, **options).to(TYPES[dtype]), state)
+    net = nearly_linear(models.create(name, num_classes=CLASSES, **options).astype(dtype), seed)
+    return net, twin.load(twin.create(name, CLASSES, **options).to(TYPES[dtype]), net.state_dict())
 
 
 def batch(name, options, dtype, n=4):

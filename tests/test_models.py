@@ -6,7 +6,6 @@ import pytest
 import tinyres as tr
 from tinyres import models, nn
 from tinyres.models import BasicBlock, ResNet
-from tinyres.testing import gradcheck
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -281,62 +280,6 @@ def test_input_must_be_images(shape):
 @pytest.mark.parametrize("side", [1, 2, 3, 5, 33])
 def test_images_may_have_any_size(side):
     assert small()(tr.Tensor(images(side=side))).shape == (2, 10)
-
-
-# ---------------------------------------------------------------- gradients of whole nets
-def as_function(net):
-    """The net's loss as a function of all of its parameters, and their values."""
-    places = [(m, n) for _, m in net.named_modules() for n in m._parameters]
-    values = [m._parameters[n].data for m, n in places]
-
-    def loss(x, *parameters):
-        for (module, name), value in zip(places, parameters, strict=True):
-            object.__setattr__(module, name, value)  # forward sees it, the tree does not
-        return tr.ops.cross_entropy(net(x), [3, 7], label_smoothing=0.1)
-
-    return loss, values
-
-
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("resnet20", {"shortcut": s}) for s in "ABC"] + [("plain20", {})],
-    ids=["resnet20-A", "resnet20-B", "resnet20-C", "plain20"],
-)
-def test_gradient_of_a_whole_network(name, options, training):
-    """Along one random direction of image and all 270,000 parameters at once.
-
-    A step of 1e-7 for each of them is one of 5e-5 altogether, so it must be smaller than for one operation: few of
-    the 15,000 ReLUs should be pushed over their kink. Rounding, 1e-15 of a loss near 1, is then 1e-8 of the
-    difference quotient, a number from 0.5 to 25. Errors are found to be 3e-10 to 5e-9; the tolerance is 20 times that.
-    """
-    tr.manual_seed(0)
-    net = models.create(name, **options).astype(np.float64).train(training)
-    loss, values = as_function(net)
-    assert gradcheck(loss, images(dtype=np.float64), *values, full=False, eps=1e-7, rtol=1e-7)
-
-
-SHORT = {"layers": [1, 1, 1, 1], "num_classes": 10}
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "side", "eps", "rtol"),
-    [
-        ("resnet110", {}, 8, 1e-8, 1e-7),
-        ("resnet1202", {}, 8, 1e-9, 1e-6),
-        ("resnet50", SHORT, 32, 1e-9, 1e-6),
-        ("resnext50_32x4d", SHORT, 32, 1e-9, 1e-6),
-        ("preact_resnet20", {}, 8, 1e-8, 1e-7),
-        ("preact_resnet164", {"layers": [2, 2, 2]}, 8, 1e-8, 1e-7),
-    ],
-)
-def test_gradient_of_the_family(name, options, side, eps, rtol):
-    """The same along a direction of up to 19 million parameters: the more there are, and the more ReLUs, the smaller
-    the step must be, and the less of the difference quotient rounding leaves. With 1e-9, up to 1e-7 was seen."""
-    tr.manual_seed(0)
-    net = models.create(name, **options).astype(np.float64)
-    loss, values = as_function(net)
-    assert gradcheck(loss, images(side=side, dtype=np.float64), *values, full=False, eps=eps, rtol=rtol)
 
 
 # ---------------------------------------------------------------- depth
