@@ -284,8 +284,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "batch norm: the gradient sees what became of the running mean since",
         "ops/norm.py",
-        "mean = np.array(mean, a.dtype)",
-        "mean = np.asarray(mean, a.dtype)",
+        "centre = np.array(mean, a.dtype)",
+        "centre = np.asarray(mean, a.dtype)",
         _OPS + " batch_norm",
     )
     yield Mutant(
@@ -356,8 +356,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "input gradient: constant weights, packed for the forward, used as they are",
         "kernels/conv.py",
-        '("packed", *taps[1:])',
-        '("packed", *taps[1:3])',
+        'key = "packed", *taps[1:]\n',
+        'key = "packed", *taps[1:3]\n',
         "test_kernels.py constant",
     )
     yield Mutant(
@@ -541,8 +541,8 @@ def _mutants() -> Iterator[Mutant]:
         "kernels/norm.py",
         """            if recompute:
                 value = where_positive(fma(distance, scale, bias), value, zero)
-            store(dx""",
-        "            store(dx",
+            if training""",
+        "            if training",
         _NORM,
     )
     yield Mutant(
