@@ -19,7 +19,19 @@ import tinyres as tr
 from tinyres import checkpoint, ops
 from tinyres import train as training
 from tinyres import verify as verification
-from tinyres.console import HARDWARE, Bar, DataOption, Threads, UserError, errors, out, plain, reading, use_threads
+from tinyres.console import (
+    HARDWARE,
+    Bar,
+    DataOption,
+    Threads,
+    UserError,
+    configuration,
+    errors,
+    out,
+    plain,
+    reading,
+    use_threads,
+)
 from tinyres.export import to_onnx
 from tinyres.files import write_whole
 from tinyres.kernels import warmup as kernels
@@ -123,6 +135,9 @@ def train(
         int,
         typer.Option(help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none."),
     ] = DEFAULTS.validation,
+    subset: Annotated[
+        int | None, typer.Option(help="Train on so many images only, chosen at random; not of a folder.")
+    ] = DEFAULTS.subset,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = DEFAULTS.seed,
     checkpoint_every: Annotated[
         str | None,
@@ -155,7 +170,7 @@ def train(
         else:
             if out_folder and training.holds_run(out_folder):
                 raise UserError(training.ALREADY.format(out_folder))
-            config = _config(fields)
+            config = configuration(fields)
         folder = out_folder or Path("runs") / f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
         with reading() as progress:
             run = training.Run(config, folder, resume=resume, anomaly=detect_anomaly, progress=progress)
@@ -184,26 +199,6 @@ def _every(text: str | None) -> training.Every | None:
         return None if text is None else training.Every.parse(text)
     except ValueError as error:
         raise UserError(f"--checkpoint-every: {error}") from None
-
-
-def _config(fields: dict[str, Any]) -> training.Config:
-    """The configuration that the options ask for; `auto` is resolved to the data set that is there."""
-    if fields["dataset"] != "auto":
-        return training.Config(**fields)
-    config = training.Config(**{**fields, "dataset": "cifar10"})
-    try:
-        tr.data.cifar10(config.data, "test")
-    except tr.data.DatasetNotFound:
-        if config.data is not None:
-            raise
-        out.print(
-            "CIFAR-10 is neither on this machine nor to be downloaded: training on the built-in shapes. "
-            "To supply it: --data DIR with cifar-10-binary.tar.gz in DIR.",
-            soft_wrap=True,
-        )
-        validation = min(config.validation, 2000)
-        return dataclasses.replace(config, dataset="shapes", validation=validation)
-    return config
 
 
 def _config_to_resume(context: typer.Context, folder: Path | None, fields: dict[str, Any]) -> training.Config:

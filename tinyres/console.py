@@ -1,6 +1,7 @@
 """What all commands share: how they print, what they say where something is wrong, their common options."""
 
 import contextlib
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tinyres import data
 from tinyres import train as training
 from tinyres.backend import set_num_threads
 
@@ -56,6 +58,26 @@ def reading() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
 
 
+def configuration(fields: dict[str, Any]) -> training.Config:
+    """The configuration that the options ask for; `auto` is resolved to the data set that is there."""
+    if fields["dataset"] != "auto":
+        return training.Config(**fields)
+    config = training.Config(**{**fields, "dataset": "cifar10"})
+    try:
+        data.cifar10(config.data, "test")
+    except data.DatasetNotFound:
+        if config.data is not None:
+            raise
+        out.print(
+            "CIFAR-10 is neither on this machine nor to be downloaded: training on the built-in shapes. "
+            "To supply it: --data DIR with cifar-10-binary.tar.gz in DIR.",
+            soft_wrap=True,
+        )
+        validation = min(config.validation, 2000)
+        return dataclasses.replace(config, dataset="shapes", validation=validation)
+    return config
+
+
 class Bar:
     """A progress bar for each epoch, then a line with its results."""
 
@@ -79,6 +101,9 @@ class Bar:
         self.progress.stop()
 
     def start(self, run: training.Run) -> None:
+        for task in self.progress.task_ids:  # of the run before
+            self.progress.remove_task(task)
+        self.recent.clear()
         fields: dict[str, Any] = {"epoch": self._epoch(run), "rate": 0.0, "loss": float("nan")}
         self.task = self.progress.add_task("", total=run.total_steps, completed=run.step, **fields)
         self.images, self.since = 0, time.perf_counter()

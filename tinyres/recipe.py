@@ -63,6 +63,7 @@ class Config:
     flip: bool = True
     cutout: int = 0
     validation: int = 5000
+    subset: int | None = None  # of the training images that are left; None: all
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +95,7 @@ class Config:
         expect("momentum", 0 <= self.momentum < 1, "0 or more and less than 1")
         expect("warmup", 0 <= self.warmup < 1, "0 or more and less than 1, a part of all steps")
         expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
+        expect("subset", self.subset is None or self.subset >= 1, "1 or more")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
         models.check_name(self.model)
 
@@ -177,6 +179,10 @@ def _load_set(config: Config) -> Data:
         raise ValueError(f"validation: got {config.validation}, expected less than the {len(images)} training images")
     mean, std = data.channel_statistics(images)
     train, validation = data.split_validation(images, labels, config.validation, config.seed)
+    if config.subset is not None:
+        if (rest := len(train[0]) - config.subset) < 0:
+            raise ValueError(f"subset: got {config.subset}, expected at most the {len(train[0])} training images")
+        train, _ = data.split_validation(*train, rest, config.seed)
     return Data(train, validation, read_split(config, "test"), DATASETS[config.dataset][1], mean, std)
 
 

@@ -1,0 +1,172 @@
+"""The paper's first experiment: deeper plain nets get worse, in training error too; deeper residual nets do not.
+
+Figures 1 and 6 of the paper, on whatever data and for as many epochs as there is time for. Each network is a training
+run of its own in its own folder, so what was stopped goes on.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinyres import data, models, train
+from tinyres.files import CheckpointError, write_whole
+from tinyres.study import plots
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NETWORKS = ("plain20", "plain56", "resnet20", "resnet56")
+RECIPE: dict[str, Any] = {
+    "epochs": 20,
+    "lr": 0.1,
+    "schedule": "steps",
+    "warmup": 0.05,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+    "validation": 0,
+}
+"""The paper's, section 4.2: the rate is divided by 10 at half and three quarters of the run. Warm-up is for nets of 110
+layers there, and here for all."""
+
+
+class Curve(NamedTuple):
+    """Errors of one network after each epoch, as parts of 1."""
+
+    model: str
+    train: list[float]  # over the epoch, on varied images, as in the paper
+    test: list[float]
+
+
+def degradation(
+    config: train.Config, folder: str | Path, networks: tuple[str, ...] = NETWORKS, reporter: Any = None
+) -> list[Curve]:
+    """Train networks by one recipe, and measure their training and test errors after each epoch.
+
+    Parameters
+    ----------
+    config : Config
+        The recipe; its model is replaced.
+    folder : str or Path
+        Gets a run folder for each network, with a ``test.jsonl`` beside the run's own files. Runs that are there go on.
+    networks : tuple of str
+        Names of the family.
+    reporter : Reporter, optional
+        Hears of all runs, one after the other.
+
+    Returns
+    -------
+    list of Curve
+
+    Raises
+    ------
+    CheckpointError
+        Where the folder holds runs with another recipe, or damaged ones.
+    Interrupted
+        On SIGINT or SIGTERM: the step was finished and saved.
+
+    Examples
+    --------
+    >>> import tempfile, tinyres as tr
+    >>> recipe = tr.train.Config(dataset="shapes", **RECIPE | {"epochs": 1})
+    >>> degradation(recipe, tempfile.mkdtemp(), ("plain20", "resnet20"))  # doctest: +SKIP
+    """
+    for name in networks:
+        models.check_name(name)
+    curves = []
+    for name in networks:
+        here, wanted = Path(folder) / name, dataclasses.replace(config, model=name)
+        if train.holds_run(here) and (found := train.read_config(here)) != wanted:
+            differs = next(
+                f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(wanted, f.name)
+            )
+            raise CheckpointError(
+                f"{here}: holds a run with {differs} {getattr(found, differs)}, expected {getattr(wanted, differs)}: "
+                "choose another folder, or the same options to go on"
+            )
+        run = train.Run(wanted, here, resume=train.holds_run(here))
+        tested = _Tested(reporter)
+        run.fit(tested)
+        curves.append(Curve(name, [1 - record["train_accuracy"] for record in run.history], tested.errors))
+    return curves
+
+
+class _Tested:
+    """Tests a run's network after each epoch, and keeps what came of it in the run's folder."""
+
+    def __init__(self, reporter: Any) -> None:
+        self.reporter = reporter
+        self.errors: list[float] = []
+
+    def start(self, run: train.Run) -> None:
+        self.path = run.folder / "test.jsonl"
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        self.errors = [json.loads(line)["test_error"] for line in lines][: len(run.history)]
+        if len(self.errors) < len(run.history):  # killed between the epoch's checkpoint and its test
+            self._test(run)
+        if self.reporter:
+            self.reporter.start(run)
+
+    def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
+        if self.reporter:
+            self.reporter.step(run, loss, lr, images)
+
+    def epoch(self, run: train.Run, record: dict[str, float]) -> None:
+        self._test(run)
+        if self.reporter:
+            self.reporter.epoch(run, record)
+
+    def _test(self, run: train.Run) -> None:
+        loader = data.Loader(*run.data.test, train.EVAL_BATCH, mean=run.data.mean, std=run.data.std, shuffle=False)
+        self.errors.append(1 - train.evaluate(run.model, loader)[1])
+        lines = (json.dumps({"epoch": i, "test_error": error}) for i, error in enumerate(self.errors, 1))
+        write_whole(self.path, ("\n".join(lines) + "\n").encode())
+
+
+def verdict(curves: list[Curve]) -> list[str]:
+    """What the curves say, a sentence for each kind of network: the deepest beside the shallowest, at the end."""
+    sentences = []
+    for kind in ("plain", "resnet"):
+        nets = _by_depth(curves, kind)
+        if len(nets) < 2:
+            continue
+        shallow, deep = nets[0], nets[-1]
+        parts = []
+        for split, a, b in (("training", shallow.train, deep.train), ("test", shallow.test, deep.test)):
+            gap = 100 * (b[-1] - a[-1])
+            word = "worse" if gap > 0 else "better"
+            parts.append(
+                f"{split} error {abs(gap):.2f} points {word} ({100 * b[-1]:.2f} % against {100 * a[-1]:.2f} %)"
+            )
+        sentences.append(f"{deep.model} beside {shallow.model}: {', '.join(parts)}.")
+    return sentences
+
+
+def _by_depth(curves: list[Curve], kind: str) -> list[Curve]:
+    depths = {curve.model: curve.model.removeprefix(kind) for curve in curves}
+    return sorted((c for c in curves if depths[c.model].isdigit()), key=lambda c: int(depths[c.model]))
+
+
+def draw(curves: list[Curve]) -> "Figure":
+    """Training error (dashed) and test error (solid) by epoch: plain nets on the left, residual nets on the right."""
+    figure, axes = plots.subplots(1, 2, width=11, height=4.2, sharey=True)
+    for axis, kind, colour, title in zip(
+        axes, ("plain", "resnet"), (plots.PLAIN, plots.RESIDUAL), ("plain nets", "residual nets"), strict=True
+    ):
+        nets = _by_depth(curves, kind)
+        for i, curve in enumerate(nets):
+            epochs = range(1, len(curve.train) + 1)
+            style = {"color": colour, "alpha": 1.0 if i == len(nets) - 1 else 0.45, "linewidth": 1 + i}
+            axis.plot(epochs, [100 * e for e in curve.train], "--", **style)
+            axis.plot(epochs, [100 * e for e in curve.test], "-", label=curve.model, **style)
+            axis.annotate(
+                f"{100 * curve.train[-1]:.1f} / {100 * curve.test[-1]:.1f} %",
+                (epochs[-1], 100 * curve.test[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8,
+            )  # fmt: skip
+        axis.set(title=title, xlabel="epoch", ylim=(0, None))
+        axis.margins(x=0.02)
+        if nets:
+            axis.legend(frameon=False)
+    axes[0].set(ylabel="error (%)")
+    figure.suptitle("Deeper, by one recipe: training error dashed, test error solid")
+    return figure
