@@ -101,7 +101,10 @@ class _Tested:
     def start(self, run: train.Run) -> None:
         self.path = run.folder / "test.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self.errors = [json.loads(line)["test_error"] for line in lines][: len(run.history)]
+        try:
+            self.errors = [float(json.loads(line)["test_error"]) for line in lines][: len(run.history)]
+        except (ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{self.path}: expected a test error on each line ({error})") from error
         if len(self.errors) < len(run.history):  # killed between the epoch's checkpoint and its test
             self._test(run)
         if self.reporter:
