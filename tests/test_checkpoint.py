@@ -53,6 +53,16 @@ def test_what_goes_in_comes_out(tmp_path_factory, saved, info):
         np.testing.assert_array_equal(array, saved[name])
 
 
+def test_length_of_the_header_is_not_taken_for_a_pickle(tmp_path):
+    """Its first bytes, of 640 and the next few lengths that safetensors pads to, are those of a pickle's protocol."""
+    starts = set()
+    for length in range(300, 2000):
+        checkpoint.save(tmp_path / "a", {}, {"text": "x" * length})
+        starts.add((tmp_path / "a").read_bytes()[:2])
+        assert checkpoint.load(tmp_path / "a")[1] == {"text": "x" * length}
+    assert {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} <= starts
+
+
 @pytest.mark.parametrize("special", [np.nan, np.inf, -0.0, 5e-324, 1.7e308])
 def test_every_bit_is_kept(tmp_path, special):
     array = np.array([special, 1 / 3])

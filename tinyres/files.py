@@ -67,7 +67,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
     try:
         with path.open("rb") as start:
-            if start.read(4).startswith(_PICKLES):
+            first = start.read(9)
+            if first.startswith(_PICKLES) and first[8:] != b"{":  # a header of 640 bytes begins like a pickle, too
                 raise CheckpointError(
                     f"{path}: a pickle, as torch.save writes, which can run code when it is read; tinyres does not "
                     f"open it. Convert it once, where you trust it:\n  {CONVERT}"
