@@ -167,6 +167,7 @@ def draw(curves: list[Curve]) -> "Figure":
                 (epochs[-1], 100 * curve.test[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8,
             )  # fmt: skip
         axis.set(title=title, xlabel="epoch", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 2.5
         axis.margins(x=0.02)
         if nets:
             axis.legend(frameon=False)
