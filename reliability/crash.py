@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 import tinyres as tr
-from tinyres import checkpoint, models, train
+from tinyres import checkpoints, models, train
 
 EPOCHS = 6
 
@@ -53,11 +53,11 @@ class Told:
 
     def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
         if not self.tell and run.step % len(run.loader):
-            self.states[run.step] = checkpoint.state_digest(*run.state())
+            self.states[run.step] = checkpoints.state_digest(*run.state())
 
     def epoch(self, run: train.Run, record: dict[str, float]) -> None:
         if not self.tell:
-            self.states[run.step] = checkpoint.state_digest(*run.state())
+            self.states[run.step] = checkpoints.state_digest(*run.state())
 
 
 def child(folder: Path) -> None:
@@ -89,7 +89,7 @@ def main() -> None:
         began = time.perf_counter()
         new_run(whole).fit(told, every=train.Every(steps=1))
         duration = time.perf_counter() - began
-        expected = checkpoint.load(whole / "last.safetensors")[1]["step"], told.states
+        expected = checkpoints.load(whole / "last.safetensors")[1]["step"], told.states
         counts: Counter[str] = Counter()
         runs = 0
         while counts["kills"] < options.kills:
@@ -130,18 +130,18 @@ def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> Non
         if not last.exists():
             counts["before the first"] += 1
             continue
-        arrays, info = checkpoint.load(last)
-        if checkpoint.state_digest(arrays, info) != states[info["step"]]:
+        arrays, info = checkpoints.load(last)
+        if checkpoints.state_digest(arrays, info) != states[info["step"]]:
             sys.exit(f"{last}: step {info['step']} is not what it was in the undisturbed run")
         if (folder / "previous.safetensors").exists():
-            checkpoint.load(folder / "previous.safetensors")
+            checkpoints.load(folder / "previous.safetensors")
         counts["resumed"] += 1
 
 
 def compare(folder: Path, whole: Path) -> None:
     """Of checkpoints the content: in which order safetensors writes the names in its header is left to chance."""
     for name in ("last.safetensors", "best.safetensors"):
-        found, expected = (checkpoint.state_digest(*checkpoint.load(run / name)) for run in (folder, whole))
+        found, expected = (checkpoints.state_digest(*checkpoints.load(run / name)) for run in (folder, whole))
         if found != expected:
             sys.exit(f"{folder / name} differs from the undisturbed run's")
     if (folder / "metrics.jsonl").read_bytes() != (whole / "metrics.jsonl").read_bytes():

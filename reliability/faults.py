@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyres import checkpoint
+from tinyres import checkpoints
 
 ERRORS = ("ENOSPC", "EACCES", "EIO")
 MEMORY = ("brk", "futex", "madvise", "mmap", "mprotect", "mremap", "munmap", "rt_sig", "exit", "getpid", "clock")
@@ -37,7 +37,7 @@ LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 def save(folder: Path, step: int) -> None:
     arrays = {"model.weight": np.full(5000, step, np.float32)}
-    checkpoint.save(folder / LAST, arrays, {"step": step}, keep=folder / PREVIOUS)
+    checkpoints.save(folder / LAST, arrays, {"step": step}, keep=folder / PREVIOUS)
 
 
 def traced(folder: Path, *options: str) -> tuple[str, str]:
@@ -101,7 +101,7 @@ def prepared(base: Path, name: str) -> Path:
 
 def judge(folder: Path, answer: str, error: int, what: str) -> str:
     """What became of the save; the program ends where something is lost or unclear."""
-    steps = {path.name: checkpoint.load(path)[1]["step"] for path in folder.glob("*.safetensors")}
+    steps = {path.name: checkpoints.load(path)[1]["step"] for path in folder.glob("*.safetensors")}
     if answer == "saved":
         outcome, expected = "saved all the same", ({LAST: 3, PREVIOUS: 2},)
     elif "it is written, but may not survive a power failure" in answer:
@@ -131,13 +131,13 @@ def full_disk(base: Path) -> int:
         refused, kept = 0, None
         for size in range(1000, 100_000, 1000):
             try:
-                checkpoint.save(folder / LAST, {"model.weight": np.zeros(size, np.float32)}, {"step": size})
+                checkpoints.save(folder / LAST, {"model.weight": np.zeros(size, np.float32)}, {"step": size})
                 kept = size
             except OSError as error:
                 if error.errno != errno.ENOSPC or "is unchanged" not in str(error):
                     sys.exit(f"full disk: unclear: {error}")
                 refused += 1
-            if checkpoint.load(folder / LAST)[1]["step"] != kept or len(list(folder.iterdir())) != 1:
+            if checkpoints.load(folder / LAST)[1]["step"] != kept or len(list(folder.iterdir())) != 1:
                 sys.exit(f"full disk: {list(folder.iterdir())}, expected step {kept} alone")
         return refused
     finally:

@@ -26,7 +26,7 @@ import numpy as np
 from crash import install_network
 
 import tinyres as tr
-from tinyres import checkpoint, cli, ops
+from tinyres import checkpoints, cli, ops
 
 PROMPTLY = 10  # seconds, on a busy machine: a step takes milliseconds
 STOPPED = "Stopped and saved at step"
@@ -150,7 +150,7 @@ def interrupt_command(base: Path, n: int, chance: random.Random, counts: Counter
 
 def results(folder: Path) -> tuple[str, ...]:
     """All that a run has led to; not the files themselves, whose metadata is in no fixed order."""
-    states = (checkpoint.state_digest(*checkpoint.load(folder / f"{n}.safetensors")) for n in ("last", "best"))
+    states = (checkpoints.state_digest(*checkpoints.load(folder / f"{n}.safetensors")) for n in ("last", "best"))
     return *states, (folder / "metrics.jsonl").read_text()
 
 

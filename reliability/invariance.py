@@ -19,7 +19,7 @@ from pathlib import Path
 import numba
 
 import tinyres as tr
-from tinyres import checkpoint, train
+from tinyres import checkpoints, train
 
 STEPS = 20
 WORKS = {
@@ -37,7 +37,7 @@ def child(model: str, threads: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = train.Run(train.Config(dataset="shapes", model=model, **WORKS[model]), folder)
         run.train_to(STEPS)
-        print(numba.threading_layer(), checkpoint.state_digest(*run.state()))
+        print(numba.threading_layer(), checkpoints.state_digest(*run.state()))
 
 
 def digest(model: str, layer: str, threads: int) -> str | None:

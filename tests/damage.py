@@ -24,7 +24,7 @@ import safetensors.numpy
 from PIL import Image
 
 import tinyres as tr
-from tinyres import checkpoint, models, train
+from tinyres import checkpoints, models, train
 from tinyres.data import DatasetError, DatasetNotFound, PictureError, cifar, cifar10, cifar100, read_picture
 from tinyres.files import CHECKSUM, CheckpointError, digest
 
@@ -232,7 +232,7 @@ def described(**changes: Any) -> bytes:
     optimizer = tr.optim.SGD(network.parameters(), 0.1, momentum=0.9)
     arrays |= {f"optimizer.{name}": array for name, array in optimizer.state_dict().items()}
     info = {
-        "format": checkpoint.FORMAT,
+        "format": checkpoints.FORMAT,
         "model": {"name": "tiny", "options": {"num_classes": 10}},
         "classes": list(tr.data.SHAPES_CLASSES),
         "image_size": 8,
@@ -257,7 +257,7 @@ def load_weights(path: Path) -> None:
 
 def predict(path: Path) -> None:
     """As the command does."""
-    model, info = checkpoint.load_model(path)
+    model, info = checkpoints.load_model(path)
     picture = path.parent / "good.png"
     if not picture.exists():
         Image.new("RGB", (9, 8)).save(picture)
@@ -385,12 +385,12 @@ def kinds() -> dict[str, Kind]:
     arrays = {"a": np.arange(3, dtype=np.float32), "b": np.zeros((), np.int64)}
     weights = safetensors.numpy.save(models.create("tiny").state_dict(), metadata={"format": "pt"})
     config = config_json(train.Config(dataset="shapes", model="tiny")).encode()
-    small = sealed(arrays, json.dumps({"format": checkpoint.FORMAT, "step": 1}))
+    small = sealed(arrays, json.dumps({"format": checkpoints.FORMAT, "step": 1}))
     folder10, folder100 = cifar.CIFAR10.folder, cifar.CIFAR100.folder
     tar10, tar100 = (packed(archive_of(archive)) for archive in (cifar.CIFAR10, cifar.CIFAR100))
     return {
-        "checkpoint": Kind("a.safetensors", small, checkpoint.load, checkpoints, damage_header),
-        "info": Kind("a.safetensors", small, checkpoint.load_info, checkpoints, damage_header),
+        "checkpoint": Kind("a.safetensors", small, checkpoints.load, checkpoints, damage_header),
+        "info": Kind("a.safetensors", small, checkpoints.load_info, checkpoints, damage_header),
         "model": Kind("a.safetensors", run, predict, checkpoints, damage_description),
         "weights": Kind("a.safetensors", weights, load_weights, checkpoints, damage_header),
         "run": Kind("last.safetensors", run, resume, checkpoints, damage_description),
@@ -445,7 +445,7 @@ def poisoned() -> bytes:
 
 def twice_sealed() -> bytes:
     """Two checksums, of which the second, which counts, is wrong."""
-    content = sealed({}, json.dumps({"format": checkpoint.FORMAT}))
+    content = sealed({}, json.dumps({"format": checkpoints.FORMAT}))
     header, data = taken_apart(content)
     text = json.dumps(header)
     return with_header(text.replace("}}", f', "{CHECKSUM}": "{"0" * 64}"}}}}'), data)

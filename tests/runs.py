@@ -6,7 +6,7 @@ Four steps an epoch, the last batch not full.
 import signal
 
 import tinyres as tr
-from tinyres import checkpoint, models, train
+from tinyres import checkpoints, models, train
 
 
 def pictures(split):
@@ -49,7 +49,7 @@ def result(folder):
     """All that a run leaves behind, comparable by ==, but for the curves and the checkpoint before the last."""
     found = {"metrics": (folder / "metrics.jsonl").read_text()}
     for path in {*folder.glob("*.safetensors")} - {folder / "previous.safetensors"}:
-        arrays, info = checkpoint.load(path)
+        arrays, info = checkpoints.load(path)
         found[path.name] = info, {n: (a.dtype.str, a.shape, a.tobytes()) for n, a in arrays.items()}
     return found
 

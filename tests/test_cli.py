@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import tinyres as tr
-from tinyres import checkpoint, cli, machine, models, train
+from tinyres import checkpoints, cli, machine, models, train
 from tinyres.data import cifar
 
 # also run in new processes, so it is text
@@ -163,7 +163,7 @@ def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
     text = good("train", "--out", tmp_path / "other", "--resume")
     assert "from step 6 of 8" in text
     for name in ("last", "best"):
-        a, b = (checkpoint.load(folder / f"{name}.safetensors") for folder in (run, tmp_path / "other"))
+        a, b = (checkpoints.load(folder / f"{name}.safetensors") for folder in (run, tmp_path / "other"))
         assert a[1] == b[1]
         assert all(np.array_equal(a[0][n], b[0][n]) for n in a[0])
     good("train", "--out", tmp_path / "other", "--resume", "--epochs", "2", "--seed", "0")  # the same once more is fine
@@ -205,7 +205,7 @@ def test_predict_takes_any_picture(run, tmp_path, name, mode, size):
 
 def test_predict_agrees_with_the_network(run, tmp_path):
     images, _ = tr.data.shapes(3, "test", size=16)
-    model, info = checkpoint.load_model(run / "best.safetensors")
+    model, info = checkpoints.load_model(run / "best.safetensors")
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
@@ -514,18 +514,18 @@ def test_bad_checkpoints(run, tmp_path, command):
     assert "damaged" in message()
     path.write_text("not safetensors at all")
     assert "damaged" in message()
-    arrays, info = checkpoint.load(run / "best.safetensors")
-    checkpoint.save(path, arrays, {**info, "model": {"name": "resnet20", "options": {}}})
+    arrays, info = checkpoints.load(run / "best.safetensors")
+    checkpoints.save(path, arrays, {**info, "model": {"name": "resnet20", "options": {}}})
     text = message()
     assert "its arrays are not of this model: state does not fit ResNet: " in text
     assert re.search(r"conv1\.weight: got shape \(8, 3, 3, 3\), expected \(16, 3, 3, 3\) .* and \d+ more$", text)
-    checkpoint.save(path, arrays, {**info, "model": {"name": "resnet21", "options": {}}})
+    checkpoints.save(path, arrays, {**info, "model": {"name": "resnet21", "options": {}}})
     assert "does not describe a model that tinyres has" in message()
-    checkpoint.save(path, arrays, {"step": 1})
+    checkpoints.save(path, arrays, {"step": 1})
     assert "does not describe a model" in message()
     assert f"{run}: a folder, expected a checkpoint" in bad(command, run, *image)
     if command == "eval":
-        checkpoint.save(path, arrays, {**info, "config": {**info["config"], "future": 1}})
+        checkpoints.save(path, arrays, {**info, "config": {**info["config"], "future": 1}})
         assert "bad.safetensors: " in message()
         assert "future" in message()
 
@@ -596,7 +596,7 @@ def test_process_that_is_stopped_saves_and_says_how_to_go_on(tmp_path, number):
     assert (running.returncode, err) == (130, "")
     step, total = map(int, re.search(r"Stopped and saved at step (\d+) of (\d+)", out).groups())
     assert 0 < step < total
-    assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["step"] == step
+    assert checkpoints.load(tmp_path / "run" / "last.safetensors")[1]["step"] == step
 
 
 def test_python_m_tinyres_cli():

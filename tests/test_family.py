@@ -250,7 +250,7 @@ def test_weights_go_from_one_library_to_the_other(tmp_path, name):
     loaded = models.create(name, num_classes=CLASSES)
     assert models.load_weights(loaded, tmp_path / "theirs.safetensors") is None
     assert distance(loaded.eval()(tr.Tensor(x)).data, expected) < 1e-5
-    tr.checkpoint.save_weights(tmp_path / "ours.safetensors", net)
+    tr.checkpoints.save_weights(tmp_path / "ours.safetensors", net)
     safetensors.numpy.save_file(net.state_dict(), tmp_path / "plain.safetensors")
     for file in ("ours.safetensors", "plain.safetensors"):
         back = twin.create(name, CLASSES)

@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import tinyres as tr
-from tinyres import checkpoint, cli, models, train
+from tinyres import checkpoints, cli, models, train
 from tinyres.models import weights
 
 COLOURS = {"blue": (30, 40, 200), "green": (30, 180, 40), "red": (200, 40, 30)}
@@ -71,7 +71,7 @@ def test_train_eval_and_predict_on_a_folder(pictures):
     assert "on folder (48 images)" in text
     assert "There is no folder of test pictures: those of val choose the best checkpoint, and test it too." in text
     assert float(re.search(r"Test accuracy ([\d.]+)%", text)[1]) > 90  # colours: even a tiny net tells them apart
-    info = checkpoint.load("run/best.safetensors")[1]
+    info = checkpoints.load("run/best.safetensors")[1]
     assert info["classes"] == list(COLOURS)
     assert (info["image_size"], info["resize"]) == (16, 16)
     accuracy = re.search(r"Test accuracy ([\d.]+%)", text)[1]
@@ -135,11 +135,11 @@ def test_resume_needs_neither_the_weights_nor_another_look_at_the_statistics(pic
     for folder, steps in (("early", 5), ("cut", 7)):  # an epoch has six
         with stopping_after(steps, monkeypatch):
             tinyres(*options, "--out", folder)
-    weights = checkpoint.load("first/best.safetensors")
+    weights = checkpoints.load("first/best.safetensors")
     (pictures.parent / "first" / "best.safetensors").unlink()
     assert not (pictures.parent / "early" / "last.safetensors").exists()  # nothing was saved that could be resumed
     good("train", "--out", "cut", "--resume")
-    whole, cut = (checkpoint.load(f"{name}/last.safetensors") for name in ("whole", "cut"))
+    whole, cut = (checkpoints.load(f"{name}/last.safetensors") for name in ("whole", "cut"))
     assert all(np.array_equal(a, cut[0][n]) for n, a in whole[0].items())
     assert whole[1]["mean"] == cut[1]["mean"] == weights[1]["mean"]
 
@@ -190,9 +190,9 @@ def config(pictures, **options):
 
 def test_checkpoints_are_weights_too(pictures):
     good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "first")
-    arrays, info = checkpoint.load("first/best.safetensors")
+    arrays, info = checkpoints.load("first/best.safetensors")
     info["mean"] = [0.1, 0.2, 0.3]
-    checkpoint.save("other.safetensors", arrays, info)
+    checkpoints.save("other.safetensors", arrays, info)
     run = train.Run(config(pictures, model="tiny", weights="other.safetensors"), "run")
     assert run.notes[-1] == "Starting from other.safetensors"
     np.testing.assert_array_equal(run.model.state_dict()["fc.weight"], arrays["model.fc.weight"])
@@ -223,7 +223,7 @@ def test_the_arrays_of_weights_are_read_once(pictures, monkeypatch):
     good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "first")
     reads = []
     real = weights.read_arrays
-    for module in (weights, checkpoint, train):  # wherever it is known by its name
+    for module in (weights, checkpoints, train):  # wherever it is known by its name
         monkeypatch.setattr(module, "read_arrays", lambda path: reads.append(path) or real(path), raising=False)
     train.Run(config(pictures, model="tiny", weights="first/best.safetensors"), "run")
     assert reads == ["first/best.safetensors"]
@@ -246,7 +246,7 @@ def test_weights_of_another_network_and_pickles_are_refused(pictures):
 @pytest.fixture
 def trained(pictures):
     good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "run")
-    return checkpoint.load_model("run/best.safetensors")
+    return checkpoints.load_model("run/best.safetensors")
 
 
 def test_exported_weights_are_the_state_dict(trained):

@@ -25,7 +25,7 @@ FLOORS = [
     {"export"},
     {"optim", "schedule"},
     {"data"},
-    {"checkpoint"},
+    {"checkpoints"},
     {"recipe"},
     {"train"},
     {"verify"},

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread", "lenient")
 with small_world():
     KINDS, NASTIES = kinds(), nasties()
 WHOLE = ["info", "weights", "config", "cifar10 folder", "cifar100 folder"]
-"""Kinds of which no truncation can be used; what else reads a checkpoint reads it with `checkpoint.load`, and of that
+"""Kinds of which no truncation can be used; what else reads a checkpoint reads it with `checkpoints.load`, and of that
 `test_every_truncation_is_noticed`."""
 
 

@@ -17,8 +17,8 @@ import pytest
 from runs import Reporter, config, fit, install_tiny, pictures, result, stop
 
 import tinyres as tr
-from tinyres import backend, checkpoint, models, train
-from tinyres.checkpoint import CheckpointError
+from tinyres import backend, checkpoints, models, train
+from tinyres.checkpoints import CheckpointError
 
 FILES = {"config.json", "metrics.jsonl", "last.safetensors", "previous.safetensors", "best.safetensors"}
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -75,7 +75,7 @@ def test_runs_do_without_matplotlib(tmp_path, monkeypatch):
 
 def test_checkpoints_hold_a_model_and_what_it_needs(tmp_path):
     scores, _ = fit(tmp_path / "run")
-    model, info = checkpoint.load_model(tmp_path / "run" / "best.safetensors")
+    model, info = checkpoints.load_model(tmp_path / "run" / "best.safetensors")
     assert info["classes"] == list(tr.data.SHAPES_CLASSES)
     assert info["image_size"] == 16
     loader = tr.data.Loader(*pictures("test"), 7, mean=info["mean"], std=info["std"], shuffle=False)
@@ -134,7 +134,7 @@ def test_best_is_the_first_with_the_highest_validation_accuracy(tmp_path, monkey
 def test_without_validation_the_last_checkpoint_is_tested(tmp_path):
     scores, found = fit(tmp_path / "run", validation=0, epochs=2)
     assert "best.safetensors" not in found
-    model, info = checkpoint.load_model(tmp_path / "run" / "last.safetensors")
+    model, info = checkpoints.load_model(tmp_path / "run" / "last.safetensors")
     assert info["step"] == 2 * 5
     loader = tr.data.Loader(*pictures("test"), 20, mean=info["mean"], std=info["std"], shuffle=False)
     assert train.evaluate(model, loader)[1] == scores["test_accuracy"]
@@ -186,7 +186,7 @@ def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, step, number
         fit(folder, reporter)
     assert len(reporter.losses) == step
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert checkpoint.load(folder / "last.safetensors")[1]["step"] == step
+    assert checkpoints.load(folder / "last.safetensors")[1]["step"] == step
 
     rest = Reporter()
     run = train.Run(train.read_config(folder), folder, resume=True)
@@ -240,14 +240,14 @@ def test_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path, 
 # ---------------------------------------------------------------- checkpoints within an epoch
 def saved_steps(folder, monkeypatch, every):
     steps = []
-    save = checkpoint.save
+    save = checkpoints.save
 
     def note(path, arrays, info, **options):
         if path.name == "last.safetensors":
             steps.append(info["step"])
         return save(path, arrays, info, **options)
 
-    monkeypatch.setattr(checkpoint, "save", note)
+    monkeypatch.setattr(checkpoints, "save", note)
     train.Run(config(), folder).fit(every=every)
     return steps
 
@@ -257,7 +257,7 @@ def test_saves_every_so_many_steps_and_at_the_end_of_epochs(tmp_path, monkeypatc
     found = saved_steps(tmp_path / "run", monkeypatch, train.Every(steps=steps))
     assert found == [s for s in range(1, 13) if s % steps == 0 or s % 4 == 0]
     assert result(tmp_path / "run") == whole
-    previous = checkpoint.load(tmp_path / "run" / "previous.safetensors")[1]
+    previous = checkpoints.load(tmp_path / "run" / "previous.safetensors")[1]
     assert previous["step"] == found[-2]
 
 
@@ -280,7 +280,7 @@ def test_file_system_without_links_keeps_the_previous_checkpoint(tmp_path, monke
 
     monkeypatch.setattr(os, "link", refuse)
     assert fit(tmp_path / "run")[1] == whole
-    assert checkpoint.load(tmp_path / "run" / "previous.safetensors")[1]["step"] == 8
+    assert checkpoints.load(tmp_path / "run" / "previous.safetensors")[1]["step"] == 8
 
 
 def test_signal_in_the_very_last_step_comes_too_late(tmp_path, whole):
@@ -309,7 +309,7 @@ def test_second_signal_stops_at_once(tmp_path):
     try:
         with pytest.raises(KeyboardInterrupt):
             fit(tmp_path / "run", Reporter(6, twice))
-        assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["step"] == 4
+        assert checkpoints.load(tmp_path / "run" / "last.safetensors")[1]["step"] == 4
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
@@ -369,7 +369,7 @@ def test_divergence_names_step_and_rate_and_what_to_do(tmp_path, bad):
         "detect_anomaly()",
     ):
         assert part in message
-    assert checkpoint.load(tmp_path / "run" / "last.safetensors")[1]["step"] == 4
+    assert checkpoints.load(tmp_path / "run" / "last.safetensors")[1]["step"] == 4
 
 
 def test_too_high_a_rate_diverges(tmp_path):
@@ -402,9 +402,9 @@ def test_folder_that_holds_a_run_is_not_touched(tmp_path):
 def damaged(change):
     def damage(folder):
         path = folder / "last.safetensors"
-        arrays, info = checkpoint.load(path)
+        arrays, info = checkpoints.load(path)
         change(arrays, info)
-        checkpoint.save(path, arrays, info)
+        checkpoints.save(path, arrays, info)
 
     return damage
 

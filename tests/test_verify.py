@@ -7,8 +7,8 @@ import pytest
 from runs import Reporter, fit, stop
 
 import tinyres as tr
-from tinyres import checkpoint, train
-from tinyres.checkpoint import CheckpointError
+from tinyres import checkpoints, train
+from tinyres.checkpoints import CheckpointError
 from tinyres.verify import verify
 
 pytestmark = pytest.mark.usefixtures("tiny")
@@ -22,9 +22,9 @@ def done(tmp_path):
 
 def rewrite(path, change):
     """A checkpoint with something else in it, and a checksum that fits."""
-    arrays, info = checkpoint.load(path)
+    arrays, info = checkpoints.load(path)
     change(arrays, info)
-    checkpoint.save(path, arrays, info)
+    checkpoints.save(path, arrays, info)
 
 
 def test_verify_certifies_what_can_be_computed_again(done):

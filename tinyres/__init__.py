@@ -1,6 +1,6 @@
 """Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
 
-from tinyres import checkpoint, data, export, machine, models, nn, ops, optim, profile, schedule, testing, train
+from tinyres import checkpoints, data, export, machine, models, nn, ops, optim, profile, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.nn.init import manual_seed
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
@@ -9,7 +9,7 @@ from tinyres.tensor import Tensor, record
 __version__ = "0.1.0"
 __all__ = [
     "Tensor",
-    "checkpoint",
+    "checkpoints",
     "data",
     "detect_anomaly",
     "enable_grad",

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 import tinyres as tr
-from tinyres import checkpoint, ops
+from tinyres import checkpoints, ops
 from tinyres import train as training
 from tinyres import verify as verification
 from tinyres.console import (
@@ -253,7 +253,7 @@ def evaluate(
         use_threads(threads)
         if split not in ("train", "test"):
             raise UserError(f"--split: got {split!r}, expected train or test")
-        model, info = checkpoint.load_model(checkpoint_file)
+        model, info = checkpoints.load_model(checkpoint_file)
         try:
             config = training.Config(**{**info["config"], "data": data or info["config"].get("data")})
         except (TypeError, ValueError) as error:
@@ -279,7 +279,7 @@ def predict(
         use_threads(threads)
         if top < 1:
             raise UserError(f"--top: got {top}, expected 1 or more")
-        model, info = checkpoint.load_model(checkpoint_file)
+        model, info = checkpoints.load_model(checkpoint_file)
         size, resize = info["image_size"], info.get("resize")
         pixels = np.stack([tr.data.read_picture(path, size, resize=resize) for path in images])
         model = tr.nn.fuse(model, image_size=size)
@@ -314,9 +314,9 @@ def export_model(
     with errors():
         if onnx is None and safetensors is None:
             raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
-        model, info = checkpoint.load_model(checkpoint_file)
+        model, info = checkpoints.load_model(checkpoint_file)
         if safetensors is not None:
-            checkpoint.save_weights(safetensors, model)
+            checkpoints.save_weights(safetensors, model)
             out.print(f"Wrote the weights to {safetensors}", soft_wrap=True)
         if onnx is not None:
             size = info["image_size"]

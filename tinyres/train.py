@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tinyres import checkpoint, data, models, ops, optim
+from tinyres import checkpoints, data, models, ops, optim
 from tinyres.files import remove_leftovers
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
@@ -148,7 +148,7 @@ class Run:
         if holds_run(self.folder) and not resume:
             raise FileExistsError(ALREADY.format(self.folder))
         remove_leftovers(self.folder)
-        saved = checkpoint.load(self.folder / "last.safetensors") if resume and has_begun(self.folder) else None
+        saved = checkpoints.load(self.folder / "last.safetensors") if resume and has_begun(self.folder) else None
         self.data = load_data(config, progress)
         self.notes = list(self.data.notes)
         options = {"num_classes": len(self.data.classes), **config.model_options}
@@ -275,7 +275,7 @@ class Run:
 
     def _test(self) -> dict[str, float]:
         chosen = "best" if self.config.validation else "last"
-        model, _ = checkpoint.load_model(self.folder / f"{chosen}.safetensors")
+        model, _ = checkpoints.load_model(self.folder / f"{chosen}.safetensors")
         loss, accuracy = evaluate(model, self._loader(self.data.test, EVAL_BATCH))
         result = {"test_loss": loss, "test_accuracy": accuracy}
         self._write_metrics([*self.history, result])
@@ -286,7 +286,7 @@ class Run:
         """Weights of a file, and the normalisation of images that they expect."""
         note = models.load_weights(self.model, path, replace_head=True)
         self.notes.append(f"Starting from {path}" + (f"; {note}" if note else ""))
-        info = checkpoint.load_info(path)
+        info = checkpoints.load_info(path)
         if info is not None:
             self._normalise(path, info)
         elif models.image_size(self.config.model, self.config.stem) == 224:
@@ -296,7 +296,7 @@ class Run:
         """As a checkpoint says."""
         if not {"mean", "std"} <= info.keys():
             return
-        mean, std = checkpoint.normalisation(path, info)
+        mean, std = checkpoints.normalisation(path, info)
         self.data = self.data._replace(mean=mean, std=std)
 
     def _optimizer(self) -> optim.Optimizer:
@@ -317,7 +317,7 @@ class Run:
     def save(self, name: str) -> None:
         """Write the whole state of the run to ``<name>.safetensors`` in its folder. What was last becomes previous."""
         keep = self.folder / "previous.safetensors" if name == "last" else None
-        checkpoint.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
+        checkpoints.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
@@ -346,23 +346,23 @@ class Run:
     def _restore(self, arrays: dict[str, Array], info: dict[str, Any]) -> None:
         path = self.folder / "last.safetensors"
         if info.get("config") != dataclasses.asdict(self.config):
-            raise checkpoint.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
-        checkpoint.load_arrays(path, self.model, arrays)
+            raise checkpoints.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
+        checkpoints.load_arrays(path, self.model, arrays)
         try:
-            self.optimizer.load_state_dict(checkpoint.part(arrays, "optimizer"))
+            self.optimizer.load_state_dict(checkpoints.part(arrays, "optimizer"))
             self.step, self.history, self.sums = _progress(info, self.total_steps)
         except (ValueError, KeyError) as error:
-            raise checkpoint.CheckpointError(f"{path}: not the state of a run ({error})") from error
+            raise checkpoints.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
     def _write_json(self, name: str, content: Any) -> None:
-        checkpoint.write_whole(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+        checkpoints.write_whole(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def _write_metrics(self, records: list[dict[str, float]]) -> None:
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        checkpoint.write_whole(self.folder / "metrics.jsonl", lines.encode())
+        checkpoints.write_whole(self.folder / "metrics.jsonl", lines.encode())
         picture = curves(self.history, f"{self.config.model} on {self.config.dataset}")
         if picture:
-            checkpoint.write_whole(self.folder / "curves.png", picture)
+            checkpoints.write_whole(self.folder / "curves.png", picture)
 
 
 def _progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
@@ -403,7 +403,7 @@ def read_config(folder: str | Path) -> Config:
     try:
         return Config(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise checkpoint.CheckpointError(f"{path}: no configuration of a run ({error})") from error
+        raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
 
 
 def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:

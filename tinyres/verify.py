@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import checkpoint, train
-from tinyres.checkpoint import CheckpointError
+from tinyres import checkpoints, train
+from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import Progress, fits
 from tinyres.tape import Array
 
@@ -54,8 +54,8 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
     folder = Path(folder)
     config = train.read_config(folder)
     last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
-    arrays, info = checkpoint.load(last)
-    others = {path: checkpoint.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
+    arrays, info = checkpoints.load(last)
+    others = {path: checkpoints.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
     stop = _step(last, info)
     earlier = previous in others and _step(previous, others[previous]) < stop
     with tempfile.TemporaryDirectory(prefix="tinyres-verify-") as elsewhere:
@@ -69,7 +69,7 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
             raise CheckpointError(f"{last}: step: got {stop}, expected at most {run.total_steps}, the run's")
         run.train_to(stop, reporter)
         found = run.state()
-    if checkpoint.state_digest(*found) != (expected := checkpoint.state_digest(arrays, info)):
+    if checkpoints.state_digest(*found) != (expected := checkpoints.state_digest(arrays, info)):
         raise CheckpointError(
             f"{last}: steps {start} to {run.step}, run again, give another state: "
             f"{_difference(found, (arrays, info))}. Either it was computed by another version of tinyres or its "

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyres as tr
-from tinyres import checkpoint, models
-from tinyres.checkpoint import CheckpointError
+from tinyres import checkpoints, models
+from tinyres.checkpoints import CheckpointError
 
 LAYOUTS = {
     "contiguous": lambda a: a,
@@ -43,8 +43,8 @@ info = st.dictionaries(
 @given(st.dictionaries(names, arrays(), max_size=4), info)
 def test_what_goes_in_comes_out(tmp_path_factory, saved, info):
     path = tmp_path_factory.mktemp("checkpoint") / "a.safetensors"
-    checkpoint.save(path, saved, info)
-    loaded, told = checkpoint.load(path)
+    checkpoints.save(path, saved, info)
+    loaded, told = checkpoints.load(path)
     assert told == info
     assert loaded.keys() == saved.keys()
     for name, array in loaded.items():
@@ -57,17 +57,17 @@ def test_length_of_the_header_is_not_taken_for_a_pickle(tmp_path):
     """Its first bytes, of 640 and the next few lengths that safetensors pads to, are those of a pickle's protocol."""
     starts = set()
     for length in range(300, 2000):
-        checkpoint.save(tmp_path / "a", {}, {"text": "x" * length})
+        checkpoints.save(tmp_path / "a", {}, {"text": "x" * length})
         starts.add((tmp_path / "a").read_bytes()[:2])
-        assert checkpoint.load(tmp_path / "a")[1] == {"text": "x" * length}
+        assert checkpoints.load(tmp_path / "a")[1] == {"text": "x" * length}
     assert {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"} <= starts
 
 
 @pytest.mark.parametrize("special", [np.nan, np.inf, -0.0, 5e-324, 1.7e308])
 def test_every_bit_is_kept(tmp_path, special):
     array = np.array([special, 1 / 3])
-    checkpoint.save(tmp_path / "a", {"a": array}, {"third": 1 / 3})
-    loaded, told = checkpoint.load(tmp_path / "a")
+    checkpoints.save(tmp_path / "a", {"a": array}, {"third": 1 / 3})
+    loaded, told = checkpoints.load(tmp_path / "a")
     assert loaded["a"].tobytes() == array.tobytes()
     assert told["third"] == 1 / 3
 
@@ -75,34 +75,34 @@ def test_every_bit_is_kept(tmp_path, special):
 def test_file_is_plain_safetensors(tmp_path):
     """Other tools can read the weights."""
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, {"model.w": np.arange(3.0)}, {"step": 5})
+    checkpoints.save(path, {"model.w": np.arange(3.0)}, {"step": 5})
     np.testing.assert_array_equal(safetensors.numpy.load_file(path)["model.w"], [0, 1, 2])
     with safetensors.safe_open(path, framework="numpy") as file:
-        assert json.loads(file.metadata()["tinyres"]) == {"format": checkpoint.FORMAT, "step": 5}
+        assert json.loads(file.metadata()["tinyres"]) == {"format": checkpoints.FORMAT, "step": 5}
     assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_what_json_cannot_hold_is_refused_before_anything_is_written(tmp_path):
-    checkpoint.save(tmp_path / "a", {}, {"step": 1})
+    checkpoints.save(tmp_path / "a", {}, {"step": 1})
     with pytest.raises(TypeError, match="not JSON serializable"):
-        checkpoint.save(tmp_path / "a", {}, {"step": np.zeros(2)})
-    assert checkpoint.load(tmp_path / "a")[1]["step"] == 1
+        checkpoints.save(tmp_path / "a", {}, {"step": np.zeros(2)})
+    assert checkpoints.load(tmp_path / "a")[1]["step"] == 1
 
 
 # ---------------------------------------------------------------- checksum
 def test_every_flipped_bit_is_noticed(tmp_path):
     """In the description too: its text, and the name of the checksum."""
     path = tmp_path / "a"
-    checkpoint.save(path, {"a": np.arange(3, dtype=np.float32), "b": np.array(7)}, {"step": 1})
+    checkpoints.save(path, {"a": np.arange(3, dtype=np.float32), "b": np.array(7)}, {"step": 1})
     content = path.read_bytes()
-    expected = checkpoint.load(path)
+    expected = checkpoints.load(path)
     harmless = 0
     for i in range(8 * len(content)):
         damaged = bytearray(content)
         damaged[i // 8] ^= 1 << i % 8
         path.write_bytes(damaged)
         try:
-            arrays, info = checkpoint.load(path)
+            arrays, info = checkpoints.load(path)
         except CheckpointError:
             continue
         harmless += 1  # white space between the header and the arrays
@@ -114,9 +114,9 @@ def test_every_flipped_bit_is_noticed(tmp_path):
 
 def test_checksum_is_of_content_not_of_order(tmp_path):
     a, b = np.zeros(2), np.ones((2, 2), np.float32)
-    written = checkpoint.save(tmp_path / "a", {"a": a, "b": b.T}, {"step": 1})
-    assert written == checkpoint.save(tmp_path / "b", {"b": b, "a": a}, {"step": 1})
-    assert written == checkpoint.state_digest({"b": b, "a": a}, {"step": 1})
+    written = checkpoints.save(tmp_path / "a", {"a": a, "b": b.T}, {"step": 1})
+    assert written == checkpoints.save(tmp_path / "b", {"b": b, "a": a}, {"step": 1})
+    assert written == checkpoints.state_digest({"b": b, "a": a}, {"step": 1})
     others = [
         ({"a": a, "c": b}, {"step": 1}),
         ({"a": b, "b": a}, {"step": 1}),
@@ -127,7 +127,7 @@ def test_checksum_is_of_content_not_of_order(tmp_path):
         ({"a": a, "b": b}, {"stop": 1}),
         ({"a": a}, {"step": 1}),
     ]
-    assert len({written, *(checkpoint.state_digest(*other) for other in others)}) == 1 + len(others)
+    assert len({written, *(checkpoints.state_digest(*other) for other in others)}) == 1 + len(others)
 
 
 # ---------------------------------------------------------------- atomicity
@@ -171,40 +171,40 @@ BREAKS = {"write": break_write} | {
 def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, where, exists):
     path = tmp_path / "last.safetensors"
     if exists:
-        checkpoint.save(path, {"a": np.zeros(1000)}, {"step": 1})
+        checkpoints.save(path, {"a": np.zeros(1000)}, {"step": 1})
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         BREAKS[where](patch)
         message = r"No space left on device \(while writing; what was there before is unchanged\): '.*last.safetensors'"
         with pytest.raises(OSError, match=message) as caught:
-            checkpoint.save(path, {"a": np.ones(1000)}, {"step": 2}, keep=tmp_path / "previous")
+            checkpoints.save(path, {"a": np.ones(1000)}, {"step": 2}, keep=tmp_path / "previous")
     assert caught.value.errno == errno.ENOSPC
     (tmp_path / "previous").unlink(missing_ok=True)  # by then, the old file has two names
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
-    checkpoint.save(path, {"a": np.ones(1000)}, {"step": 2})
-    assert checkpoint.load(path)[1]["step"] == 2
+    checkpoints.save(path, {"a": np.ones(1000)}, {"step": 2})
+    assert checkpoints.load(path)[1]["step"] == 2
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_folder_that_cannot_be_flushed_is_told_apart(tmp_path, monkeypatch):
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {}, {"step": 1})
+    checkpoints.save(path, {}, {"step": 1})
     flush, calls = os.fsync, iter([False, True])
     monkeypatch.setattr(os, "fsync", lambda descriptor: full() if next(calls) else flush(descriptor))
     with pytest.raises(OSError, match=r"it is written, but may not survive a power failure"):
-        checkpoint.save(path, {}, {"step": 2}, keep=tmp_path / "previous")
-    assert checkpoint.load(path)[1]["step"] == 2
-    assert checkpoint.load(tmp_path / "previous")[1]["step"] == 1
+        checkpoints.save(path, {}, {"step": 2}, keep=tmp_path / "previous")
+    assert checkpoints.load(path)[1]["step"] == 2
+    assert checkpoints.load(tmp_path / "previous")[1]["step"] == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_previous_that_is_the_last_already_leaves_nothing_else(tmp_path):
     """As after a crash between the two renames: the system renames nothing where both names are of one file."""
     path, previous = tmp_path / "last.safetensors", tmp_path / "previous.safetensors"
-    checkpoint.save(path, {}, {"step": 1})
+    checkpoints.save(path, {}, {"step": 1})
     os.link(path, previous)
-    checkpoint.save(path, {}, {"step": 2}, keep=previous)
-    assert [checkpoint.load(p)[1]["step"] for p in (previous, path)] == [1, 2]
+    checkpoints.save(path, {}, {"step": 2}, keep=previous)
+    assert [checkpoints.load(p)[1]["step"] for p in (previous, path)] == [1, 2]
     assert {*tmp_path.iterdir()} == {path, previous}
 
 
@@ -212,20 +212,20 @@ def test_previous_that_is_the_last_already_leaves_nothing_else(tmp_path):
 def test_limit_of_file_size(tmp_path):
     """A real error of the system in the middle of a write. In a process of its own: a limit cannot be raised again."""
     code = (
-        "import resource, numpy as np; from tinyres import checkpoint\n"
-        "checkpoint.save('a', {}, {'step': 1})\n"
+        "import resource, numpy as np; from tinyres import checkpoints\n"
+        "checkpoints.save('a', {}, {'step': 1})\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
-        "checkpoint.save('a', {'w': np.zeros(5000)}, {'step': 2})"
+        "checkpoints.save('a', {'w': np.zeros(5000)}, {'step': 2})"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert run.stderr.endswith("File too large (while writing; what was there before is unchanged): 'a'\n")
-    assert checkpoint.load(tmp_path / "a")[1]["step"] == 1
+    assert checkpoints.load(tmp_path / "a")[1]["step"] == 1
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_interrupted_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {}, {"step": 1})
+    checkpoints.save(path, {}, {"step": 1})
 
     def interrupt(*args):
         raise KeyboardInterrupt
@@ -233,9 +233,9 @@ def test_interrupted_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            checkpoint.save(path, {}, {"step": 2})
+            checkpoints.save(path, {}, {"step": 2})
     assert list(tmp_path.iterdir()) == [path]
-    assert checkpoint.load(path)[1]["step"] == 1
+    assert checkpoints.load(path)[1]["step"] == 1
 
 
 def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
@@ -243,20 +243,20 @@ def test_content_is_on_the_disk_before_the_name_changes(tmp_path, monkeypatch):
     for name in ("fsync", "replace"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
-    checkpoint.save(tmp_path / "a", {}, {})
+    checkpoints.save(tmp_path / "a", {}, {})
     assert calls == ["fsync", "replace", "fsync"] or (not hasattr(os, "O_DIRECTORY") and calls == ["fsync", "replace"])
 
 
 def test_folder_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError):
-        checkpoint.save(tmp_path / "no" / "a", {}, {})
+        checkpoints.save(tmp_path / "no" / "a", {}, {})
 
 
 # ---------------------------------------------------------------- what is not a checkpoint
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("small") / "a.safetensors"
-    checkpoint.save(path, {"a": np.arange(3, dtype=np.float32), "b": np.zeros((), np.int64)}, {"step": 1})
+    checkpoints.save(path, {"a": np.arange(3, dtype=np.float32), "b": np.zeros((), np.int64)}, {"step": 1})
     return path
 
 
@@ -265,10 +265,10 @@ def test_every_truncation_is_noticed(small_file, tmp_path):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=r"cut\.safetensors: not a safetensors file, or a damaged one"):
-            checkpoint.load(path)
+            checkpoints.load(path)
     path.write_bytes(content + b"\0")
     with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load(path)
+        checkpoints.load(path)
 
 
 @given(st.binary(max_size=300))
@@ -276,7 +276,7 @@ def test_random_bytes_are_no_checkpoint(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "random.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"random\.safetensors: "):
-        checkpoint.load(path)
+        checkpoints.load(path)
 
 
 @given(st.data())
@@ -288,7 +288,7 @@ def test_damage_anywhere_gives_one_kind_of_error_or_none(tmp_path_factory, small
     path = tmp_path_factory.getbasetemp() / "damaged.safetensors"
     path.write_bytes(content)
     try:
-        loaded, _ = checkpoint.load(path)
+        loaded, _ = checkpoints.load(path)
     except CheckpointError:
         return
     assert sum(a.nbytes for a in loaded.values()) == 3 * 4 + 8
@@ -327,14 +327,14 @@ def test_other_files_are_no_checkpoints(tmp_path, content, message):
     path = tmp_path / "other.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"other\.safetensors: .*{message}"):
-        checkpoint.load(path)
+        checkpoints.load(path)
 
 
 def test_missing_file_and_folder(tmp_path):
     with pytest.raises(CheckpointError, match=r"none\.safetensors: no such file"):
-        checkpoint.load(tmp_path / "none.safetensors")
+        checkpoints.load(tmp_path / "none.safetensors")
     with pytest.raises(CheckpointError, match=rf"{tmp_path.name}: a folder, expected .*best\.safetensors"):
-        checkpoint.load(tmp_path)
+        checkpoints.load(tmp_path)
     assert issubclass(CheckpointError, ValueError)
 
 
@@ -350,7 +350,7 @@ def save_model(path, name="tiny", *, drop=(), add=(), options=(), **info):
     arrays = {f"model.{n}": a for n, a in model.state_dict().items() if n not in drop}
     description = {"name": name, "options": dict(options)}
     rest = {"classes": list("0123456789"), "image_size": 8, "mean": [0.5] * 3, "std": [0.2] * 3, "config": {}}
-    checkpoint.save(path, {**arrays, **dict(add)}, {"model": description, **rest, **info})
+    checkpoints.save(path, {**arrays, **dict(add)}, {"model": description, **rest, **info})
     return model
 
 
@@ -358,7 +358,7 @@ def save_model(path, name="tiny", *, drop=(), add=(), options=(), **info):
 def test_model_is_loaded_ready_for_use(tmp_path):
     path = tmp_path / "a"
     model = save_model(path, add={"optimizer.0.momentum": np.zeros(2)})
-    loaded, info = checkpoint.load_model(path)
+    loaded, info = checkpoints.load_model(path)
     assert not loaded.training
     assert info["image_size"] == 8
     x = tr.Tensor(np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype("f4"))
@@ -371,7 +371,7 @@ def test_model_of_other_arrays_names_what_does_not_fit(tmp_path):
     add = {"model.layer9.0.conv1.weight": np.zeros(1), "model.fc.bias": np.zeros(7)}
     save_model(path, drop=["conv1.weight"], add=add)
     with pytest.raises(CheckpointError, match="its arrays are not of this model") as caught:
-        checkpoint.load_model(path)
+        checkpoints.load_model(path)
     for line in (
         "conv1.weight: missing",
         "layer9.0.conv1.weight: unexpected",
@@ -395,19 +395,19 @@ def test_model_of_other_arrays_names_what_does_not_fit(tmp_path):
 def test_description_of_no_model(tmp_path, info, message):
     save_model(tmp_path / "a", **info)
     with pytest.raises(CheckpointError, match=message):
-        checkpoint.load_model(tmp_path / "a")
+        checkpoints.load_model(tmp_path / "a")
 
 
 @pytest.mark.usefixtures("tiny")
 def test_description_that_is_not_whole(tmp_path):
-    checkpoint.save(tmp_path / "a", {}, {"model": {"name": "tiny", "options": {}}})
+    checkpoints.save(tmp_path / "a", {}, {"model": {"name": "tiny", "options": {}}})
     with pytest.raises(CheckpointError, match="does not describe a model that tinyres has"):
-        checkpoint.load_model(tmp_path / "a")
+        checkpoints.load_model(tmp_path / "a")
 
 
 @pytest.mark.usefixtures("tiny")
 def test_long_lists_of_what_does_not_fit_are_cut(tmp_path):
     save_model(tmp_path / "a", model={"name": "resnet20", "options": {}})
     with pytest.raises(CheckpointError, match=r"expected \(16,\)\n  and \d+ more$") as caught:
-        checkpoint.load_model(tmp_path / "a")
+        checkpoints.load_model(tmp_path / "a")
     assert len(str(caught.value).splitlines()) == 10

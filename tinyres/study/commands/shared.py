@@ -1,0 +1,34 @@
+"""What the studies' commands share: where they write, and how."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyres.console import UserError, out
+from tinyres.files import write_whole
+from tinyres.study import plots
+
+app = typer.Typer(help="See how residual networks learn: numbers and pictures of real runs.", no_args_is_help=True)
+
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for numbers and picture; study/NAME by default.", show_default=False),
+]
+
+
+def folder_for(name: str, chosen: Path | None) -> Path:
+    """The folder that a study writes to, made if it is not there."""
+    folder = Path("study", name) if chosen is None else chosen
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out: got {folder}, a file; expected a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None:
+    """Numbers as NAME.json and the picture as NAME.png, and say so."""
+    write_whole(folder / f"{name}.json", (json.dumps(numbers, indent=2) + "\n").encode())
+    plots.save(figure, folder / f"{name}.png")
+    out.print(f"Written: {folder / name}.json, {folder / name}.png", soft_wrap=True)
