@@ -76,6 +76,14 @@ class use_algorithm(_Choice):
     the outputs of its whole tile of 4 x 4 become NaN.
 
     Takes effect at the call, for the whole process; as a context manager, until the end of the block.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> x, w = tr.Tensor([[[[1.0, 2.0, 3.0]]]]), tr.Tensor([[[[1.0, -1.0]]]])
+    >>> with tr.use_algorithm("direct"):
+    ...     tr.ops.conv2d(x, w).data
+    array([[[[-1., -1.]]]], dtype=float32)
     """
 
     def __init__(self, name: str) -> None:
@@ -87,6 +95,14 @@ def set_num_threads(n: int) -> None:
 
     Takes effect for the whole process: whichever thread calls an operation, it runs on so many, and so does NumPy's
     BLAS.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> before = tr.num_threads()
+    >>> tr.set_num_threads(1); tr.num_threads()
+    1
+    >>> tr.set_num_threads(before)
     """
     if not 1 <= n <= max_threads():
         raise ValueError(f"n: got {n} threads, expected 1 to {max_threads()}, the number of cores Numba sees")
@@ -95,7 +111,14 @@ def set_num_threads(n: int) -> None:
 
 
 def num_threads() -> int:
-    """Threads in use."""
+    """Threads in use.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.num_threads() >= 1
+    True
+    """
     return threads.num_threads()
 
 

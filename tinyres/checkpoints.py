@@ -69,6 +69,13 @@ def save(
     -----
     Written beside the target, flushed to the disk, renamed over it, and the folder flushed: a crash at any moment
     leaves one of the two versions.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> path = tempfile.mkdtemp() + "/a.safetensors"
+    >>> save(path, {"w": np.zeros(2)}, {"step": 1})[:8]
+    '1b3403ba'
     """
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = _description(info)
@@ -100,6 +107,14 @@ def save_weights(path: str | Path, model: Module) -> None:
     ------
     OSError
         Where it cannot be written; the old file is left as it was.
+
+    Examples
+    --------
+    >>> import tempfile, tinyres as tr
+    >>> net = tr.nn.Linear(2, 2)
+    >>> path = tempfile.mkdtemp() + "/net.safetensors"
+    >>> save_weights(path, net)
+    >>> tr.models.load_weights(net, path)
     """
     write_whole(path, safetensors.numpy.save(model.state_dict(), metadata={"format": "pt"}))
 
@@ -112,6 +127,14 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     CheckpointError
         Where it is missing, is not safetensors, is damaged (by as little as a bit) or cut off, or was not written by
         tinyres.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> path = tempfile.mkdtemp() + "/a.safetensors"
+    >>> _ = save(path, {"w": np.zeros(2)}, {"step": 1})
+    >>> load(path)
+    ({'w': array([0., 0.])}, {'step': 1})
     """
     arrays, metadata = read_arrays(path)
     info = _info(path, metadata)
@@ -121,7 +144,16 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
 
 
 def load_info(path: str | Path) -> dict[str, Any] | None:
-    """The information of a checkpoint alone, with the errors of `load`; None where a file of arrays has none."""
+    """The information of a checkpoint alone, with the errors of `load`; None where a file of arrays has none.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np
+    >>> path = tempfile.mkdtemp() + "/a.safetensors"
+    >>> _ = save(path, {"w": np.zeros(2)}, {"step": 1})
+    >>> load_info(path)
+    {'step': 1}
+    """
     metadata = read_metadata(path)
     return _info(path, metadata) if "tinyres" in metadata else None
 
@@ -150,6 +182,12 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, Any]]:
     CheckpointError
         Where the file is not a checkpoint, its arrays do not fit the model it names, or it does not say, in values
         that make sense, what images that model expects and what classes it knows.
+
+    Examples
+    --------
+    >>> model, info = load_model("runs/first/best.safetensors")  # doctest: +SKIP
+    >>> info["classes"][:2]  # doctest: +SKIP
+    ['airplane', 'automobile']
     """
     arrays, info = load(path)
     try:
@@ -191,6 +229,12 @@ def normalisation(path: str | Path, info: Mapping[str, Any]) -> tuple[Array, Arr
     ------
     CheckpointError
         Where they are not three finite numbers each, those of the deviation positive.
+
+    Examples
+    --------
+    >>> mean, std = normalisation("a file", {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]})
+    >>> std
+    array([0.25, 0.25, 0.25], dtype=float32)
     """
     values: list[Any] = [info.get(name) for name in ("mean", "std")]
     lists = all(isinstance(value, list) and len(value) == 3 for value in values)
@@ -203,7 +247,16 @@ def normalisation(path: str | Path, info: Mapping[str, Any]) -> tuple[Array, Arr
 
 
 def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> None:
-    """Put the model's arrays of a checkpoint into a model."""
+    """Put the model's arrays of a checkpoint into a model.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.nn.Linear(2, 1)
+    >>> load_arrays("a file", net, {"model.weight": np.ones((1, 2)), "model.bias": np.zeros(1)})
+    >>> net.weight.data
+    array([[1., 1.]], dtype=float32)
+    """
     try:
         model.load_state_dict(part(arrays, "model"))
     except ValueError as error:

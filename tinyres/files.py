@@ -86,7 +86,13 @@ def _opened(path: str | Path) -> Iterator[Any]:
 
 
 def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
-    """The arrays whose names start with ``<prefix>.``, without it."""
+    """The arrays whose names start with ``<prefix>.``, without it.
+
+    Examples
+    --------
+    >>> part({'model.w': np.zeros(2), 'optimizer.0': np.ones(2)}, 'model')
+    {'w': array([0., 0.])}
+    """
     return {name.removeprefix(f"{prefix}."): a for name, a in arrays.items() if name.startswith(f"{prefix}.")}
 
 
@@ -116,6 +122,14 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
         Of the kind that the system reports, naming `path`. Either nothing has changed, or, where the folder could not
         be flushed at the very end, the new file is in its place, and only a power failure could undo that. The message
         says which.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "a.txt")
+    >>> write_whole(path, b'all or nothing')
+    >>> path.read_text()
+    'all or nothing'
     """
     path, temporary = Path(path), None
     outcome = "what was there before is unchanged"

@@ -88,7 +88,13 @@ def describe() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Name of the processor, as far as the system says."""
+    """Name of the processor, as far as the system says.
+
+    Examples
+    --------
+    >>> isinstance(processor(), str)
+    True
+    """
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -97,7 +103,13 @@ def processor() -> str:
 
 
 def peak_memory() -> int | None:
-    """Most bytes of memory that this process has held; None where the system does not say."""
+    """Most bytes of memory that this process has held; None where the system does not say.
+
+    Examples
+    --------
+    >>> (peak_memory() or 2**20) >= 2**20
+    True
+    """
     try:  # on Linux getrusage's maximum is inherited from the process that started this one
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024

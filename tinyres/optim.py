@@ -59,6 +59,16 @@ class Optimizer:
         from `defaults`.
     defaults : mapping
         Settings; ``groups[i]["lr"]`` can be assigned at any time.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> class Sign(tr.optim.Optimizer):
+    ...     def update(self, p, g, state, group):
+    ...         p -= p.dtype.type(group["lr"]) * np.sign(g)
+    >>> p = tr.nn.Parameter([1.0]); p.grad = np.array([-3.0], np.float32)
+    >>> Sign([p], {"lr": 0.5, "weight_decay": 0.0}).step(); p.data
+    array([1.5], dtype=float32)
     """
 
     slots: tuple[str, ...] = ()  # names of the state arrays, each of its parameter's shape

@@ -177,6 +177,19 @@ def count_flops(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
 
     Only products are counted, as in the paper: conv2d, linear and matmul, a multiply-add as two, once forward and once
     for each gradient that is wanted. Convolutions count as direct ones, however they are computed.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> class Printer:
+    ...     def recorded(self, node, inputs):
+    ...         print(node, count_flops(node, inputs))
+    ...     def summed(self, node):
+    ...         pass
+    >>> a, b = tr.Tensor(np.ones((2, 3)), True), tr.Tensor(np.ones((3, 4)), True)
+    >>> with tr.tape.watching(Printer()):
+    ...     y = a @ b
+    <matmul(2, 4)> (48, 96)
     """
     if node.name in ("conv2d", "linear"):
         terms = inputs[1].size // len(inputs[1])  # of the sum that is one element of the output
@@ -213,6 +226,19 @@ def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     ==================  ======================================  =================================================
 
     What has one value for each channel is not counted in batch_norm.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> class Printer:
+    ...     def recorded(self, node, inputs):
+    ...         print(node, count_bytes(node, inputs))
+    ...     def summed(self, node):
+    ...         pass
+    >>> a, b = tr.Tensor(np.ones((2, 3)), True), tr.Tensor(np.ones((3, 4)), True)
+    >>> with tr.tape.watching(Printer()):
+    ...     y = a @ b
+    <matmul(2, 4)> (208, 352)
     """
     y = math.prod(node.shape) * node.dtype.itemsize
     sizes = [array.nbytes for array in inputs]

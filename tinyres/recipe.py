@@ -37,6 +37,15 @@ class Config:
     ------
     ValueError
         Naming the first field whose value makes no sense.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.train.Config(model="resnet56", epochs=20).lr
+    0.5
+    >>> tr.train.Config(epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs: got 0, expected 1 or more
     """
 
     dataset: str = "cifar10"
@@ -146,7 +155,15 @@ class Data(NamedTuple):
 
 
 def read_split(config: Config, split: str) -> tuple[Array, Array]:
-    """All images and labels of a split ("train" or "test") of a configuration's data set."""
+    """All images and labels of a split ("train" or "test") of a configuration's data set.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> images, labels = read_split(tr.train.Config(dataset="shapes"), "test")
+    >>> images.dtype, images.shape[1:]
+    (dtype('uint8'), (3, 32, 32))
+    """
     if config.dataset == "folder":
         return _read_pictures(config, split)[:2]
     where = {} if config.dataset == "shapes" else {"root": config.data}
@@ -162,6 +179,13 @@ def load_data(config: Config, progress: Progress | None = None) -> Data:
         Where more images are to be held out than there are, or the number of classes is not that of the data.
     DatasetNotFound, DatasetError
         Where the data is missing or damaged.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> found = load_data(tr.train.Config(dataset="shapes", validation=100, subset=500))
+    >>> len(found.train[1]), len(found.validation[1]), len(found.classes)
+    (500, 100, 10)
     """
     found = _load_pictures(config, progress) if config.dataset == "folder" else _load_set(config)
     if config.num_classes not in (None, len(found.classes)):

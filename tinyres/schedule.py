@@ -11,7 +11,13 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 def constant(lr: float) -> Schedule:
-    """The same learning rate always."""
+    """The same learning rate always.
+
+    Examples
+    --------
+    >>> constant(0.1)(1000)
+    0.1
+    """
     return lambda step: lr
 
 

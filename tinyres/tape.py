@@ -86,7 +86,16 @@ def no_grad() -> contextlib.AbstractContextManager[None]:
 
 
 def enable_grad() -> contextlib.AbstractContextManager[None]:
-    """Record inside this block, whatever `no_grad` is around it."""
+    """Record inside this block, whatever `no_grad` is around it.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> w = tr.Tensor([1.0, 2.0], requires_grad=True)
+    >>> with tr.no_grad(), tr.enable_grad():
+    ...     (w * 2).requires_grad
+    True
+    """
     return _setting("grad_enabled", True)
 
 

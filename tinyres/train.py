@@ -407,7 +407,17 @@ def read_config(folder: str | Path) -> Config:
 
 
 def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
-    """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader."""
+    """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> images, labels = tr.data.shapes(20)
+    >>> loader = tr.data.Loader(images, labels, 10, mean=[0.5] * 3, std=[0.25] * 3, shuffle=False)
+    >>> loss, accuracy = evaluate(tr.models.resnet20(), loader)
+    >>> 0 <= accuracy <= 1
+    True
+    """
     training = model.training
     model.eval()
     total, correct = 0.0, 0

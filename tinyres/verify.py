@@ -50,6 +50,11 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
         Where a checkpoint is missing or damaged, or the states differ; the message says in what.
     Interrupted
         On SIGINT or SIGTERM.
+
+    Examples
+    --------
+    >>> verify("runs/first")  # doctest: +SKIP
+    Verified(start=3168, stop=3520, sha256='...')
     """
     folder = Path(folder)
     config = train.read_config(folder)

@@ -19,7 +19,7 @@ class Augment:
     flip : bool
         Whether to mirror half of the images, left to right.
     cutout : int
-        Side of a square that is blanked at a random place, in part perhaps outside the image [1]_; 0 for none.
+        Side of a square that is blanked at a random place, in part perhaps outside the image; 0 for none.
 
     Raises
     ------
@@ -28,8 +28,8 @@ class Augment:
 
     References
     ----------
-    .. [1] T. DeVries, G. W. Taylor, "Improved regularization of convolutional neural networks with cutout",
-       2017, https://arxiv.org/abs/1708.04552
+    DeVries and Taylor, "Improved regularization of convolutional neural networks with cutout", 2017,
+    https://arxiv.org/abs/1708.04552
 
     Examples
     --------

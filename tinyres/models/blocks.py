@@ -26,6 +26,14 @@ class BasicBlock(Module):
     Notes
     -----
     Any module with this signature and an `expansion` is a block for `ResNet`.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> shortcut = tr.models.projection(16, 32, stride=2)
+    >>> tr.models.BasicBlock(16, 32, 2, shortcut)(x).shape
+    (2, 32, 4, 4)
     """
 
     expansion = 1
@@ -50,7 +58,15 @@ class BasicBlock(Module):
 
 
 class PlainBlock(BasicBlock):
-    """The same two convolutions without the shortcut: what the paper compares with."""
+    """The same two convolutions without the shortcut: what the paper compares with.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> tr.models.PlainBlock(16, 32, 2)(x).shape
+    (2, 32, 4, 4)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn2(self.conv2(self.bn1(self.conv1(x), relu=True)), relu=True)
@@ -82,6 +98,13 @@ class Bottleneck(Module):
     ----------
     Zagoruyko and Komodakis, "Wide residual networks", BMVC 2016; Xie, Girshick, Dollár, Tu and He, "Aggregated residual
     transformations for deep neural networks", CVPR 2017.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> tr.models.Bottleneck(16, 4)(x).shape
+    (2, 16, 8, 8)
     """
 
     expansion = 4
@@ -129,6 +152,13 @@ class PreActBlock(Module):
         As for `BasicBlock`. Where shapes change, the shortcut starts from the activated input as well.
     activated : bool
         The input has been activated: that of the first block, which both paths take as it is (appendix).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> tr.models.PreActBlock(16, 16)(x).shape
+    (2, 16, 8, 8)
     """
 
     expansion = 1
@@ -169,7 +199,15 @@ class PreActBlock(Module):
 
 
 class PreActBottleneck(PreActBlock):
-    """Batch norm and ReLU before each of 1x1, 3x3 and 1x1 convolutions; parameters as for `PreActBlock`."""
+    """Batch norm and ReLU before each of 1x1, 3x3 and 1x1 convolutions; parameters as for `PreActBlock`.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> tr.models.PreActBottleneck(16, 4)(x).shape
+    (2, 16, 8, 8)
+    """
 
     expansion = 4
 
@@ -193,7 +231,15 @@ class PreActBottleneck(PreActBlock):
 
 # ---------------------------------------------------------------- shortcuts where shapes change
 class PaddedIdentity(Module):
-    """Every stride-th pixel, and zeros for the channels that are new: no parameters (the paper's option A)."""
+    """Every stride-th pixel, and zeros for the channels that are new: no parameters (the paper's option A).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> tr.models.PaddedIdentity(16, 32, stride=2)(x).shape
+    (2, 32, 4, 4)
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -204,7 +250,17 @@ class PaddedIdentity(Module):
 
 
 def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool = True) -> Module:
-    """W x: a 1x1 convolution (the paper's options B and C), with batch norm unless the sum is normalised later."""
+    """W x: a 1x1 convolution (the paper's options B and C), with batch norm unless the sum is normalised later.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.models.projection(16, 32, stride=2)
+    Sequential(
+      (0): Conv2d(16, 32, kernel_size=(1, 1), stride=2, padding=0, bias=False)
+      (1): BatchNorm2d(32, eps=1e-05, momentum=0.1)
+    )
+    """
     conv = Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
     return Sequential(conv, BatchNorm2d(out_channels)) if norm else Sequential(conv)
 
@@ -212,7 +268,14 @@ def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool =
 def make_shortcut(
     option: str | None, in_channels: int, out_channels: int, stride: int, *, norm: bool = True
 ) -> Module | None:
-    """The shortcut of a block by the paper's option A, B or C; None where it is the identity, or the option is None."""
+    """The shortcut of a block by the paper's option A, B or C; None where it is the identity, or the option is None.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> print(tr.models.make_shortcut("B", 16, 16, 1), tr.models.make_shortcut("A", 16, 32, 2))
+    None PaddedIdentity()
+    """
     changes = stride != 1 or in_channels != out_channels
     if option == "C" or (option == "B" and changes):
         return projection(in_channels, out_channels, stride, norm=norm)

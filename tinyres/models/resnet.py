@@ -187,7 +187,15 @@ def image_size(name: str, stem: str | None = None) -> int:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError, with the nearest names, where the family has no such model."""
+    """Raise ValueError, with the nearest names, where the family has no such model.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.models.check_name("resnet21")
+    Traceback (most recent call last):
+    ValueError: model: there is no 'resnet21'; did you mean resnet20 or resnet152 or resnet110?
+    """
     if name not in FAMILY:
         near = difflib.get_close_matches(name, FAMILY, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FAMILY)}"

@@ -33,6 +33,14 @@ def nothing_drawn(most: int) -> Iterator[None]:
     """Parameters made meanwhile hold what the memory held: for a model that is filled from a file next.
 
     A file can ask for a model of any size. ValueError for a parameter of more than `most` numbers.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> with nothing_drawn(most=100):
+    ...     tr.nn.Linear(50, 10)
+    Traceback (most recent call last):
+    ValueError: a parameter of shape (10, 50) has more numbers than the 100 that are allowed
     """
     global _most
     _most = most
@@ -49,7 +57,13 @@ def _undrawn(shape: tuple[int, ...], dtype: Any, most: int) -> Array:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Numbers of inputs and outputs that one output and one input of a layer are tied to: (fan_in, fan_out)."""
+    """Numbers of inputs and outputs that one output and one input of a layer are tied to: (fan_in, fan_out).
+
+    Examples
+    --------
+    >>> fans((16, 3, 5, 5))
+    (75, 400)
+    """
     window = math.prod(shape[2:])
     return shape[1] * window, shape[0] * window
 
@@ -59,6 +73,12 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
 
     `mode` "fan_in" keeps it on the way forward, "fan_out" that of gradients on the way back. He et al., "Delving
     deep into rectifiers", 2015, equations 10 and 14.
+
+    Examples
+    --------
+    >>> w = kaiming_normal((64, 32, 3, 3))
+    >>> bool(abs(w.std() - np.sqrt(2 / (64 * 9))) < 0.01)
+    True
     """
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode: got {mode!r}, expected 'fan_in' or 'fan_out'")
@@ -69,7 +89,14 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
 
 
 def uniform(shape: tuple[int, ...], bound: float, *, dtype: Any = np.float32) -> Array:
-    """Uniform between -bound and bound."""
+    """Uniform between -bound and bound.
+
+    Examples
+    --------
+    >>> w = uniform((2, 3), 0.5)
+    >>> w.shape, bool(abs(w).max() <= 0.5)
+    ((2, 3), True)
+    """
     if _most is not None:
         return _undrawn(shape, dtype, _most)
     return _generator.uniform(-bound, bound, shape).astype(dtype)

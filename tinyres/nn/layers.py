@@ -130,7 +130,16 @@ class BatchNorm2d(Module):
 
 
 class MaxPool2d(Module):
-    """Largest element of each window, see `ops.max_pool2d`."""
+    """Largest element of each window, see `ops.max_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.arange(16.0).reshape(1, 1, 4, 4))
+    >>> tr.nn.MaxPool2d(2)(x).data[0, 0]
+    array([[ 5.,  7.],
+           [13., 15.]])
+    """
 
     def __init__(self, kernel_size: _Size, *, stride: _Size | None = None, padding: _Size = 0) -> None:
         super().__init__()
@@ -144,35 +153,74 @@ class MaxPool2d(Module):
 
 
 class AvgPool2d(MaxPool2d):
-    """Mean of each window, see `ops.avg_pool2d`."""
+    """Mean of each window, see `ops.avg_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.arange(16.0).reshape(1, 1, 4, 4))
+    >>> tr.nn.AvgPool2d(2)(x).data[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.avg_pool2d(x, self.kernel_size, stride=self.stride, padding=self.padding)
 
 
 class GlobalAvgPool2d(Module):
-    """Mean over all pixels, (N, C, H, W) -> (N, C, 1, 1)."""
+    """Mean over all pixels, (N, C, H, W) -> (N, C, 1, 1).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.arange(16.0).reshape(1, 1, 4, 4))
+    >>> tr.nn.GlobalAvgPool2d()(x).data
+    array([[[[7.5]]]])
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.global_avg_pool2d(x)
 
 
 class ReLU(Module):
-    """max(x, 0)."""
+    """max(x, 0).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.nn.ReLU()(tr.Tensor([-1.0, 2.0])).data
+    array([0., 2.], dtype=float32)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.relu(x)
 
 
 class Flatten(Module):
-    """(N, C, H, W) -> (N, C * H * W)."""
+    """(N, C, H, W) -> (N, C * H * W).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.nn.Flatten()(tr.Tensor(np.zeros((2, 3, 4, 4)))).shape
+    (2, 48)
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.flatten(x)
 
 
 class Identity(Module):
-    """x itself: the shortcut of a block that changes no shape."""
+    """x itself: the shortcut of a block that changes no shape.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> x = tr.Tensor([1.0])
+    >>> tr.nn.Identity()(x) is x
+    True
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x

@@ -12,37 +12,86 @@ _Axis = int | tuple[int, ...] | None
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x; its own derivative."""
+    """e^x; its own derivative.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.exp(tr.Tensor([0.0])).data
+    array([1.], dtype=float32)
+    """
     return as_tensor("x", x).exp()
 
 
 def log(x: Tensor) -> Tensor:
-    """Natural logarithm; derivative 1 / x."""
+    """Natural logarithm; derivative 1 / x.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.log(tr.Tensor([1.0])).data
+    array([0.], dtype=float32)
+    """
     return as_tensor("x", x).log()
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """Square root y; derivative 1 / (2 y)."""
+    """Square root y; derivative 1 / (2 y).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.sqrt(tr.Tensor([9.0])).data
+    array([3.], dtype=float32)
+    """
     return as_tensor("x", x).sqrt()
 
 
 def matmul(a: Tensor, b: Any) -> Tensor:
-    """Matrix product of the last two axes, the others broadcast."""
+    """Matrix product of the last two axes, the others broadcast.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.matmul(tr.Tensor([[1.0, 2.0]]), tr.Tensor([[3.0], [4.0]])).data
+    array([[11.]], dtype=float32)
+    """
     return as_tensor("a", a) @ b
 
 
 def sum(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Sum over the given axes (all by default)."""
+    """Sum over the given axes (all by default).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.sum(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), 0).data
+    array([4., 6.], dtype=float32)
+    """
     return as_tensor("x", x).sum(axis, keepdims=keepdims)
 
 
 def mean(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Mean over the given axes (all by default)."""
+    """Mean over the given axes (all by default).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.mean(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), 0, keepdims=True).data
+    array([[2., 3.]], dtype=float32)
+    """
     return as_tensor("x", x).mean(axis, keepdims=keepdims)
 
 
 def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Maximum over the given axes (all by default); equal maxima share the gradient."""
+    """Maximum over the given axes (all by default); equal maxima share the gradient.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.max(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), 1).data
+    array([2., 4.], dtype=float32)
+    """
     return as_tensor("x", x).max(axis, keepdims=keepdims)
 
 

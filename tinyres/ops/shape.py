@@ -10,17 +10,38 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same elements in another shape; one length may be -1."""
+    """The same elements in another shape; one length may be -1.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.reshape(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), (4, 1)).shape
+    (4, 1)
+    """
     return as_tensor("x", x).reshape(shape)
 
 
 def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
-    """Permute the axes; reverse them by default."""
+    """Permute the axes; reverse them by default.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.transpose(tr.Tensor(np.zeros((2, 3, 4))), (2, 0, 1)).shape
+    (4, 2, 3)
+    """
     return as_tensor("x", x).transpose(*axes or ())
 
 
 def flatten(x: Tensor, start: int = 1) -> Tensor:
-    """Merge all axes from `start` on: (N, C, H, W) -> (N, C * H * W)."""
+    """Merge all axes from `start` on: (N, C, H, W) -> (N, C * H * W).
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.flatten(tr.Tensor(np.zeros((2, 3, 4, 4)))).shape
+    (2, 48)
+    """
     x = as_tensor("x", x)
     if not 0 <= start < max(x.ndim, 1):
         raise ValueError(f"start: got {start}, expected 0 to {x.ndim - 1} for shape {x.shape}")
