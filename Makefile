@@ -1,6 +1,7 @@
 # make train   install into .venv and train ResNet-20 for about five minutes
 # make test    install what tests need, check style and types, run the tests
 # make check   style and types only
+# make docs    build the site, docs/_build/index.html
 # make bench   time a training step here and in PyTorch
 
 VENV   ?= .venv
@@ -8,7 +9,7 @@ PYTHON ?= python3.11
 BIN    := $(VENV)/bin
 TRAIN  ?= --epochs 3
 
-.PHONY: train test check bench clean
+.PHONY: train test check docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/tinyres train $(TRAIN)
@@ -20,6 +21,9 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/sphinx-build -W --keep-going docs docs/_build
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet torch==2.13.0
@@ -38,4 +42,4 @@ $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,84 @@
+"""How the site is built: ``make docs``, or ``sphinx-build -W --keep-going docs docs/_build``.
+
+Needs no network, and neither do its readers: formulas become MathML while it is built.
+"""
+
+import re
+
+import latex2mathml.converter
+from docutils import nodes
+
+import tinyres
+
+project = "tinyres"
+version = release = tinyres.__version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "tinyres"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["tinyres.css"]
+html_show_copyright = html_show_sourcelink = False
+html_copy_source = False
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"  # `name` in a docstring is a link where there is such a name, and code where not
+autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
+autodoc_typehints = "none"  # the docstrings say it with shapes
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+
+def mathml(self, node):
+    """Write a formula as MathML, which browsers lay out themselves: no JavaScript, no fonts, no network."""
+    block = isinstance(node, nodes.math_block)
+    formula = latex2mathml.converter.convert(node.astext(), display="block" if block else "inline")
+    self.body.append(f'<div class="math">{formula}</div>' if block else formula)
+    raise nodes.SkipNode
+
+
+def mark_formulas(app, what, name, obj, options, lines):
+    """Indented paragraphs of a docstring's text are formulas, not quotations: show them as they are typed."""
+    marked, formulas, above = [], True, ""  # `above`: the last line that is not blank
+    for line, below in zip(lines, [*lines[1:], ""], strict=False):
+        if below and set(below) == {"-"}:
+            formulas = line == "Notes"  # in other sections, descriptions are indented
+        first_of_block = line.startswith(" ") and not above.startswith(" ") and marked and not marked[-1]
+        if formulas and first_of_block and not above.endswith("::"):
+            marked += [".. code-block:: none", ""]
+        marked.append(line)
+        above = line or above
+    lines[:] = marked
+
+
+def leave_out_fields(app, what, name, obj, skip, options):
+    """Python writes "Alias for field number 0" on a named tuple's fields; their comments are in the source."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
+def find_below_tinyres(app, env, node, contnode):
+    """`ops.conv2d` and `tr.Tensor` mean what they do after ``import tinyres as tr``, in all docstrings."""
+    python, name = env.get_domain("py"), "tinyres." + node["reftarget"].removeprefix("tr.")
+    if name not in python.objects or python.objects[name].objtype == "module":  # `data` is an argument
+        return None
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, contnode)
+
+
+def without_links_back(app, pagename, templatename, context, doctree):
+    """Take the links from source to API away: they name the module that defines a thing, not the one that offers it."""
+    if pagename.startswith("_modules/"):
+        context["body"] = re.sub('<a class="viewcode-back".*?</a>', "", context["body"])
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.connect("missing-reference", find_below_tinyres)
+    app.connect("html-page-context", without_links_back)
+    app.connect("autodoc-skip-member", leave_out_fields)
+    app.connect("autodoc-process-docstring", mark_formulas, priority=400)  # before napoleon
