@@ -1,0 +1,191 @@
+"""The site builds without a warning, its links lead somewhere, its code runs, and no public name is missing."""
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import tinyres as tr
+from tinyres.study.commands import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+MODULES = [
+    "tinyres",
+    *(f"tinyres.{name}" for name in tr.__all__ if inspect.ismodule(getattr(tr, name))),
+    "tinyres.nn.init",
+    "tinyres.testing.strategies",
+    "tinyres.verify",
+]
+
+
+# ---------------------------------------------------------------- the site
+class Page(HTMLParser):
+    """What a page can be linked by, what it links to, and what a browser fetches with it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.anchors, self.links, self.fetched = {""}, [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.anchors.add(values.get("id", ""))
+        if tag == "a" and "href" in values:
+            self.links.append(values["href"])
+        if "src" in values:
+            self.fetched.append(values["src"])
+        if tag == "link" and "stylesheet" in values.get("rel", ""):
+            self.fetched.append(values["href"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built once for these tests: its folder, and its pages by path."""
+    pytest.importorskip("sphinx")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", folder / "doctrees", DOCS, folder]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return folder, {path: Page(path) for path in folder.rglob("*.html")}
+
+
+def test_the_site_builds_without_warnings(site):
+    folder, pages = site
+    for source in PAGES:
+        assert folder / source.relative_to(DOCS).with_suffix(".html") in pages
+
+
+def test_links_lead_somewhere(site):
+    _, pages = site
+    count = 0
+    for path, page in pages.items():
+        for link in page.links + page.fetched:
+            parts = urlsplit(link)
+            if parts.scheme:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert target.is_file(), f"{path.name}: {link}"
+            if target in pages and parts.path + parts.fragment != "#":
+                assert unquote(parts.fragment) in pages[target].anchors, f"{path.name}: {link}"
+            count += 1
+    assert count > 1000
+
+
+def test_pages_can_be_read_without_a_network(site):
+    folder, pages = site
+    assert not [src for page in pages.values() for src in page.fetched if urlsplit(src).netloc]
+    assert "@import" not in (folder / "_static" / "tinyres.css").read_text()
+
+
+def test_formulas_are_mathml(site):
+    folder, _ = site
+    text = (folder / "tour" / "batch_norm.html").read_text()
+    assert text.count('display="block"') >= 6
+    formulas = re.findall("<math.*?</math>", text, re.S)
+    left = [f for f in formulas if "\\" in f or "&</mi>" in f or "<merror" in f]
+    assert left == [], "a formula that the converter does not know"
+
+
+def test_every_public_name_is_in_the_api(site):
+    _, pages = site
+    known = set().union(*(page.anchors for page in pages.values()))
+    for module in MODULES:
+        for name, value in public(module):
+            assert f"{module}.{name}" in known, f"{module}.{name}"
+            assert value.__doc__
+
+
+def test_every_study_has_a_section_and_an_api():
+    text, api = ((DOCS / name).read_text() for name in ("studies.md", "api/study.md"))
+    groups = [group.name for group in app.registered_groups]
+    for name in [command.name for command in app.registered_commands] + groups:
+        assert f"\n## {name}\n" in text, f"docs/studies.md: no section on {name}"
+    for path in Path(tr.__file__).parent.glob("study/*.py"):
+        there = f"automodule:: tinyres.study.{path.stem}\n" in api
+        assert there or path.stem == "__init__", f"docs/api/study.md: no {path.stem}"
+
+
+def test_every_picture_is_shown_and_small():
+    texts = [path.read_text() for path in [*PAGES, ROOT / "README.md"]]
+    for path in [*DOCS.glob("*.png"), *DOCS.glob("*.svg")]:
+        assert any(f"{path.name})" in line and not line.startswith("%") for t in texts for line in t.splitlines()), path
+        assert path.stat().st_size < 300_000, path
+
+
+# ---------------------------------------------------------------- docstrings
+def public(module):
+    """Functions and classes that a module offers, by name."""
+    found = importlib.import_module(module)
+    for name in getattr(found, "__all__", vars(found)):
+        value = getattr(found, name)
+        if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
+            continue
+        if hasattr(found, "__all__") or value.__module__ == module:
+            yield name, value
+
+
+def shown_elsewhere(value):
+    """Errors are raised, protocols implemented, and records returned: the examples are where that happens."""
+    record = inspect.isclass(value) and (issubclass(value, tuple) or dataclasses.is_dataclass(value))
+    error = inspect.isclass(value) and issubclass(value, Exception)
+    return record or error or getattr(value, "_is_protocol", False)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_public_function_and_class_has_an_example(module):
+    without = [name for name, value in public(module) if ">>>" not in (value.__doc__ or "")]
+    assert [name for name in without if not shown_elsewhere(dict(public(module))[name])] == []
+
+
+def test_examples_of_all_modules_are_run(pytestconfig):
+    assert "--doctest-modules" in pytestconfig.getini("addopts")
+    assert "tinyres" in pytestconfig.getini("testpaths")
+
+
+# ---------------------------------------------------------------- pages
+def blocks(text):
+    """The Python of a page, block by block, each where it stands, so that errors name the page's own lines."""
+    for match in re.finditer(r"^```python\n(.*?)^```", text, re.M | re.S):
+        yield "\n" * text[: match.start(1)].count("\n") + match[1]
+
+
+def run_page(path):
+    """Run a page from top to bottom, in one namespace; blocks of ``>>>`` as doctests."""
+    names = {"__name__": path.stem}
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for source in blocks(path.read_text()):
+        if source.lstrip().startswith(">>>"):
+            test = doctest.DocTestParser().get_doctest(source, names, path.name, str(path), 0)
+            report = []
+            assert not runner.run(test, out=report.append, clear_globs=False).failed, "".join(report)
+            names.update(test.globs)
+        else:
+            exec(compile(source, str(path), "exec"), names)
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_code_of_a_page_does_what_it_says(path, one_thread):
+    run_page(path)
+
+
+def test_a_page_that_says_something_wrong_is_noticed(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A\n\n```python\nx = 1\n```\n\n```python\n>>> x\n1\n```\n\n```python\nassert x == 1\n```\n")
+    run_page(page)
+    page.write_text(page.read_text().replace("x = 1\n", "x = 2\n", 1))
+    with pytest.raises(AssertionError, match="Expected"):
+        run_page(page)
+    page.write_text(page.read_text().replace(">>> x\n1\n", ">>> x\n2\n"))
+    with pytest.raises(AssertionError) as error:
+        run_page(page)
+    assert error.traceback[-1].lineno == 12
