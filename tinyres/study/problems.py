@@ -98,7 +98,8 @@ class Problem:
         lines = [f"{call} + {call}" if self.twice else call]
         for name, array in zip(names, self.inputs, strict=True):
             with np.printoptions(precision=4, suppress=True, threshold=50):
-                text = str(array).replace("\n", "\n" + " " * (len(name) + 5))
+                rows = filter(str.strip, np.array2string(array.round(4)).split("\n"))
+            text = ("\n" + " " * (len(name) + 5)).join(rows)
             layout = "" if array.flags.c_contiguous else f", strides {array.strides}"
             lines.append(f"  {name} = {text}  of shape {array.shape}{layout}")
         return "\n".join(lines)

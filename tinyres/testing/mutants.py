@@ -31,12 +31,15 @@ class Mutant(NamedTuple):
             Where the text to replace is not there exactly once.
         """
         path = package / self.file
-        source = path.read_text()
+        path.write_text(self.edit(path.read_text()))
+
+    def edit(self, source: str) -> str:
+        """The file's text with the fault, from the text without; raises what `apply` does."""
         if source.count(self.before) != 1:
             raise ValueError(
                 f"{self.name}: {self.file} holds its text {source.count(self.before)} times, expected once"
             )
-        path.write_text(source.replace(self.before, self.after))
+        return source.replace(self.before, self.after)
 
 
 _OPS, _TAPE, _CONV = "test_ops.py", "test_tensor.py", "test_kernels.py conv"

@@ -1,0 +1,102 @@
+"""`tinyres study gym`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from tinyres.console import errors, out
+from tinyres.study import gym as study
+from tinyres.study.commands.shared import app
+
+gym = typer.Typer(help="Gradients broken on purpose, for you to mend.", no_args_is_help=False)
+app.add_typer(gym, name="gym")
+
+Folder = Annotated[Path, typer.Option("--folder", help="Where the levels are.")]
+Which = Annotated[str | None, typer.Argument(metavar="[LEVEL]", help="Number or name; the one begun last by default.")]
+HERE = Path("gym")
+
+
+def chosen(folder: Path, level: str | None) -> study.Level:
+    """The level that is meant."""
+    return study.find(level) if level else study.current_level(study.progress(folder))
+
+
+@gym.callback(invoke_without_command=True)
+def levels(context: typer.Context, folder: Folder = HERE) -> None:
+    """Gradients broken on purpose, one level at a time: start, read the smallest failing case, mend, check.
+
+    Without a command: the levels, and which are solved.
+    """
+    if context.invoked_subcommand:
+        context.default_map = {context.invoked_subcommand: {"folder": folder}}  # --folder counts wherever it stands
+        return
+    with errors():
+        done = study.progress(folder)
+        table = Table("", "level", "file", "", title="Each file has one fault; its gradient is wrong")
+        for level in study.LEVELS:
+            begun = (folder / level.name / level.file).exists()
+            state = "[green]solved[/]" if level.name in done.solved else "begun" if begun else ""
+            table.add_row(f"{level.number}", level.op, level.mutant.file, state)
+        out.print(table)
+        if done.damaged:
+            out.print(f"{folder}/progress.json is damaged, so what was solved is not known; check each again.")
+        following = study.next_level(done)
+        rest = f"Next: tinyres study gym start {following.number}" if following else "Nothing is left to mend."
+        out.print(f"{len(done.solved)} of {len(study.LEVELS)} solved. {rest}", soft_wrap=True)
+
+
+@gym.command()
+def start(
+    level: Annotated[
+        str | None, typer.Argument(metavar="[LEVEL]", help="Number or name; the first unsolved by default.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Begin anew; what you had is kept as FILE.before.")] = False,
+    folder: Folder = HERE,
+) -> None:
+    """Put a level's broken file into the folder."""
+    with errors():
+        wanted = study.find(level) if level else study.next_level(study.progress(folder)) or study.LEVELS[-1]
+        path, new = study.start(folder, wanted, again=again)
+        state = "Broken" if new else "There already, and left as it is (--again begins anew)"
+        out.print(f"Level {wanted.number}, {wanted.op}. {state}: {escape(str(path))}", soft_wrap=True)
+        out.print("Mend the gradient there, then: tinyres study gym check", soft_wrap=True)
+
+
+@gym.command()
+def check(level: Which = None, folder: Folder = HERE) -> None:
+    """Run gradcheck with your file in place of the package's: the smallest case that fails, or that it is right."""
+    with errors():
+        wanted = chosen(folder, level)
+        report = study.check(folder, wanted)
+        colour = "green" if report.solved else "red"
+        out.print(f"Level {wanted.number}: [bold {colour}]{escape(report.verdict)}[/]", soft_wrap=True)
+        if report.case:
+            out.print(f"The smallest case that was found:\n\n{escape(report.case)}\n", soft_wrap=True)
+        if report.message:
+            out.print(escape(report.message), soft_wrap=True)
+        if report.printed:
+            out.print(f"\nPrinted on this case:\n{escape(report.printed.rstrip())}", soft_wrap=True)
+        if not report.solved:
+            raise typer.Exit(1)
+        out.print(f"The fault was: {wanted.mutant.name}.", soft_wrap=True)
+        following = study.next_level(study.progress(folder))
+        out.print(f"Next: tinyres study gym start {following.number}" if following else "All levels are solved.")
+
+
+@gym.command()
+def hint(level: Which = None, folder: Folder = HERE) -> None:
+    """Where to look."""
+    with errors():
+        out.print(escape(chosen(folder, level).hint), soft_wrap=True)
+
+
+@gym.command()
+def solution(level: Which = None, folder: Folder = HERE) -> None:
+    """What was broken, as a diff from the level's file to the package's."""
+    with errors():
+        wanted = chosen(folder, level)
+        out.print(f"{wanted.mutant.name}:", soft_wrap=True)
+        out.print(escape(study.solution(wanted)), soft_wrap=True, end="")
