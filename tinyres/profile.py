@@ -382,7 +382,7 @@ def profile(
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     shape = batch_size, image_size, image_size, channels
     x = Tensor(rng.standard_normal(shape, dtype).transpose(0, 3, 1, 2))  # channels-last, as the loader gives it
-    with _left_as_it_was(model):
+    with left_as_it_was(model):
         optimizer = optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
         model.train()
         with no_grad():
@@ -440,7 +440,7 @@ def _take_step(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD) ->
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: Module) -> Iterator[None]:
+def left_as_it_was(model: Module) -> Iterator[None]:
     """Put back what training changes: parameters, buffers, gradients and modes."""
     state = model.state_dict()
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]

@@ -419,7 +419,7 @@ def _run_hooks(node: Node | Leaf, total: _Sum) -> _Sum:
     for hook in list(node.hooks):
         changed = hook(total.array)
         if changed is not None:
-            before, total = total, _Sum(_conform(changed, node, "gradient hook", node), owned=False)
+            before, total = total, _Sum(conform(changed, node, "gradient hook", node), owned=False)
             _check(f"gradient hook {getattr(hook, '__name__', hook)!r}", total.array, node, [before.array])
     return total
 
@@ -435,14 +435,14 @@ def _pull(node: Node, dy: Array, totals: Sequence[Array | None]) -> list[Array |
         if parent is None or part is None:
             parts[i] = None
             continue
-        parts[i] = part = _conform(part, parent, "pullback of {!r}", node)
+        parts[i] = part = conform(part, parent, "pullback of {!r}", node)
         if state.anomaly:
             what = f"backward of {place(node.name, node.module)}"
             check_finite(what, part, "a gradient", [dy, *_closed_over(node.pullback)])
     return parts
 
 
-def _conform(gradient: Array, target: Node | Leaf, source: str, node: Node | Leaf) -> Array:
+def conform(gradient: Array, target: Node | Leaf, source: str, node: Node | Leaf) -> Array:
     """Undo broadcasting: sum over the axes that were added or stretched from length 1. `source` is for messages."""
     gradient = np.asarray(gradient)
     if gradient.dtype != target.dtype:
