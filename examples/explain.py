@@ -1,0 +1,36 @@
+"""Backprop, step by step: what comes in, goes out and comes back at each operation of a residual block.
+
+    python examples/explain.py
+
+Prints one line for each step of the backward pass of a small residual network, and writes a page on which to walk
+through both passes, explain.html; that needs jinja2: pip install 'tinyres[report]'.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+import tinyres as tr
+from tinyres.study import page
+from tinyres.study.explain import explain
+
+
+def main():
+    tr.manual_seed(0)
+    net = tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(8, 16), shortcut="A")
+    images, labels = tr.data.shapes(1, size=16)
+    x = (images[0] / 255 - 0.5) / 0.25  # (3, 16, 16)
+    passes = explain(net, x.astype(np.float32), int(labels[0]))
+    for step in reversed(passes.steps):
+        gives = [f"{passes.steps[given.step].module or 'image'}" for given in step.inputs if given.step is not None]
+        norm = np.linalg.norm(step.gradient)
+        sums = f"  (a sum of {len(step.received)})" if len(step.received) > 1 else ""
+        print(f"{step.op:13} {step.module:15} |dL/dy| = {norm:8.5f}{sums}  -> {', '.join(gives)}")
+
+    html = page.render(passes, title="a small residual network", picture=images[0], classes=tr.data.SHAPES_CLASSES)
+    Path("explain.html").write_text(html, encoding="utf-8")
+    print("Written: explain.html")
+
+
+if __name__ == "__main__":
+    main()

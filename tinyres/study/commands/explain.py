@@ -1,0 +1,123 @@
+"""`tinyres study explain`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from tinyres import checkpoints, data, models
+from tinyres.console import Threads, UserError, errors, out, plain, use_threads
+from tinyres.files import write_whole
+from tinyres.nn import Module
+from tinyres.nn.init import manual_seed
+from tinyres.study import explain as study
+from tinyres.study import page
+from tinyres.study.commands.shared import app
+from tinyres.tape import Array
+
+MEAN, STD = 0.5, 0.25  # of the built-in shapes, about: what a network with random weights is given
+LARGEST = 20_000_000  # bytes of a page that a browser on a phone still opens
+
+
+@app.command("explain")
+def explain(
+    model: Annotated[str, typer.Argument(help="Any of the family, e.g. resnet20.", show_default=False)],
+    image: Annotated[
+        Path | None, typer.Argument(help="A PNG or JPEG file; one of the built-in shapes by default.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Take weights, size and classes from this checkpoint of the model.")
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option(help="Number of the image's class; the shape's own, or the most likely one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights at random, and of the built-in shape.", min=0)] = 0,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="The page; study/explain/MODEL.html by default.", show_default=False)
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Backprop, step by step: a page on which to walk through a forward and a backward pass, node by node.
+
+    The page is one file and works offline. With a checkpoint, batch norm uses its running statistics, as in use;
+    without, those of the image, as in training.
+    """
+    with errors():
+        use_threads(threads)
+        page.find_jinja()  # better now than after the work
+        path = Path("study", "explain", f"{model}.html") if out_file is None else out_file
+        if path.is_dir():
+            raise UserError(f"--out: got {path}, a folder; expected a file, e.g. {path / 'page.html'}")
+        network, info = _network(model, checkpoint, seed)
+        size, own_label = info["image_size"], None
+        if image is None:
+            pixels, labels = data.shapes(1, "test", seed=seed, size=size)
+            # a network that has learnt other things knows no shapes
+            own_label = int(labels[0]) if info["classes"] in (None, list(data.SHAPES_CLASSES)) else None
+            picture, what = pixels[0], f"a {data.SHAPES_CLASSES[int(labels[0])]} of the built-in shapes"
+        else:
+            picture, what = data.read_picture(image, size, resize=info.get("resize")), image.name
+        passes = study.explain(network, _normalised(picture, info), own_label if label is None else label)
+        classes = info["classes"]
+        if classes is None and image is None and len(passes.probabilities) == len(data.SHAPES_CLASSES):
+            classes = list(data.SHAPES_CLASSES)
+        weights = "weights at random" if checkpoint is None else f"weights of {checkpoint.name}"
+        mode = "the image's own statistics, as in training" if passes.training else "running statistics, as in use"
+        about = f"{weights}; {what}; batch norm with {mode}"
+        html = page.render(passes, title=model, about=about, picture=picture, classes=classes).encode()
+        if len(html) > LARGEST:
+            raise UserError(
+                f"{model}: its page would have {len(html) / 1e6:.0f} MB, more than the {LARGEST / 1e6:.0f} MB that "
+                "browsers show with ease; choose a model of fewer layers"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, html)
+        out.print(_table(passes, model))
+        for sentence in _verdict(passes):
+            out.print(sentence, soft_wrap=True)
+        out.print(plain(f"Written: {path} ({len(html) / 1e6:.1f} MB). Open it in a browser."), soft_wrap=True)
+
+
+def _network(name: str, checkpoint: Path | None, seed: int) -> tuple[Module, dict[str, Any]]:
+    """The model, and what a checkpoint says of it, or would say."""
+    if checkpoint is None:
+        manual_seed(seed)
+        rgb = {"mean": [MEAN] * 3, "std": [STD] * 3}
+        return models.create(name), {"image_size": models.image_size(name), "classes": None, **rgb}
+    models.check_name(name)
+    network, info = checkpoints.load_model(checkpoint)
+    if (found := info["model"]["name"]) != name:
+        raise UserError(f"--checkpoint: {checkpoint} holds {found}, expected {name}: say 'explain {found}' for it")
+    return network, info
+
+
+def _normalised(picture: Array, info: dict[str, Any]) -> Array:
+    mean, std = (np.array(info[key], np.float32)[:, None, None] for key in ("mean", "std"))
+    return (picture.astype(np.float32) / 255 - mean) / std
+
+
+def _table(passes: study.Passes, model: str) -> Table:
+    table = Table("block", title=f"{model}: what comes out of each block, and what comes back to it")
+    for heading in ("operations", "shape", "norm of value", "norm of gradient"):
+        table.add_column(heading, justify="right")
+    for block in passes.blocks:
+        step = passes.steps[block.cells[-1].step]
+        numbers = (page.statistics(array)["norm"] for array in (step.value, step.gradient) if array is not None)
+        norms = (f"{float(norm):.4g}" for norm in numbers)
+        table.add_row(block.title, f"{len(block.cells)}", " × ".join(map(str, step.value.shape[1:])) or "1", *norms)
+    return table
+
+
+def _verdict(passes: study.Passes) -> list[str]:
+    """How many steps there are, and where gradients were summed up."""
+    sums = sum(len(step.received) > 1 for step in passes.steps)
+    image = passes.steps[0].gradient
+    assert image is not None
+    return [
+        f"{len(passes.steps)} steps forward and as many backward; loss {passes.loss:.4f} for class {passes.label}, "
+        f"whose probability is {passes.probabilities[passes.label]:.1%}.",
+        f"Gradients of {sums} results are sums, since more than one operation used them; "
+        f"of dL/dimage the norm is {float(page.statistics(image)['norm']):.4g}.",
+    ]

@@ -1,0 +1,187 @@
+"""A page of both passes: a single HTML file that needs nothing else, no network either."""
+
+import json
+import math
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+from tinyres.study import mosaic, plots
+from tinyres.study.explain import Input, Passes, Step
+from tinyres.study.formulas import formula, to_html
+from tinyres.tape import Array
+
+LIKELIEST = 5  # classes that are shown
+
+
+def render(
+    passes: Passes, *, title: str, about: str = "", picture: Array | None = None, classes: Sequence[str] | None = None
+) -> str:
+    """The page as HTML.
+
+    Parameters
+    ----------
+    passes : Passes
+        From `explain`.
+    title : str
+        The model's name.
+    about : str
+        A sentence about the weights and the image.
+    picture : uint8 array of shape (3, H, W), optional
+        The image as it was before it was normalised.
+    classes : sequence of str, optional
+        Names; numbers by default.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ImportError
+        Where jinja2 is not installed.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> from tinyres.study.explain import explain
+    >>> net = tr.nn.Sequential(tr.nn.Flatten(), tr.nn.Linear(12, 2))
+    >>> page = render(explain(net, np.ones((3, 2, 2), np.float32)), title="a line")
+    >>> page.splitlines()[0], "<title>a line" in page
+    ('<!DOCTYPE html>', True)
+    """
+    jinja2 = find_jinja()
+    template = files("tinyres.study").joinpath("explain.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(template).render(
+        title=title,
+        about=about,
+        data=_script_safe(contents(passes, picture=picture, classes=classes)),
+        forward=plots.RESIDUAL,
+        backward=plots.PLAIN,
+        sequential=", ".join(mosaic.SEQUENTIAL),
+        diverging=", ".join(mosaic.DIVERGING),
+    )
+
+
+def find_jinja() -> Any:
+    """The module jinja2.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("pages need jinja2: pip install 'tinyres[report]'") from error
+    return jinja2
+
+
+def contents(passes: Passes, *, picture: Array | None = None, classes: Sequence[str] | None = None) -> dict[str, Any]:
+    """What the page shows, as JSON has it."""
+    names = [str(k) for k in range(len(passes.probabilities))] if classes is None else list(classes)
+    likeliest = np.argsort(-passes.probabilities, kind="stable")[:LIKELIEST]
+    steps = [_step(step) for step in passes.steps]
+    if picture is not None:
+        steps[0]["value"]["picture"] = mosaic.photograph(picture)._asdict() | {"photograph": True}
+    return {
+        "loss": _number(passes.loss),
+        "label": names[passes.label],
+        "label_probability": _number(passes.probabilities[passes.label]),
+        "likeliest": [{"name": names[k], "probability": _number(passes.probabilities[k])} for k in likeliest],
+        "training": passes.training,
+        "steps": steps,
+        "blocks": [block._asdict() | {"cells": [cell._asdict() for cell in block.cells]} for block in passes.blocks],
+    }
+
+
+def statistics(array: Array) -> dict[str, Any]:
+    """Smallest, largest, mean, standard deviation, share of zeros, and Euclidean norm, computed in float64.
+
+    Examples
+    --------
+    >>> statistics(np.array([3.0, 0.0, 0.0, -4.0]))["norm"]
+    5.0
+    """
+    if not array.size:
+        return {}
+    x = array.astype(np.float64)
+    with np.errstate(all="ignore"):  # what is not finite shows as such
+        found = {
+            "min": x.min(),
+            "max": x.max(),
+            "mean": x.mean(),
+            "std": x.std(),
+            "zeros": np.mean(x == 0),
+            "norm": np.sqrt(np.sum(x * x)),
+        }
+    return {name: _number(value) for name, value in found.items()}
+
+
+def _step(step: Step) -> dict[str, Any]:
+    assert step.gradient is not None
+    found = formula(step.op, step.attributes, len(step.inputs))
+    return {
+        "op": step.op,
+        "module": step.module,
+        "shape": step.value.shape,
+        "dtype": str(step.value.dtype),
+        "value": _shown(step.value, signed=False),
+        "gradient": _shown(step.gradient, signed=True),
+        "formula": None
+        if found is None
+        else {
+            "forward": [to_html(line) for line in found.forward],
+            "backward": [to_html(line) for line in found.backward],
+            "where": found.where,
+        },
+        "inputs": [_input(given) for given in step.inputs],
+        "received": [{"by": given.by, "norm": statistics(given.gradient)["norm"]} for given in step.received],
+        "source": {
+            name: None if lines is None else lines._asdict()
+            for name, lines in (
+                ("model", step.model),
+                ("layer", None if step.layer == step.model else step.layer),
+                ("computing", step.computing),
+                ("pullback", step.pullback),
+            )
+        },
+    }
+
+
+def _input(given: Input) -> dict[str, Any]:
+    """A step's result is shown at that step; a parameter or a constant is shown here."""
+    norm = None if given.gradient is None else statistics(given.gradient).get("norm")
+    if given.step is not None:
+        return {"step": given.step, "norm": norm}
+    return {
+        "step": None,
+        "name": given.name,
+        "shape": given.value.shape,
+        "norm": norm,
+        "value": _shown(given.value, signed=True, weight=True),
+        "gradient": None if given.gradient is None else _shown(given.gradient, signed=True, weight=True),
+    }
+
+
+def _shown(array: Array, *, signed: bool, weight: bool = False) -> dict[str, Any]:
+    picture = mosaic.draw(array, signed=signed, weight=weight)._asdict() | {"signed": signed, "photograph": False}
+    picture |= {"low": _number(picture["low"]), "high": _number(picture["high"])}
+    return {"picture": picture, "statistics": statistics(array)}
+
+
+def _number(value: Any) -> float | str:
+    """A float, or the name of what JSON has no number for."""
+    value = float(value)
+    return value if math.isfinite(value) else str(value)
+
+
+def _script_safe(content: dict[str, Any]) -> Any:
+    """JSON that no part of can end the script it stands in."""
+    from markupsafe import Markup  # comes with jinja2
+
+    return Markup(json.dumps(content, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))

@@ -1,0 +1,166 @@
+"""The lines of source that computed a node: the call in the model, the operation, and the pullback."""
+
+import ast
+import functools
+import inspect
+import linecache
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+from tinyres.tape import Pullback
+
+ENGINE = ("tinyres.tape", "tinyres.tensor", "tinyres.ops")
+LAYERS = "tinyres.nn"
+
+
+class Source(NamedTuple):
+    """Lines of a file.
+
+    Attributes
+    ----------
+    file : str
+        Below the folder that holds the package, else the path as Python knows it.
+    line : int
+        The first one, counted from 1.
+    text : str
+        The lines, without the indentation they share; empty where the file is not to be read.
+    mark : tuple of int or None
+        First and last column of what ran, in a `text` of one line.
+    """
+
+    file: str
+    line: int
+    text: str
+    mark: tuple[int, int] | None = None
+
+
+def calls(frame: FrameType | None, inside: str) -> tuple[Source, Source, Source]:
+    """Who recorded an operation, from a frame on the way to `record`.
+
+    Parameters
+    ----------
+    frame : frame
+        That of `tinyres.record`.
+    inside : str
+        Name of the module that runs the model: its frames are nobody's model.
+
+    Returns
+    -------
+    model, layer, op : Source
+        The line of the model's own code, that of the layer it called, and that of the operation which computes the
+        result. Where the model consists of layers alone, the first is the second.
+    """
+    frames = []
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.f_back
+    outer = [f for f in frames if not _is_in(f, ENGINE)]
+    layer = outer[0]
+    model = next((f for f in outer if not _is_in(f, (LAYERS,))), layer)
+    if model.f_globals.get("__name__") == inside:
+        model = layer
+    recorder = frames[1]
+    return _running(model), _running(layer), _computing(recorder)
+
+
+def pullback(function: Pullback) -> Source:
+    """A pullback as it was written. A lambda's is the whole statement."""
+    code: CodeType = function.__code__
+    lines, first = _definition(code)
+    return Source(_file(code), first, _dedent(lines))
+
+
+def _is_in(frame: FrameType, packages: tuple[str, ...]) -> bool:
+    name = frame.f_globals.get("__name__", "")
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def _running(frame: FrameType) -> Source:
+    """The call that a frame is in the middle of."""
+    first, last, start, end = list(frame.f_code.co_positions())[frame.f_lasti // 2]
+    first, last = first or frame.f_lineno, last or frame.f_lineno
+    lines = _lines(frame.f_code, first, last)
+    mark = None
+    if len(lines) == 1 and start is not None and end is not None:
+        raw = lines[0].encode()  # columns are counted in bytes
+        blank = len(lines[0]) - len(lines[0].lstrip())
+        mark = len(raw[:start].decode()) - blank, len(raw[:end].decode()) - blank
+    return Source(_file(frame.f_code), first, _dedent(lines), mark)
+
+
+def _computing(frame: FrameType) -> Source:
+    """Where the array was computed that `record` was given: its own line, or that of the variable it was given."""
+    first, last = _assignment(frame.f_code, frame.f_lineno)
+    if not first:
+        return _running(frame)
+    return Source(_file(frame.f_code), first, _dedent(_lines(frame.f_code, first, last)))
+
+
+@functools.cache  # reading source takes longer than most operations
+def _definition(code: CodeType) -> tuple[tuple[str, ...], int]:
+    """The lines that define a function, and the number of the first; none where there is no file."""
+    try:
+        lines, first = inspect.getsourcelines(code)
+    except OSError:
+        return (), 0
+    return tuple(lines), first
+
+
+@functools.cache
+def _assignment(code: CodeType, recorded: int) -> tuple[int, int]:
+    """First and last line of the assignment to the variable that is recorded in line `recorded`, or zeros."""
+    lines, start = _definition(code)
+    try:
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except SyntaxError:  # of a lambda, the lines are no statement
+        return 0, 0
+    line = recorded - start + 1
+    names = {
+        call.args[1].id
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and call.lineno <= line <= (call.end_lineno or 0)
+        if _called(call) == "record" and len(call.args) > 1 and isinstance(call.args[1], ast.Name)
+    }
+    set_at = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and node.lineno < line
+        and any(isinstance(leaf, ast.Name) and leaf.id in names for target in node.targets for leaf in ast.walk(target))
+    ]
+    if not set_at:
+        return 0, 0
+    last = max(set_at, key=lambda node: node.lineno)
+    return start + last.lineno - 1, start + (last.end_lineno or last.lineno) - 1
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "id", "") or getattr(call.func, "attr", "")
+
+
+def _lines(code: CodeType, first: int, last: int) -> list[str]:
+    found = (linecache.getline(code.co_filename, number) for number in range(first, last + 1))
+    return [line for line in found if line]
+
+
+def _dedent(lines: Sequence[str]) -> str:
+    """Without the indentation of the first line: those below may start further left in a string, and stay there."""
+    blank = lines[0][: len(lines[0]) - len(lines[0].lstrip())] if lines else ""
+    return "".join(line.removeprefix(blank) for line in lines).rstrip()
+
+
+def _file(code: CodeType) -> str:
+    path, top = Path(code.co_filename), Path(__file__).parents[2]
+    return path.relative_to(top).as_posix() if path.is_relative_to(top / "tinyres") else path.name
+
+
+def frame_of(function: CodeType) -> FrameType | None:
+    """The innermost frame that runs this function, of those the caller is in."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not function:
+        frame = frame.f_back
+    return frame
