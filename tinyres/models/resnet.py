@@ -7,7 +7,7 @@ channels in its first block. Names of modules and parameters are torchvision's.
 
 import difflib
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tinyres import ops
@@ -99,6 +99,12 @@ class ResNet(Module):
         self.norm = BatchNorm2d(channels) if preactivation else None  # the last sum's activation
         self.avgpool = GlobalAvgPool2d()
         self.fc = Linear(channels, num_classes)
+
+    def blocks(self) -> Iterator[tuple[str, Module]]:
+        """The blocks of all stages with their paths, e.g. "layer1.0", in the order in which they are called."""
+        for stage in self._stages:
+            for block in self._modules[stage].children():
+                yield f"{stage}.{block._name}", block
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> logits (N, num_classes)."""

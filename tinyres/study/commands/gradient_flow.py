@@ -1,0 +1,71 @@
+"""`tinyres study gradient-flow`."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tinyres import models
+from tinyres.console import DataOption, Threads, configuration, errors, out, use_threads
+from tinyres.recipe import load_data
+from tinyres.study import gradient_flow as study
+from tinyres.study import plots, probe
+from tinyres.study.commands.shared import Out, app, folder_for, write
+
+
+@app.command("gradient-flow")
+def gradient_flow(
+    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="E.g. plain20 resnet20 plain56 resnet56.")],
+    activation: Annotated[str, typer.Option(help="relu or sigmoid.")] = "relu",
+    batch_norm: Annotated[bool, typer.Option(help="With batch norm, or a bias in its place.")] = True,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=0)] = 100,
+    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, shapes, or auto.")] = "auto",
+    data: DataOption = None,
+    subset: Annotated[int | None, typer.Option(help="Train on so many images only; all by default.")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate, the same at all steps.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(help="Of training, and of what is measured.")] = 128,
+    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    threads: Threads = None,
+    out_folder: Out = None,
+) -> None:
+    """What each layer leaves of the gradient: the vanishing product, measured layer by layer while nets train."""
+    with errors():
+        use_threads(threads)
+        for name in names:
+            models.check_name(name)
+        plots.subplots()  # without matplotlib, better now than after minutes
+        config = configuration(
+            {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
+             "seed": seed}
+        )  # fmt: skip
+        found = load_data(config)
+        folder = folder_for("gradient-flow", out_folder)
+        flows = []
+        for name in names:
+            with out.status(f"{name}: {steps} steps"):
+                flows.append(
+                    study.gradient_flow(name, config, found, steps, activation=activation, batch_norm=batch_norm)
+                )
+        table = Table("network", title=f"Gradients on {len(found.train[1]):,} images of {config.dataset}")
+        for heading in ("step", "loss", "dL/dy, first / last", "per layer", "closed", "dead"):
+            table.add_column(heading, justify="right")
+        for flow in flows:
+            for step, loss, layers in flow.moments:
+                product, mean = study.whole(layers)
+                closed, dead = (max(getattr(layer, kind) for layer in layers) for kind in ("closed", "dead"))
+                row = f"{step}", f"{loss:.4g}", f"{product:.3g}", f"{mean:.3g}", f"{closed:.1%}", f"{dead:.1%}"
+                table.add_row("" if step else flow.model, *row, end_section=step == flow.moments[-1].step)
+        out.print(table)
+        out.print("Closed activations and dead channels: of the layer that has most.", soft_wrap=True)
+        sentences = study.verdict(flows)
+        for flow in flows:
+            if flow.moments[-1].step < steps:
+                sentences.append(f"{flow.title}: diverged after step {flow.moments[-1].step}; try a lower --lr.")
+        for sentence in sentences:
+            out.print(sentence, soft_wrap=True)
+        nets = [
+            {"model": flow.model, "variant": flow.variant, "moments": probe.as_dicts(flow.moments)} for flow in flows
+        ]
+        options = {"dataset": config.dataset, "images": len(found.train[1]), "steps": steps, "lr": lr,
+                   "batch_size": batch_size, "seed": seed}  # fmt: skip
+        write(folder, "gradient-flow", {**options, "networks": nets, "verdict": sentences}, study.draw(flows))

@@ -1,0 +1,293 @@
+"""Gradient flow: what each layer leaves of the gradient that passes through it, and the product over the depth.
+
+By the chain rule the gradient at an early layer is that at a late one times a factor for each layer between. Where
+most factors are below 1 the product vanishes with depth, where they are above 1 it explodes (Glorot and Bengio,
+"Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010, section 4.2).
+"""
+
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tinyres import models, ops
+from tinyres.models import ResNet
+from tinyres.nn import Conv2d, Module
+from tinyres.nn.init import manual_seed
+from tinyres.recipe import Config, Data
+from tinyres.study import plots
+from tinyres.study.probe import Moment, norm, train_and_measure
+from tinyres.study.variants import vary
+from tinyres.tape import Array
+from tinyres.tensor import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SATURATED = 0.01
+"""A sigmoid y passes on y (1 - y) of a gradient, 1/4 at most. Below this it counts as saturated."""
+
+
+class Layer(NamedTuple):
+    """One convolution with all that follows up to the next one, for a batch of images.
+
+    Attributes
+    ----------
+    name : str
+        Path of the convolution.
+    weight, gradient : float
+        Norms of W and of dL/dW.
+    ratio : float
+        gradient / weight: the part of itself by which a step at learning rate 1 would change W.
+    flow : float
+        Norm of dL/dy. y is what the next layer takes; at the end of a block, the block's result.
+    closed : float
+        Share of the activations through which no gradient passes, or hardly any: ReLUs that are 0, sigmoids y with
+        y (1 - y) < 0.01.
+    dead : float
+        Share of channels whose activations are closed in every pixel of all images.
+    """
+
+    name: str
+    weight: float
+    gradient: float
+    ratio: float
+    flow: float
+    closed: float
+    dead: float
+
+
+class Flow(NamedTuple):
+    """One network: its name, what is not usual about it, and its layers from first to last after some steps."""
+
+    model: str
+    variant: str
+    moments: list[Moment[list[Layer]]]
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}, {self.variant}"
+
+
+# ---------------------------------------------------------------- one batch
+def measure(model: ResNet, images: Array, labels: Array, activation: str = "relu") -> tuple[float, list[Layer]]:
+    """Run a batch forward and backward, and measure every convolution but those of shortcuts.
+
+    Parameters
+    ----------
+    model : ResNet
+        Gets gradients.
+    images : ndarray of shape (N, 3, H, W)
+    labels : int ndarray of shape (N,)
+    activation : "relu" or "sigmoid"
+        Of the model: what `closed` means.
+
+    Returns
+    -------
+    loss : float
+    layers : list of Layer
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.manual_seed(0)
+    >>> net = tr.models.create("plain20")
+    >>> images = np.random.default_rng(0).standard_normal((2, 3, 32, 32)).astype("f4")
+    >>> loss, layers = measure(net, images, np.array([3, 7]))
+    >>> len(layers), layers[0].name, layers[-1].name
+    (19, 'conv1', 'layer3.2.conv2')
+    >>> product, mean = whole(layers)
+    >>> product > 1  # with batch norm and ReLU it does not vanish
+    True
+    """
+    seen, sites = _Seen(activation), dict(model.named_modules())
+    remove = [sites[path].register_forward_hook(seen.at(path)) for path in (*_main_path(model), "avgpool")]
+    remove += [block.register_forward_hook(seen.entered(path)) for path, block in model.blocks()]
+    try:
+        loss = ops.cross_entropy(model(Tensor(images)), labels)
+    finally:
+        for undo in remove:
+            undo()
+    loss.backward()
+
+    order = list(seen.closed)  # in which they were called
+    layers = []
+    for path, after in pairwise(order):
+        conv = sites[path]
+        assert isinstance(conv, Conv2d)
+        assert conv.weight.grad is not None
+        weight, gradient = norm(conv.weight.data), norm(conv.weight.grad)
+        layers.append(Layer(path, weight, gradient, gradient / weight, seen.flow_into(after), *seen.closed[after]))
+    return loss.item(), layers
+
+
+def _main_path(model: ResNet) -> list[str]:
+    """Paths of the convolutions that are not in a block's shortcut."""
+    shortcuts = {m for _, block in model.blocks() if isinstance(s := getattr(block, "downsample", None), Module)
+                 for m in s.modules()}  # fmt: skip
+    return [path for path, m in model.named_modules() if isinstance(m, Conv2d) and m not in shortcuts]
+
+
+class _Seen:
+    """What went into convolutions and blocks on the way forward, and came back to there.
+
+    The input of a layer is the output of the one before. That of a block's first convolution is for the gradient's
+    purpose the block's, which the shortcut shares; in a pre-activation block they are not the same.
+    """
+
+    def __init__(self, activation: str) -> None:
+        self.activation = activation
+        self.closed: dict[str, tuple[float, float]] = {}  # by path: of elements, of channels
+        self.flows: dict[str, float] = {}
+        self.firsts: dict[str, str] = {}  # path of a block's first convolution -> of the block
+        self.inside: set[str] = set()
+
+    def at(self, path: str) -> Any:
+        """A forward hook for the convolution of this path."""
+
+        def hook(module: Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            self.closed[path] = _closed(args[0].data, self.activation)
+            self._watch(path, args[0])
+
+        return hook
+
+    def entered(self, path: str) -> Any:
+        """A forward hook for the block of this path: it has run, and its convolutions have been met."""
+
+        def hook(module: Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            first = next(name for name in self.closed if name.startswith(f"{path}."))
+            self.firsts[first] = path
+            self._watch(path, args[0])
+
+        return hook
+
+    def _watch(self, path: str, x: Tensor) -> None:
+        if x.requires_grad:  # the image does not
+            x.register_hook(lambda gradient: self.flows.__setitem__(path, norm(gradient)))
+
+    def flow_into(self, path: str) -> float:
+        return self.flows[self.firsts.get(path, path)]
+
+
+def _closed(y: Array, activation: str) -> tuple[float, float]:
+    closed = y == 0 if activation == "relu" else y * (1 - y) < SATURATED
+    return float(closed.mean()), float(closed.all((0, 2, 3)).mean())
+
+
+# ---------------------------------------------------------------- the product
+def factors(layers: list[Layer]) -> list[float]:
+    """By what each layer but the first multiplies the norm of the gradient on its way back.
+
+    Their product is the flow at the first layer's output divided by that at the last's.
+    """
+    return [_quotient(a.flow, b.flow) for a, b in pairwise(layers)]
+
+
+def whole(layers: list[Layer]) -> tuple[float, float]:
+    """The product of all factors, and their geometric mean."""
+    product = _quotient(layers[0].flow, layers[-1].flow)
+    return product, product ** (1 / (len(layers) - 1))
+
+
+def _quotient(a: float, b: float) -> float:
+    return a / b if a else 0.0  # 0 / 0: nothing has come that far
+
+
+# ---------------------------------------------------------------- over training
+def gradient_flow(
+    name: str, config: Config, found: Data, steps: int = 0, *, activation: str = "relu", batch_norm: bool = True
+) -> Flow:
+    """Measure a network at initialisation and during training.
+
+    Parameters
+    ----------
+    name : str
+        Of a model of the family.
+    config : Config
+        How to train; its model is not read.
+    found : Data
+        As `recipe.load_data` gives it.
+    steps : int
+        Training steps.
+    activation : "relu" or "sigmoid"
+    batch_norm : bool
+        Whether to leave batch norms in.
+
+    Returns
+    -------
+    Flow
+        With fewer moments where the loss became infinite or NaN.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such model or activation, or `steps` is negative.
+    ArithmeticError
+        Where the loss is not finite before any training.
+    """
+    manual_seed(config.seed)
+    options = {**config.model_options, "num_classes": len(found.classes)}
+    model = vary(models.create(name, **options), activation=activation, batch_norm=batch_norm)
+    moments = train_and_measure(model, config, found, steps, partial(measure, activation=activation))
+    if not moments:
+        raise ArithmeticError(f"{name}: the loss is not finite before any training, so there is nothing to measure")
+    titles = {"relu": "ReLU", "sigmoid": "sigmoid"}
+    return Flow(name, f"{titles[activation]}, {'' if batch_norm else 'no '}batch norm", moments)
+
+
+def verdict(flows: list[Flow]) -> list[str]:
+    """A sentence for each network at initialisation, and one for each that was trained."""
+    sentences = []
+    for flow in flows:
+        for moment in flow.moments[:1] + flow.moments[1:][-1:]:
+            product, mean = whole(moment.measured)
+            when = f"after {_steps(moment.step)}" if moment.step else "at initialisation"
+            sentences.append(
+                f"{flow.title}: {when} a layer multiplies the gradient's norm by {mean:.3g}, "
+                f"{len(moment.measured) - 1} layers by {product:.2g}."
+            )
+    chains = [f for f in flows if f.model.startswith("plain") and f.variant.startswith("sigmoid")]
+    if chains:
+        depth = max(len(flow.moments[0].measured) - 1 for flow in chains)
+        sentences.append(
+            f"A sigmoid's derivative is at most 1/4: the activations of {depth} layers in a chain multiply a gradient "
+            f"by at most {0.25**depth:.2g}. Weights and batch norm multiply too."
+        )
+    return sentences
+
+
+def _steps(n: int) -> str:
+    return f"{n} step{'s' if n > 1 else ''}"
+
+
+def draw(flows: list[Flow]) -> "Figure":
+    """By layer: the norm of dL/dy, the ratio ||dL/dW|| / ||W||, and closed activations. A curve for each moment."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    figure, axes = plots.subplots(
+        3, len(flows), width=1.5 + 3.4 * len(flows), height=7.6, sharex="col", sharey="row", squeeze=False,
+        height_ratios=(1.4, 1, 0.8),
+    )  # fmt: skip
+    for column, flow in zip(axes.T, flows, strict=True):
+        colour = plots.PLAIN if flow.model.startswith("plain") else plots.RESIDUAL
+        shades = LinearSegmentedColormap.from_list("", ["#d9d9d9", colour, "#1b1b1b"])
+        for i, moment in enumerate(flow.moments):
+            numbers = range(1, len(moment.measured) + 1)
+            style: Any = {"color": shades(0.25 + 0.6 * i / max(len(flow.moments) - 1, 1)), "linewidth": 1.4}
+            label = f"after {_steps(moment.step)}" if moment.step else "initialisation"
+            column[0].plot(numbers, [layer.flow for layer in moment.measured], label=label, **style)
+            column[1].plot(numbers, [layer.ratio for layer in moment.measured], **style)
+            column[2].plot(numbers, [100 * layer.closed for layer in moment.measured], **style)
+            column[2].plot(numbers, [100 * layer.dead for layer in moment.measured], ":", **style)
+        product, mean = whole(flow.moments[0].measured)
+        column[0].set(yscale="log", title=f"{flow.model}\n{flow.variant}")
+        column[0].annotate(
+            f"x {mean:.3g} per layer, x {product:.1g} in all", (0.5, 0.02), xycoords="axes fraction", ha="center",
+            fontsize=8,
+        )  # fmt: skip
+        column[0].legend(frameon=False, fontsize=7)
+        column[1].set(yscale="log")
+        column[2].set(xlabel="layer, from the image on", ylim=(-3, 103))
+        column[2].xaxis.get_major_locator().set_params(integer=True)
+    for axis, label in zip(axes[:, 0], ("norm of dL/dy", "norm of dL/dW : norm of W", "closed (%)"), strict=True):
+        axis.set(ylabel=label)
+    return figure

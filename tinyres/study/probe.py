@@ -1,0 +1,108 @@
+"""Training with stops on the way, at each of which the same images are measured."""
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from tinyres import data, ops, optim
+from tinyres.models import ResNet
+from tinyres.recipe import Config, Data
+from tinyres.tape import Array
+from tinyres.tensor import Tensor
+
+T = TypeVar("T")
+RECIPE: dict[str, Any] = {"nesterov": False, "weight_decay": 1e-4, "validation": 0}
+"""The paper's, but for the rate, which is the same at all steps."""
+
+
+class Moment(NamedTuple, Generic[T]):
+    """What was measured after so many steps, and the loss of the images on which it was."""
+
+    step: int
+    loss: float
+    measured: T
+
+
+def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
+    """Moments whose measurements are lists of named tuples, as JSON can hold them."""
+    return [moment._asdict() | {"measured": [row._asdict() for row in moment.measured]} for moment in moments]
+
+
+def moments_of(steps: int) -> list[int]:
+    """After which steps to look: at initialisation, after 1, 3, 10, 30, 100, ..., and at the end.
+
+    Most changes early, so the moments lie evenly on a logarithmic scale.
+
+    Examples
+    --------
+    >>> moments_of(50)
+    [0, 1, 3, 10, 30, 50]
+    """
+    between = (start * 10**power for power in range(len(str(steps))) for start in (1, 3))
+    return sorted({0, steps, *(step for step in between if step < steps)})
+
+
+def norm(array: Array) -> float:
+    """Euclidean norm of all elements, in float64: squares of vanishing gradients are 0 in float32."""
+    return math.sqrt(float(np.square(array, dtype=np.float64).sum()))
+
+
+def train_and_measure(
+    model: ResNet, config: Config, found: Data, steps: int, measure: Callable[[ResNet, Array, Array], tuple[float, T]]
+) -> list[Moment[T]]:
+    """Train with SGD at a constant rate, and measure on one batch at the moments of `moments_of`.
+
+    Parameters
+    ----------
+    model : ResNet
+    config : Config
+        Its batch size, rate, momentum, weight decay, variation of images and seed.
+    found : Data
+        As `recipe.load_data` gives it.
+    steps : int
+        Training steps, 0 or more.
+    measure : callable
+        Takes the model, images (N, 3, H, W) and labels (N,); returns their loss and whatever it has measured. It may
+        leave gradients behind. The images are the same each time, without variation.
+
+    Returns
+    -------
+    list of Moment
+        Fewer where the loss became infinite or NaN: those before.
+
+    Raises
+    ------
+    ValueError
+        Where `steps` is negative.
+    """
+    if steps < 0:
+        raise ValueError(f"steps: got {steps}, expected 0 or more")
+
+    def loader(augment: data.Augment | None) -> data.Loader:
+        options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed, "augment": augment}
+        return data.Loader(*found.train, config.batch_size, **options)
+
+    varied = loader(data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout))
+    images, labels = next(loader(None).epoch(0))
+    optimizer = optim.SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    batches: Iterator[tuple[Array, Array]] = (batch for epoch in count() for batch in varied.epoch(epoch))
+    wanted, moments = set(moments_of(steps)), []
+    model.train()
+    with np.errstate(over="ignore", invalid="ignore"):  # what diverges is seen by its loss
+        for step in range(steps + 1):
+            if step in wanted:
+                model.zero_grad()
+                value, measured = measure(model, images, labels)
+                if not math.isfinite(value):
+                    break
+                moments.append(Moment(step, value, measured))
+            if step < steps:
+                x, y = next(batches)
+                model.zero_grad()
+                loss = ops.cross_entropy(model(Tensor(x)), y)
+                loss.backward()
+                optimizer.step()
+    return moments
