@@ -228,8 +228,6 @@ def gradient_flow(
     options = {**config.model_options, "num_classes": len(found.classes)}
     model = vary(models.create(name, **options), activation=activation, batch_norm=batch_norm)
     moments = train_and_measure(model, config, found, steps, partial(measure, activation=activation))
-    if not moments:
-        raise ArithmeticError(f"{name}: the loss is not finite before any training, so there is nothing to measure")
     titles = {"relu": "ReLU", "sigmoid": "sigmoid"}
     return Flow(name, f"{titles[activation]}, {'' if batch_norm else 'no '}batch norm", moments)
 
@@ -269,25 +267,26 @@ def draw(flows: list[Flow]) -> "Figure":
     )  # fmt: skip
     for column, flow in zip(axes.T, flows, strict=True):
         colour = plots.PLAIN if flow.model.startswith("plain") else plots.RESIDUAL
-        shades = LinearSegmentedColormap.from_list("", ["#d9d9d9", colour, "#1b1b1b"])
+        shades = LinearSegmentedColormap.from_list("", ["#e8e8e8", colour, "#101010"])
         for i, moment in enumerate(flow.moments):
             numbers = range(1, len(moment.measured) + 1)
-            style: Any = {"color": shades(0.25 + 0.6 * i / max(len(flow.moments) - 1, 1)), "linewidth": 1.4}
+            style: Any = {"color": shades(0.2 + 0.65 * i / max(len(flow.moments) - 1, 1)), "linewidth": 1.4}
             label = f"after {_steps(moment.step)}" if moment.step else "initialisation"
             column[0].plot(numbers, [layer.flow for layer in moment.measured], label=label, **style)
             column[1].plot(numbers, [layer.ratio for layer in moment.measured], **style)
             column[2].plot(numbers, [100 * layer.closed for layer in moment.measured], **style)
             column[2].plot(numbers, [100 * layer.dead for layer in moment.measured], ":", **style)
         product, mean = whole(flow.moments[0].measured)
-        column[0].set(yscale="log", title=f"{flow.model}\n{flow.variant}")
-        column[0].annotate(
-            f"x {mean:.3g} per layer, x {product:.1g} in all", (0.5, 0.02), xycoords="axes fraction", ha="center",
-            fontsize=8,
-        )  # fmt: skip
-        column[0].legend(frameon=False, fontsize=7)
+        column[0].set(yscale="log")
+        column[0].set_title(
+            f"{flow.model}: {flow.variant}\nat first {mean:.2f} per layer, {product:.1e} in all", size=10
+        )
         column[1].set(yscale="log")
         column[2].set(xlabel="layer, from the image on", ylim=(-3, 103))
         column[2].xaxis.get_major_locator().set_params(integer=True)
-    for axis, label in zip(axes[:, 0], ("norm of dL/dy", "norm of dL/dW : norm of W", "closed (%)"), strict=True):
+    labels = "norm of dL/dy", "norm of dL/dW\n/ norm of W", "closed (%),\ndead channels dotted"
+    for axis, label in zip(axes[:, 0], labels, strict=True):
         axis.set(ylabel=label)
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.suptitle("The gradient on its way back, from the last layer (right) to the first (left)")
     return figure

@@ -77,6 +77,8 @@ def train_and_measure(
     ------
     ValueError
         Where `steps` is negative.
+    ArithmeticError
+        Where the loss is infinite or NaN before any training.
     """
     if steps < 0:
         raise ValueError(f"steps: got {steps}, expected 0 or more")
@@ -105,4 +107,6 @@ def train_and_measure(
                 loss = ops.cross_entropy(model(Tensor(x)), y)
                 loss.backward()
                 optimizer.step()
+    if not moments:
+        raise ArithmeticError("the loss is not finite before any training, so there is nothing to measure")
     return moments

@@ -1,0 +1,63 @@
+"""`tinyres study skip-path`."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tinyres.console import DataOption, Threads, configuration, errors, out, use_threads
+from tinyres.recipe import load_data
+from tinyres.study import plots, probe
+from tinyres.study import skip_path as study
+from tinyres.study.commands.shared import Out, app, folder_for, write
+
+
+@app.command("skip-path")
+def skip_path(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="A residual network, e.g. resnet20.")],
+    steps: Annotated[int, typer.Option(help="Training steps.", min=0)] = 100,
+    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, shapes, or auto.")] = "auto",
+    data: DataOption = None,
+    subset: Annotated[int | None, typer.Option(help="Train on so many images only; all by default.")] = None,
+    lr: Annotated[float, typer.Option(help="Learning rate, the same at all steps.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(help="Of training, and of what is measured.")] = 128,
+    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    threads: Threads = None,
+    out_folder: Out = None,
+) -> None:
+    """Split the gradient at each block: what came through the shortcut, and what through the residual branch."""
+    with errors():
+        use_threads(threads)
+        study.check(name)
+        plots.subplots()  # without matplotlib, better now than after minutes
+        config = configuration(
+            {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
+             "seed": seed}
+        )  # fmt: skip
+        found = load_data(config)
+        folder = folder_for("skip-path", out_folder)
+        with out.status(f"{name}: {steps} steps"):
+            moments = study.skip_path(name, config, found, steps)
+        table = Table("block", "shortcut", title=f"{name} on {len(found.train[1]):,} images of {config.dataset}")
+        shown = moments[:1] + moments[1:][-1:]
+        for moment in shown:
+            for heading in ("ratio", "cosine"):
+                table.add_column(f"step {moment.step}\n{heading}", justify="right")
+        for rows in zip(*(moment.measured for moment in shown), strict=True):
+            cells = [(_ratio(split.ratio), f"{split.cosine:.2f}") for split in rows]
+            table.add_row(rows[0].block, rows[0].kind, *(text for pair in cells for text in pair))
+        out.print(table)
+        out.print("Ratio: norm of the part through the shortcut, by that through the branch.", soft_wrap=True)
+        sentences = study.verdict(name, moments)
+        if moments[-1].step < steps:
+            sentences.append(f"Diverged after step {moments[-1].step}; try a lower --lr.")
+        for sentence in sentences:
+            out.print(sentence, soft_wrap=True)
+        options = {"model": name, "dataset": config.dataset, "images": len(found.train[1]), "steps": steps, "lr": lr,
+                   "batch_size": batch_size, "seed": seed}  # fmt: skip
+        numbers = {**options, "moments": probe.as_dicts(moments), "verdict": sentences}
+        write(folder, "skip-path", numbers, study.draw(name, moments))
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
