@@ -285,7 +285,11 @@ def draw(name: str, moments: list[Moment[list[Split]]]) -> "Figure":
     )
     for axis, (values, scale, title) in zip(axes[1:], pictures, strict=True):
         image = axis.imshow(values, cmap=colours, norm=scale, aspect="auto", interpolation="nearest")
-        figure.colorbar(image, ax=axis, pad=0.02)
+        bar = figure.colorbar(image, ax=axis, pad=0.02)
+        if values is ratios:
+            ticks = [t * 10.0**power for power in range(-9, 10) for t in (1, 2, 5) if 1 / far <= t * 10.0**power <= far]
+            bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
+            bar.ax.minorticks_off()
         axis.set_yticks(range(len(moments)), [str(moment.step) for moment in moments])
         axis.set(title=title, ylabel="training step")
         axis.grid(visible=False)

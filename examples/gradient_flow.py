@@ -1,0 +1,29 @@
+"""The vanishing gradient, measured: what is left of it at the first of 18 layers.
+
+    python examples/gradient_flow.py
+
+With sigmoids and without batch norm each layer leaves less than a third of the gradient's norm; shortcuts leave more,
+and ReLU with batch norm does not let it vanish at all.
+"""
+
+import tinyres as tr
+from tinyres.study import gradient_flow, probe
+
+
+def main():
+    config = tr.train.Config(dataset="shapes", batch_size=32, **probe.RECIPE)
+    data = tr.train.load_data(config)
+    flows = []
+    for model in ("plain20", "resnet20"):
+        for activation, batch_norm in (("sigmoid", False), ("relu", True)):
+            options = {"activation": activation, "batch_norm": batch_norm}
+            flow = gradient_flow.gradient_flow(model, config, data, **options)
+            at_start = flow.moments[0].measured  # one entry for each convolution
+            product, per_layer = gradient_flow.whole(at_start)
+            print(f"{flow.title}: {per_layer:.2f} per layer, {product:.1e} in all")
+            flows.append(flow)
+    return gradient_flow.draw(flows)  # a matplotlib figure
+
+
+if __name__ == "__main__":
+    main().savefig("gradient-flow.png")
