@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from runs import config
 from test_study import command, good
@@ -154,7 +154,6 @@ def test_a_block_that_starts_as_its_shortcut_has_nothing_in_the_branch():
     assert "0.00 times in" in skip_path.verdict("", [skip_path.Moment(0, loss, splits)])[0]
 
 
-@settings(max_examples=20)
 @given(st.integers(0, 10**6))
 def test_numbers_are_those_of_the_arrays(seed):
     tr.manual_seed(seed)
