@@ -178,12 +178,25 @@ def factors(layers: list[Layer]) -> list[float]:
     """By what each layer but the first multiplies the norm of the gradient on its way back.
 
     Their product is the flow at the first layer's output divided by that at the last's.
+
+    Examples
+    --------
+    >>> layers = [Layer("a", 1, 1, 1, 1.0, 0, 0), Layer("b", 1, 1, 1, 4.0, 0, 0), Layer("c", 1, 1, 1, 16.0, 0, 0)]
+    >>> factors(layers)
+    [0.25, 0.25]
     """
     return [_quotient(a.flow, b.flow) for a, b in pairwise(layers)]
 
 
 def whole(layers: list[Layer]) -> tuple[float, float]:
-    """The product of all factors, and their geometric mean."""
+    """The product of all factors, and their geometric mean.
+
+    Examples
+    --------
+    >>> layers = [Layer("a", 1, 1, 1, 1.0, 0, 0), Layer("b", 1, 1, 1, 4.0, 0, 0), Layer("c", 1, 1, 1, 16.0, 0, 0)]
+    >>> whole(layers)
+    (0.0625, 0.25)
+    """
     product = _quotient(layers[0].flow, layers[-1].flow)
     return product, product ** (1 / (len(layers) - 1))
 
@@ -223,6 +236,15 @@ def gradient_flow(
         Where there is no such model or activation, or `steps` is negative.
     ArithmeticError
         Where the loss is not finite before any training.
+
+    Examples
+    --------
+    >>> from tinyres import data
+    >>> images, config = data.shapes(4), Config(dataset="shapes", batch_size=4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> flow = gradient_flow("plain20", config, found, activation="sigmoid", batch_norm=False)
+    >>> flow.title, len(flow.moments), whole(flow.moments[0].measured)[0] < 1e-8
+    ('plain20, sigmoid, no batch norm', 1, True)
     """
     manual_seed(config.seed)
     options = {**config.model_options, "num_classes": len(found.classes)}
@@ -233,7 +255,14 @@ def gradient_flow(
 
 
 def verdict(flows: list[Flow]) -> list[str]:
-    """A sentence for each network at initialisation, and one for each that was trained."""
+    """A sentence for each network at initialisation, and one for each that was trained.
+
+    Examples
+    --------
+    >>> layers = [Layer("a", 1, 1, 1, 1.0, 0, 0), Layer("b", 1, 1, 1, 4.0, 0, 0), Layer("c", 1, 1, 1, 16.0, 0, 0)]
+    >>> verdict([Flow("resnet20", "ReLU, batch norm", [Moment(0, 2.3, layers)])])  # doctest: +NORMALIZE_WHITESPACE
+    ["resnet20, ReLU, batch norm: at initialisation a layer multiplies the gradient's norm by 0.25, 2 layers by 0.062."]
+    """
     sentences = []
     for flow in flows:
         for moment in flow.moments[:1] + flow.moments[1:][-1:]:
@@ -258,7 +287,14 @@ def _steps(n: int) -> str:
 
 
 def draw(flows: list[Flow]) -> "Figure":
-    """By layer: the norm of dL/dy, the ratio ||dL/dW|| / ||W||, and closed activations. A curve for each moment."""
+    """By layer: the norm of dL/dy, the ratio ||dL/dW|| / ||W||, and closed activations. A curve for each moment.
+
+    Examples
+    --------
+    >>> layers = [Layer("a", 1, 1, 1, 1.0, 0, 0), Layer("b", 1, 1, 1, 4.0, 0, 0), Layer("c", 1, 1, 1, 16.0, 0, 0)]
+    >>> draw([Flow("resnet20", "ReLU, batch norm", [Moment(0, 2.3, layers)])]).axes[0].get_ylabel()
+    'norm of dL/dy'
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     figure, axes = plots.subplots(

@@ -27,7 +27,15 @@ class Moment(NamedTuple, Generic[T]):
 
 
 def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
-    """Moments whose measurements are lists of named tuples, as JSON can hold them."""
+    """Moments whose measurements are lists of named tuples, as JSON can hold them.
+
+    Examples
+    --------
+    >>> class Size(NamedTuple):
+    ...     width: int
+    >>> as_dicts([Moment(0, 2.3, [Size(4)])])
+    [{'step': 0, 'loss': 2.3, 'measured': [{'width': 4}]}]
+    """
     return [moment._asdict() | {"measured": [row._asdict() for row in moment.measured]} for moment in moments]
 
 
@@ -46,7 +54,13 @@ def moments_of(steps: int) -> list[int]:
 
 
 def norm(array: Array) -> float:
-    """Euclidean norm of all elements, in float64: squares of vanishing gradients are 0 in float32."""
+    """Euclidean norm of all elements, in float64: squares of vanishing gradients are 0 in float32.
+
+    Examples
+    --------
+    >>> norm(np.array([3e-30, 4e-30], np.float32))  # doctest: +ELLIPSIS
+    5.0000...e-30
+    """
     return math.sqrt(float(np.square(array, dtype=np.float64).sum()))
 
 
@@ -79,6 +93,20 @@ def train_and_measure(
         Where `steps` is negative.
     ArithmeticError
         Where the loss is infinite or NaN before any training.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> config = Config(dataset="shapes", batch_size=4, **RECIPE)
+    >>> images = data.shapes(8)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> tr.manual_seed(0)
+    >>> net = tr.models.create("plain20")
+    >>> def spread(net, x, y):
+    ...     logits = net(Tensor(x))
+    ...     return ops.cross_entropy(logits, y).item(), float(logits.data.std())
+    >>> [(moment.step, moment.measured > 0) for moment in train_and_measure(net, config, found, 2, spread)]
+    [(0, True), (1, True), (2, True)]
     """
     if steps < 0:
         raise ValueError(f"steps: got {steps}, expected 0 or more")

@@ -103,6 +103,17 @@ def split_backward(
 
     A convolution can add its part to the other in the pass that computes it. That is switched off for the operations at
     a fork, so that there are two arrays. It changes no bit: kernels add when their own sums are done.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.models.ResNet(tr.models.BasicBlock, [2], widths=[4])
+    >>> images = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype("f4")
+    >>> def see(block, kind, shortcut, branch, total):
+    ...     print(block, kind, np.array_equal(shortcut + branch, total))
+    >>> loss = split_backward(net, images, np.array([3, 7]), see)
+    layer1.1 identity True
+    layer1.0 identity True
     """
     forks: dict[str, Tensor] = {}
     recorder = _Recorder()
@@ -197,7 +208,14 @@ def measure(model: ResNet, images: Array, labels: Array) -> tuple[float, list[Sp
 
 
 def check(name: str) -> None:
-    """Raise ValueError where the family has no such model, or its blocks have no shortcuts."""
+    """Raise ValueError where the family has no such model, or its blocks have no shortcuts.
+
+    Examples
+    --------
+    >>> check("plain20")
+    Traceback (most recent call last):
+    ValueError: plain20: its blocks have no shortcut, expected a residual network, e.g. resnet20
+    """
     models.check_name(name)
     if models.FAMILY[name]["block"] is models.PlainBlock:
         raise ValueError(f"{name}: its blocks have no shortcut, expected a residual network, e.g. resnet20")
@@ -228,6 +246,15 @@ def skip_path(name: str, config: Config, found: Data, steps: int = 0) -> list[Mo
         Where there is no such model, its blocks have no shortcuts, or `steps` is negative.
     ArithmeticError
         Where the loss is not finite before any training.
+
+    Examples
+    --------
+    >>> from tinyres import data
+    >>> images, config = data.shapes(4), Config(dataset="shapes", batch_size=4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> moments = skip_path("resnet20", config, found)
+    >>> [split.block for split in moments[0].measured][:4]
+    ['layer1.0', 'layer1.1', 'layer1.2', 'layer2.0']
     """
     check(name)
     manual_seed(config.seed)
@@ -237,13 +264,27 @@ def skip_path(name: str, config: Config, found: Data, steps: int = 0) -> list[Mo
 
 # ---------------------------------------------------------------- words and pictures
 def typical(splits: list[Split]) -> float:
-    """The geometric mean of the blocks' ratios, of those that have one."""
+    """The geometric mean of the blocks' ratios, of those that have one.
+
+    Examples
+    --------
+    >>> splits = [Split("layer1.0", "identity", 2, 1, 2, 2.0, 0), Split("layer1.1", "identity", 1, 2, 2, 0.5, 0)]
+    >>> typical(splits)
+    1.0
+    """
     logs = [math.log(split.ratio) for split in splits if split.ratio]
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
 def verdict(name: str, moments: list[Moment[list[Split]]]) -> list[str]:
-    """How much comes through the shortcuts, at initialisation and at the end."""
+    """How much comes through the shortcuts, at initialisation and at the end.
+
+    Examples
+    --------
+    >>> splits = [Split("layer1.0", "identity", 2, 1, 2, 2.0, 0), Split("layer1.1", "identity", 1, 2, 2, 0.5, 0)]
+    >>> print(verdict("resnet20", [Moment(0, 2.3, splits)])[0][:95])
+    resnet20 at initialisation: the part through the shortcut is 1.00 times that through the branch
+    """
     sentences = []
     for moment in moments[:1] + moments[1:][-1:]:
         splits = moment.measured
@@ -259,7 +300,14 @@ def verdict(name: str, moments: list[Moment[list[Split]]]) -> list[str]:
 
 
 def draw(name: str, moments: list[Moment[list[Split]]]) -> "Figure":
-    """Norms of the two parts by block, at first and at last; their ratio and cosine by block and step."""
+    """Norms of the two parts by block, at first and at last; their ratio and cosine by block and step.
+
+    Examples
+    --------
+    >>> splits = [Split("layer1.0", "identity", 2, 1, 2, 2.0, 0), Split("layer1.1", "identity", 1, 2, 2, 0.5, 0)]
+    >>> draw("resnet20", [Moment(0, 2.3, splits)]).get_suptitle()
+    "resnet20: the gradient at each block's input, split at the fork"
+    """
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
 
     figure, axes = plots.subplots(1, 3, width=14, height=4.6)

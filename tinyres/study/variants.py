@@ -21,6 +21,13 @@ class Activated(Module):
     activation : "relu" or "sigmoid"
     norm : BatchNorm2d or None
         Without it, a bias of shape (1, channels, 1, 1) is added in its place.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> layer = Activated(2, "sigmoid", None)
+    >>> layer(tr.Tensor(np.zeros((1, 2, 1, 1), "f4")), relu=True).data.ravel()
+    array([0.5, 0.5], dtype=float32)
     """
 
     def __init__(self, channels: int, activation: str, norm: BatchNorm2d | None) -> None:
