@@ -441,7 +441,18 @@ def _take_step(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD) ->
 
 @contextlib.contextmanager
 def left_as_it_was(model: Module) -> Iterator[None]:
-    """Put back what training changes: parameters, buffers, gradients and modes."""
+    """Put back what training changes: parameters, buffers, gradients and modes.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.nn.Linear(2, 1)
+    >>> before = net.weight.data.copy()
+    >>> with left_as_it_was(net):
+    ...     net.weight.data[...] = 0
+    >>> bool((net.weight.data == before).all())
+    True
+    """
     state = model.state_dict()
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
