@@ -45,6 +45,7 @@ __all__ = [
     "evaluate",
     "load_data",
     "read_split",
+    "stop_signals",
 ]
 
 EVAL_BATCH = 250
@@ -205,7 +206,7 @@ class Run:
             reporter.start(self)
         steps, seconds = every or Every()
         saved = time.monotonic()
-        with _stop_signals() as stopped, detect_anomaly() if self.anomaly else nullcontext():
+        with stop_signals() as stopped, detect_anomaly() if self.anomaly else nullcontext():
             while self.step < step:
                 epoch, batch = divmod(self.step, len(self.loader))
                 for x, y in self.loader.epoch(epoch, batch):
@@ -432,8 +433,8 @@ def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
 
 # ---------------------------------------------------------------- stopping and showing
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of raising; a second one raises as usual. Yields whether one came."""
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Note SIGINT and SIGTERM instead of raising; a second one raises as usual. Yields a function: whether one came."""
     came = False
 
     def note(number: int, frame: Any) -> None:

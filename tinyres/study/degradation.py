@@ -75,20 +75,36 @@ def degradation(
         models.check_name(name)
     curves = []
     for name in networks:
-        here, wanted = Path(folder) / name, dataclasses.replace(config, model=name)
-        if train.holds_run(here) and (found := train.read_config(here)) != wanted:
-            differs = next(
-                f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(wanted, f.name)
-            )
-            raise CheckpointError(
-                f"{here}: holds a run with {differs} {getattr(found, differs)}, expected {getattr(wanted, differs)}: "
-                "choose another folder, or the same options to go on"
-            )
-        run = train.Run(wanted, here, resume=train.holds_run(here))
         tested = _Tested(reporter)
-        run.fit(tested)
+        run = go_on(dataclasses.replace(config, model=name), Path(folder) / name, tested)
         curves.append(Curve(name, [1 - record["train_accuracy"] for record in run.history], tested.errors))
     return curves
+
+
+def go_on(config: train.Config, folder: str | Path, reporter: Any = None) -> train.Run:
+    """Train to the end in a run folder: begin, or go on with the run that is there, and must be of this configuration.
+
+    Raises
+    ------
+    CheckpointError
+        Where the folder holds a run with another configuration, or a damaged one.
+    Interrupted
+        On SIGINT or SIGTERM: the step was finished and saved.
+
+    Examples
+    --------
+    >>> import tempfile, tinyres as tr
+    >>> go_on(tr.train.Config(dataset="shapes", **RECIPE), tempfile.mkdtemp()).history[-1]  # doctest: +SKIP
+    """
+    if train.holds_run(folder) and (found := train.read_config(folder)) != config:
+        differs = next(f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(config, f.name))
+        raise CheckpointError(
+            f"{folder}: holds a run with {differs} {getattr(found, differs)}, expected {getattr(config, differs)}: "
+            "choose another folder, or the same options to go on"
+        )
+    run = train.Run(config, folder, resume=train.holds_run(folder))
+    run.fit(reporter)
+    return run
 
 
 class _Tested:
