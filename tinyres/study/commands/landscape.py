@@ -1,0 +1,124 @@
+"""`tinyres study landscape`."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tinyres import models
+from tinyres import train as training
+from tinyres.console import DataOption, Threads, UserError, configuration, errors, out, use_threads
+from tinyres.study import degradation, plots
+from tinyres.study import landscape as study
+from tinyres.study.commands.degradation import Names
+from tinyres.study.commands.shared import Out, app, folder_for, write
+
+TRAINING = "Training, where no runs are given"
+NETWORKS = "plain56,resnet56"
+
+
+@app.command("landscape")
+def landscape(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Run folders or checkpoints, e.g. study/degradation/plain56 study/degradation/resnet56.",
+            show_default=False,
+        ),
+    ] = None,
+    points: Annotated[int, typer.Option(help="Points along each direction; odd.")] = 25,
+    radius: Annotated[float, typer.Option(help="Largest step, in lengths of the weights.")] = 1.0,
+    images: Annotated[int, typer.Option(help="Training images to measure the loss on.")] = 500,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Networks to train, with commas between; {NETWORKS} by default.",
+            show_default=False,
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Epochs of each network.", rich_help_panel=TRAINING)] = 20,
+    subset: Annotated[
+        int | None,
+        typer.Option(help="Train on so many images only; all by default.", rich_help_panel=TRAINING),
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help="cifar10, cifar100, shapes, or auto.", rich_help_panel=TRAINING)
+    ] = "auto",
+    data: DataOption = None,
+    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    threads: Threads = None,
+    out_folder: Out = None,
+) -> None:
+    """The loss around trained networks, in two random directions: a plain one's is steep, a residual one's flat.
+
+    Shows runs that are there, or trains networks first, as the degradation study does. Ctrl-C stops after the step or
+    point it is at and saves; the same command goes on from there.
+    """
+    with errors():
+        use_threads(threads)
+        plots.subplots()  # without matplotlib, better now than after hours
+        study.grid(points, radius)  # so are mistakes
+        if runs and networks is not None:
+            raise UserError(
+                "--networks: these would be trained; expected runs that are there, or this option, not both"
+            )
+        folder = folder_for("landscape", out_folder)
+        try:
+            if not runs:
+                given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "seed": seed}
+                runs = _train((networks or NETWORKS).split(","), given, folder)
+            nets = [study.load(run, images, data) for run in runs]
+            if len({net.name for net in nets}) < len(nets):
+                nets = [net._replace(name=str(run)) for net, run in zip(nets, runs, strict=True)]
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("points")
+            with Progress(*columns, TimeRemainingColumn(), console=out, transient=True) as bar:
+                tasks = [bar.add_task(net.name, total=points**2) for net in nets]
+                surfaces = study.explore(
+                    nets,
+                    folder,
+                    points=points,
+                    radius=radius,
+                    seed=seed,
+                    progress=lambda k, done, total: bar.update(tasks[k], completed=done),
+                )
+        except training.Interrupted:
+            out.print("Stopped and saved. The same command goes on from there.")
+            raise typer.Exit(130) from None
+        found = [study.sharpness(surface) for surface in surfaces]
+        title = f"Loss around trained networks, {points} x {points} points, {images:,} training images"
+        table = Table("network", title=title)
+        headings = ("loss", "error", f"loss at {radius / 2:g}", f"loss at {radius:g}", "within 1", "not convex")
+        for heading in headings:
+            table.add_column(heading, justify="right")
+        for net in found:
+            rises = (f"+{net.rise(distance):.2f}" for distance in (radius / 2, radius))
+            table.add_row(
+                net.name, f"{net.loss:.3f}", f"{net.error:.1%}", *rises, f"{net.basin:.0%}", f"{net.bent:.0%}"
+            )
+        out.print(table)
+        sentences = study.verdict(found)
+        for sentence in sentences:
+            out.print(sentence, soft_wrap=True)
+        numbers: dict[str, Any] = {"points": points, "radius": radius, "images": images, "seed": seed}
+        numbers["runs"] = [str(run) for run in runs]
+        numbers["networks"] = [
+            net._asdict() | {"losses": s.losses.tolist(), "errors": s.errors.tolist()}
+            for net, s in zip(found, surfaces, strict=True)
+        ]
+        numbers = json.loads(json.dumps(numbers), parse_constant=lambda name: None)  # JSON has no infinity
+        write(folder, "landscape", numbers | {"verdict": sentences}, study.draw(surfaces))
+
+
+def _train(networks: list[str], given: dict[str, Any], folder: Path) -> list[Path]:
+    for name in networks:
+        models.check_name(name)
+    config = configuration({**degradation.RECIPE, **given})
+    with Names() as bar:
+        for name in networks:
+            degradation.go_on(dataclasses.replace(config, model=name), folder / name, bar)
+    return [folder / name for name in networks]
