@@ -180,9 +180,10 @@ def landscape(
                 found.append((loss, 1 - accuracy))
                 if progress:
                     progress(len(found), total)
-                if keep is not None and (stopped() or len(found) % len(steps) == 0):  # each row: disks are slow
+                stop = stopped()
+                if keep is not None and (stop or len(found) % len(steps) == 0):  # each row: disks are slow
                     write_whole(keep, json.dumps(found).encode())
-                if stopped():
+                if stop:
                     raise train.Interrupted
     finally:
         for name, parameter in net.model.named_parameters():
@@ -396,7 +397,7 @@ def draw(surfaces: list[Surface]) -> "Figure":
     from matplotlib.ticker import FuncFormatter
 
     n = len(surfaces)
-    figure, axes = plots.subplots(1, n + 1, width=4.1 * (n + 1) + 0.6, height=4.5)
+    figure, axes = plots.subplots(1, n + 1, width=3.6 * (n + 1) + 0.6, height=4.1)
     finite = np.concatenate([s.losses[np.isfinite(s.losses)] for s in surfaces])
     low, high = max(finite.min(), 1e-3), max(finite.max(), 1e-2)
     levels = np.geomspace(low * 0.999, high * 1.001, 25)  # the lowest and the highest point are inside
@@ -429,7 +430,6 @@ def draw(surfaces: list[Surface]) -> "Figure":
     axes[0].set(ylabel="second direction")
     bar = figure.colorbar(filled, ax=axes[:n], ticks=labels, format=FuncFormatter("{:g}".format), shrink=0.8, pad=0.02)
     bar.ax.minorticks_off()
-    bar.set_label("loss")
     axes[-1].set(xlabel="distance from the trained network", ylabel="loss", yscale="log", xlim=(0, None))
     axes[-1].set(title="mean, and least to most", box_aspect=1)
     axes[-1].set_yticks(labels, [f"{v:g}" for v in labels])

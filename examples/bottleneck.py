@@ -1,0 +1,23 @@
+"""Why ResNet-50 is built of bottlenecks: what one costs beside two 3x3 convolutions, as numbers and a picture.
+
+python examples/bottleneck.py
+"""
+
+from tinyres.study import bottleneck, plots
+
+
+def main():
+    costs = bottleneck.bottleneck(image_size=224)
+    for basic, other in zip(costs["basic"], costs["bottleneck"], strict=True):
+        less = basic.parameters / other.parameters
+        print(f"{basic.width:4} channels: {basic.parameters:>10,} weights or {other.parameters:>7,}, {less:.1f} x less")
+
+    try:
+        plots.save(bottleneck.draw(costs), "bottleneck.png")
+        print("Written: bottleneck.png")
+    except ImportError as error:
+        print(error)
+
+
+if __name__ == "__main__":
+    main()
