@@ -434,7 +434,15 @@ def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
 # ---------------------------------------------------------------- stopping and showing
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of raising; a second one raises as usual. Yields a function: whether one came."""
+    """Note SIGINT and SIGTERM instead of raising; a second one raises as usual. Yields a function: whether one came.
+
+    Examples
+    --------
+    >>> with stop_signals() as stopped:
+    ...     signal.raise_signal(signal.SIGINT)
+    ...     stopped()
+    True
+    """
     came = False
 
     def note(number: int, frame: Any) -> None:
