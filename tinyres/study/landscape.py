@@ -400,7 +400,7 @@ def draw(surfaces: list[Surface]) -> "Figure":
     figure, axes = plots.subplots(1, n + 1, width=3.6 * (n + 1) + 0.6, height=4.1)
     finite = np.concatenate([s.losses[np.isfinite(s.losses)] for s in surfaces])
     low, high = max(finite.min(), 1e-3), max(finite.max(), 1e-2)
-    levels = np.geomspace(low * 0.999, high * 1.001, 25)  # the lowest and the highest point are inside
+    levels = np.geomspace(low * 0.999, high * 1.001, 20)  # the lowest and the highest point are inside
     labels = [v for e in range(-3, 7) for v in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if low <= v <= high]
     colours = [plots.PLAIN if "plain" in surface.name else plots.RESIDUAL for surface in surfaces]
     for k, (axis, surface) in enumerate(zip(axes, surfaces, strict=False)):
