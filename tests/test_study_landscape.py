@@ -207,21 +207,26 @@ def test_sharpness_of_a_bowl(steepness, bottom):
         assert found.basin == pytest.approx(np.pi / steepness / 4, rel=0.3)  # points of a disc, counted
 
 
-def measured(name, rise, basin=0.5):
-    return Sharpness(name, 1.0, 0.1, [0.0, 0.5, 1.0], [1.0, 1.0 + rise, 9.0], [], [], basin, 0.0)
+def measured(name, rise, basin=0.5, loss=1.0):
+    return Sharpness(name, loss, 0.1, [0.0, 0.5, 1.0], [loss, loss + rise, 9.0], [], [], basin, 0.25)
 
 
 def test_verdict_compares_with_the_first():
     found = [measured("plain56", 3.0, 0.1), measured("resnet56", 0.5), measured("other", 6.0), measured("odd", -0.5)]
     assert study.verdict(found) == [
         "At distance 0.5 the loss of plain56 rises by 3.00, that of resnet56 by 0.50: resnet56 is flatter by a factor "
-        "of 6.0. Within 1 of the trained network are 10% of the plane of plain56, 50% of that of resnet56.",
+        "of 6.0. Within 1 of the trained network are 10% of the plane of plain56, 50% of that of resnet56; not "
+        "convex are 25% and 25%.",
         "At distance 0.5 the loss of plain56 rises by 3.00, that of other by 6.00: other is steeper by a factor "
-        "of 2.0. Within 1 of the trained network are 10% of the plane of plain56, 50% of that of other.",
+        "of 2.0. Within 1 of the trained network are 10% of the plane of plain56, 50% of that of other; not "
+        "convex are 25% and 25%.",
         "At distance 0.5 the loss of plain56 rises by 3.00, that of odd by -0.50. "
-        "Within 1 of the trained network are 10% of the plane of plain56, 50% of that of odd.",
+        "Within 1 of the trained network are 10% of the plane of plain56, 50% of that of odd; not "
+        "convex are 25% and 25%.",
     ]
     assert study.verdict(found[:1]) == []
+    unlike = study.verdict([measured("plain56", 0.5, loss=2.0), measured("resnet56", 0.5)])
+    assert unlike[1].startswith("But they are not equally well trained, with losses of 2.00 and 1.00")
 
 
 def test_pictures_of_losses_that_are_no_numbers_or_zero():

@@ -22,6 +22,9 @@ from tinyres.tape import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+HIGHEST = 20.0
+"""Loss at which the colours end, so that they show the ground of the valley rather than the far corners."""
+
 Direction: TypeAlias = dict[str, Array]  # for each parameter, by its name, an array of its shape
 
 
@@ -386,8 +389,13 @@ def verdict(found: list[Sharpness]) -> list[str]:
             text += f": {other.name} is {word} by a factor of {max(rises) / min(rises):.1f}"
         sentences.append(
             f"{text}. Within 1 of the trained network are {first.basin:.0%} of the plane of {first.name}, "
-            f"{other.basin:.0%} of that of {other.name}."
+            f"{other.basin:.0%} of that of {other.name}; not convex are {first.bent:.0%} and {other.bent:.0%}."
         )
+        if abs(first.loss - other.loss) > 0.5:
+            sentences.append(
+                f"But they are not equally well trained, with losses of {first.loss:.2f} and {other.loss:.2f}: a "
+                "network that has learnt little lies on a plateau, which is flat as well."
+            )
     return sentences
 
 
@@ -399,16 +407,18 @@ def draw(surfaces: list[Surface]) -> "Figure":
     n = len(surfaces)
     figure, axes = plots.subplots(1, n + 1, width=3.6 * (n + 1) + 0.6, height=4.1)
     finite = np.concatenate([s.losses[np.isfinite(s.losses)] for s in surfaces])
-    low, high = max(finite.min(), 1e-3), max(finite.max(), 1e-2)
-    levels = np.geomspace(low * 0.999, high * 1.001, 20)  # the lowest and the highest point are inside
-    labels = [v for e in range(-3, 7) for v in (10.0**e, 2 * 10.0**e, 5 * 10.0**e) if low <= v <= high]
+    low = max(finite.min(), 1e-3)
+    high = min(max(finite.max(), 2 * low), max(HIGHEST, 4 * low))
+    levels = np.geomspace(low * 0.999, high, 20)  # the lowest point is inside
+    labels = [v for e in range(-3, 7) for v in (10.0**e, 2 * 10.0**e, 5 * 10.0**e)]
     colours = [plots.PLAIN if "plain" in surface.name else plots.RESIDUAL for surface in surfaces]
     for k, (axis, surface) in enumerate(zip(axes, surfaces, strict=False)):
         measured, steps = sharpness(surface), surface.steps
         radius = steps[-1]
-        heights = np.clip(np.nan_to_num(surface.losses.T, nan=high), low, high)  # of [y, x], as matplotlib has it
-        filled = axis.contourf(steps, steps, heights, levels, cmap="viridis", norm=LogNorm(levels[0], levels[-1]))
-        axis.contour(steps, steps, heights, levels, colors="black", linewidths=0.3, alpha=0.4)
+        heights = np.clip(np.nan_to_num(surface.losses.T, nan=np.inf), low, 1e6)  # of [y, x], as matplotlib has it
+        norm = LogNorm(levels[0], levels[-1])
+        filled = axis.contourf(steps, steps, heights, levels, cmap="viridis", norm=norm, extend="max")
+        axis.contour(steps, steps, heights, levels[::2], colors="black", linewidths=0.3, alpha=0.4)
         axis.contour(steps, steps, heights, [measured.loss + 1], colors="white", linewidths=1.8)
         axis.plot(0, 0, "+", color="white", markersize=11, markeredgewidth=1.8)
         ticks = [-radius, -radius / 2, 0, radius / 2, radius]
@@ -428,11 +438,19 @@ def draw(surfaces: list[Surface]) -> "Figure":
         )
         axes[-1].fill_between(distances, least, most, color=colours[k], alpha=0.15, linewidth=0)
     axes[0].set(ylabel="second direction")
-    bar = figure.colorbar(filled, ax=axes[:n], ticks=labels, format=FuncFormatter("{:g}".format), shrink=0.8, pad=0.02)
+    bar = figure.colorbar(
+        filled,
+        ax=axes[:n],
+        ticks=[v for v in labels if low <= v <= high],
+        format=FuncFormatter("{:g}".format),
+        shrink=0.8,
+        pad=0.02,
+    )
     bar.ax.minorticks_off()
     axes[-1].set(xlabel="distance from the trained network", ylabel="loss", yscale="log", xlim=(0, None))
     axes[-1].set(title="mean, and least to most", box_aspect=1)
     axes[-1].set_yticks(labels, [f"{v:g}" for v in labels])
+    axes[-1].set_ylim(0.8 * low, 5 * high)
     axes[-1].minorticks_off()
     axes[-1].legend(frameon=False, loc="upper left")
     figure.suptitle("Loss around trained networks (+), in lengths of the weights; the white line is 1 above")
