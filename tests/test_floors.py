@@ -18,6 +18,7 @@ FLOORS = [
     {"tape"},
     {"tensor"},
     {"files"},
+    {"recompute"},
     {"ops"},
     {"testing"},
     {"nn"},

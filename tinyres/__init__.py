@@ -3,12 +3,14 @@
 from tinyres import checkpoints, data, export, machine, models, nn, ops, optim, profile, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.nn.init import manual_seed
+from tinyres.recompute import checkpoint
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
 from tinyres.tensor import Tensor, record
 
 __version__ = "0.1.0"
 __all__ = [
     "Tensor",
+    "checkpoint",
     "checkpoints",
     "data",
     "detect_anomaly",

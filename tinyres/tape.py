@@ -52,6 +52,7 @@ class Watch(Protocol):
 class _State(threading.local):
     grad_enabled = True
     anomaly = False
+    recomputing = False  # a checkpoint runs again: what a first run changes besides its result is to stay as it is
     watch: Watch | None = None
 
     def __init__(self) -> None:
@@ -62,7 +63,8 @@ state = _State()
 
 
 @contextlib.contextmanager
-def _setting(name: str, value: Any) -> Iterator[None]:
+def setting(name: str, value: Any) -> Iterator[None]:
+    """Give this thread's state another value inside this block."""
     before = getattr(state, name)
     setattr(state, name, value)
     try:
@@ -82,7 +84,7 @@ def no_grad() -> contextlib.AbstractContextManager[None]:
     ...     (w * 2).requires_grad
     False
     """
-    return _setting("grad_enabled", False)
+    return setting("grad_enabled", False)
 
 
 def enable_grad() -> contextlib.AbstractContextManager[None]:
@@ -96,7 +98,7 @@ def enable_grad() -> contextlib.AbstractContextManager[None]:
     ...     (w * 2).requires_grad
     True
     """
-    return _setting("grad_enabled", True)
+    return setting("grad_enabled", True)
 
 
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:
@@ -114,7 +116,7 @@ def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     Traceback (most recent call last):
     FloatingPointError: forward of 'log' gave -inf at index (1,) of an output of shape (2,); its inputs: [0, 1]
     """
-    return _setting("anomaly", True)
+    return setting("anomaly", True)
 
 
 def watching(watch: Watch) -> contextlib.AbstractContextManager[None]:
@@ -139,7 +141,7 @@ def watching(watch: Watch) -> contextlib.AbstractContextManager[None]:
     <sum()> of (2,)
     sum of gradients of <exp(2,)>
     """
-    return _setting("watch", watch)
+    return setting("watch", watch)
 
 
 @contextlib.contextmanager
@@ -297,6 +299,12 @@ class Node:
         # bases come first, since no view can become writable again before its base does
         self.saved = [b for a in self.saved if isinstance(b := a.base, np.ndarray) and b.flags.owndata] + self.saved
         _lock(self.saved)
+
+    def hold(self, pullback: Pullback, arrays: Sequence[Array]) -> None:
+        """Use another pullback, which needs these arrays, instead of the one there is."""
+        before, self.pullback, self.saved = self.saved, pullback, list(arrays)
+        self.lock(())
+        _unlock(before)
 
     def free(self) -> None:
         """Drop what the pullback holds. A later backward through this node says so."""

@@ -7,7 +7,7 @@ import numpy as np
 from tinyres import ops
 from tinyres.nn import init
 from tinyres.nn.module import Module, Parameter
-from tinyres.tape import Array
+from tinyres.tape import Array, state
 from tinyres.tensor import Tensor
 
 _Size = int | tuple[int, int]
@@ -118,7 +118,7 @@ class BatchNorm2d(Module):
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        if self.training:
+        if self.training and not state.recomputing:
             self.num_batches_tracked += 1
         return ops.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,

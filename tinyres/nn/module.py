@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.tape import Array, scope
+from tinyres.recompute import checkpoint
+from tinyres.tape import Array, scope, state
 from tinyres.tensor import Tensor
 
 
@@ -124,12 +125,13 @@ class Module:
         else:
             with scope(self._name):
                 out = self.forward(*args, **kwargs)
-        for hook in self._forward_hooks:
+        for hook in () if state.recomputing else self._forward_hooks:
             hook(self, args, out)
         return out
 
     def register_forward_hook(self, hook: Callable[["Module", tuple[Any, ...], Any], None]) -> Callable[[], None]:
-        """Call ``hook(module, args, output)`` after each forward. Returns a function that removes it."""
+        """Call ``hook(module, args, output)`` after each forward, but not where a checkpoint repeats one. Returns a
+        function that removes it."""
         self._forward_hooks.append(hook)
         return lambda: self._forward_hooks.remove(hook) if hook in self._forward_hooks else None
 
@@ -241,6 +243,12 @@ def expect_eval(model: Module, caller: str) -> None:
 class Sequential(Module):
     """Modules called one after the other, named "0", "1", ...
 
+    Attributes
+    ----------
+    recompute : int
+        Run so many modules at a time in a `checkpoint`: only what goes into the first of them is kept for backward.
+        0, the default, keeps everything.
+
     Examples
     --------
     >>> import tinyres as tr
@@ -251,12 +259,16 @@ class Sequential(Module):
 
     def __init__(self, *modules: Module) -> None:
         super().__init__()
+        self.recompute = 0
         for i, module in enumerate(modules):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in self._modules.values():
-            x = module(x)
+        modules = list(self._modules.values())
+        if not self.recompute:
+            return _chain(modules, x)
+        for start in range(0, len(modules), self.recompute):
+            x = checkpoint(_chain, modules[start : start + self.recompute], x)
         return x
 
     def __len__(self) -> int:
@@ -267,3 +279,9 @@ class Sequential(Module):
 
     def __iter__(self) -> Iterator[Module]:
         return self.children()
+
+
+def _chain(modules: list[Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x

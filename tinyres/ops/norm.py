@@ -7,7 +7,7 @@ import numpy as np
 
 from tinyres import backend
 from tinyres.ops import _check
-from tinyres.tape import Array
+from tinyres.tape import Array, state
 from tinyres.tensor import Tensor, as_tensor, record
 
 
@@ -112,7 +112,7 @@ def batch_norm(
     parents = (x, weight, bias) + ((residual,) if residual is not None else ())
     how: dict[str, Any] = {"training": training, "mean": centre, "inv_std": inv_std, "relu": relu}
     out = record("batch_norm", y, parents, pullback, **how)
-    if training:  # last, so that an anomaly leaves them as they were
+    if training and not state.recomputing:  # last, so that an anomaly leaves them as they were
         running_mean += momentum * (mean - running_mean)
         running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
     return out
