@@ -61,8 +61,7 @@ def train(make, length, steps=3):
     """Everything that a few steps of SGD compute, to the bit."""
     tr.manual_seed(0)
     net, rng, found = make(), np.random.default_rng(0), []
-    for stage in net._stages:
-        getattr(net, stage).recompute = length
+    net.recompute(length)
     optimizer = tr.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, nesterov=True)
     for _ in range(steps):
         x = Tensor(rng.standard_normal((4, 3, 16, 16)).astype("f4"), requires_grad=True)
@@ -103,8 +102,7 @@ def test_resnet20_holds_less_on_the_tape_and_in_the_pool(monkeypatch):
     x = Tensor(np.ones((4, 3, 32, 32), np.float32))
     for length in (0, 1, 3):
         net = models.create("resnet20")
-        for stage in net._stages:
-            getattr(net, stage).recompute = length
+        net.recompute(length)
         before = taken()
         peaks.append(0)
         with tape.watching(Peak()):
@@ -120,6 +118,11 @@ def test_resnet20_holds_less_on_the_tape_and_in_the_pool(monkeypatch):
     assert held[2] < held[1] / 1.5
     assert peaks[1] < 0.6 * peaks[0]
     assert peaks[2] < 0.85 * peaks[0]  # a whole stage at once, and the first has half of all activations
+
+
+def test_fewer_blocks_than_none():
+    with pytest.raises(ValueError, match="blocks: got -1, expected 0 or more"):
+        models.create("resnet20").recompute(-1)
 
 
 # ---------------------------------------------------------------- any graph
@@ -296,7 +299,7 @@ class Noted(nn.Module):
 
 def test_running_statistics_and_forward_hooks_run_once():
     model, seen = nn.Sequential(Noted(), Noted()), []
-    model.recompute = 2
+    model.segment = 2
     model[0].register_forward_hook(lambda module, args, out: seen.append(out.shape))
     x = Tensor(np.random.default_rng(0).standard_normal((4, 3, 2, 2)).astype("f4"), requires_grad=True)
     loss = model(x).sum()
@@ -337,7 +340,7 @@ def test_the_watch_is_told_of_both_runs_with_the_same_modules():
             self.told.append("sum")
 
     model = nn.Sequential(Noted())
-    model.recompute, model._name = 1, "net"
+    model.segment, model._name = 1, "net"
     x = Tensor(np.ones((2, 3, 1, 1), np.float32), requires_grad=True)
     with tape.watching(watch := Watch()):
         model(x * x).sum().backward()
@@ -350,7 +353,7 @@ def test_the_watch_is_told_of_both_runs_with_the_same_modules():
 
 def test_anomaly_names_operation_and_module_in_both_runs():
     model = nn.Sequential(Noted())
-    model._name, model.recompute = "net", 1
+    model._name, model.segment = "net", 1
     x = Tensor(np.ones((2, 3, 1, 1), np.float32), requires_grad=True)
     model[0].bn.bias.data[...] = 100
     message = r"forward of 'exp' in net\.0 gave inf"
@@ -370,7 +373,7 @@ def test_anomaly_names_operation_and_module_in_both_runs():
 def test_profile_counts_the_second_run_as_work(monkeypatch):
     monkeypatch.setattr(tr.machine, "ceilings", lambda: tr.machine.Ceilings(1e9, 1e9))
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten(), nn.Linear(4, 2))
-    model[0].recompute = 2
+    model[0].segment = 2
     found = tr.profile.profile(model, batch_size=2, image_size=3, steps=2)
     rows = [(row.module, row.op, row.forward.flops > 0, row.backward.flops > 0) for row in found.rows]
     assert rows.count(("0.0", "conv2d", True, False)) == 1  # whose pullback was dropped
@@ -380,7 +383,7 @@ def test_profile_counts_the_second_run_as_work(monkeypatch):
 # ---------------------------------------------------------------- what is held
 def test_only_arguments_and_parameters_are_held():
     net = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
-    net.recompute = 4
+    net.segment = 4
     x = Tensor(np.ones((2, 4, 8, 8), np.float32))  # needs no gradient, but the weights' need it
     y = net(x)
     assert bytes_held(y) == x.data.nbytes + sum(p.data.nbytes for p in net.parameters())

@@ -106,6 +106,21 @@ class ResNet(Module):
             for block in self._modules[stage].children():
                 yield f"{stage}.{block._name}", block
 
+    def recompute(self, blocks: int = 1) -> None:
+        """In training, keep only what goes into every so many blocks of a stage, and compute the rest again in
+        backward, see `tinyres.checkpoint`: gradients are the same to the last bit. 0 keeps everything, as at first.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> net = tr.models.resnet56()
+        >>> net.recompute()  # batches of about three times the size fit into memory
+        """
+        if blocks < 0:
+            raise ValueError(f"blocks: got {blocks}, expected 0 or more")
+        for stage in self._stages:
+            self._modules[stage].segment = blocks
+
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> logits (N, num_classes)."""
         if x.ndim != 4 or x.shape[1] != 3:

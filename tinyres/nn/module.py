@@ -245,7 +245,7 @@ class Sequential(Module):
 
     Attributes
     ----------
-    recompute : int
+    segment : int
         Run so many modules at a time in a `checkpoint`: only what goes into the first of them is kept for backward.
         0, the default, keeps everything.
 
@@ -259,16 +259,16 @@ class Sequential(Module):
 
     def __init__(self, *modules: Module) -> None:
         super().__init__()
-        self.recompute = 0
+        self.segment = 0
         for i, module in enumerate(modules):
             setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
         modules = list(self._modules.values())
-        if not self.recompute:
+        if not self.segment:
             return _chain(modules, x)
-        for start in range(0, len(modules), self.recompute):
-            x = checkpoint(_chain, modules[start : start + self.recompute], x)
+        for start in range(0, len(modules), self.segment):
+            x = checkpoint(_chain, modules[start : start + self.segment], x)
         return x
 
     def __len__(self) -> int:

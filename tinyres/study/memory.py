@@ -1,0 +1,404 @@
+"""Tape memory: which operation keeps which activation, over the course of a training step; and what checkpoints trade.
+
+Counted exactly, from what the tape's nodes hold, and not measured from outside. Parameters and the batch itself, which
+are there in any case, are left out, and so are gradients on their way down.
+"""
+
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from functools import partial
+from math import sqrt
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinyres import models, ops
+from tinyres.models import ResNet
+from tinyres.profile import left_as_it_was
+from tinyres.study import plots
+from tinyres.tape import Array, Leaf, Node, state, watching
+from tinyres.tensor import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WHY = {
+    ("batch_norm", "a"): "input, for z",
+    ("batch_norm", "opened"): "output, as ReLU's mask",
+    ("conv2d", "a"): "input, for dL/dw",
+    ("conv2d", "opened"): "output, as ReLU's mask",
+    ("linear", "a"): "input, for dL/dw",
+    ("max_pool2d", "taps"): "places of the maxima",
+    ("cross_entropy", "log_p"): "log p, for dL/dlogits",
+}
+"""By operation and name of the variable in its pullback. Others are called by the variable's name."""
+AGAIN = "input, to run again"  # what a node whose pullback was dropped holds
+
+
+class Kept(NamedTuple):
+    """An array that the tape holds when the forward pass is over.
+
+    `op` and `module` are of the first operation that holds it, `why` tells what for, and `also` are the modules of the
+    others.
+    """
+
+    op: str
+    module: str
+    why: str
+    shape: tuple[int, ...]
+    bytes: int
+    also: list[str]
+
+    @property
+    def label(self) -> str:
+        """What it is counted as."""
+        return f"{'checkpoint' if self.why == AGAIN else self.op}: {self.why}"
+
+
+class Moment(NamedTuple):
+    """What the tape holds at a moment of the step: bytes, by operation and reason.
+
+    `phase` is "forward" or, where a checkpoint runs again, "again": `op` has just been recorded. Or it is "backward":
+    the pullback of `op` is about to be called.
+    """
+
+    phase: str
+    op: str
+    module: str
+    held: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.held.values())
+
+
+class Step(NamedTuple):
+    """One training step: `segment` blocks are run again at a time, or none where it is 0."""
+
+    segment: int
+    moments: list[Moment]
+    kept: list[Kept]  # in the order in which they were made
+    seconds: list[float]
+
+    @property
+    def peak(self) -> int:
+        """Most bytes at one time."""
+        return max(moment.bytes for moment in self.moments)
+
+    @property
+    def after_forward(self) -> int:
+        """Bytes when the forward pass is over."""
+        return sum(kept.bytes for kept in self.kept)
+
+
+def memory(
+    model: ResNet, *, batch_size: int = 128, image_size: int = 32, segments: Sequence[int] | None = None, steps: int = 5
+) -> list[Step]:
+    """Look at what the tape holds over a training step, with checkpoints and without.
+
+    Parameters
+    ----------
+    model : ResNet
+        Is left as it was.
+    batch_size, image_size : int
+        Of the images, which are noise.
+    segments : sequence of int, optional
+        How many blocks a checkpoint has; segments end with their stage. By default one, the square root of the number
+        of blocks, and the longest stage.
+    steps : int
+        How many are timed, of each kind and in turns. Nothing is watched meanwhile.
+
+    Returns
+    -------
+    list of Step
+        The first without checkpoints, then one for each of `segments`.
+
+    Raises
+    ------
+    ValueError
+        Where a number is too small.
+    RuntimeError
+        Where a checkpoint changed a bit of a gradient, which must not be.
+
+    Notes
+    -----
+    An array that several operations hold counts once, for the first of them; one that is a view counts as all of what
+    it is a view of, since that is what it keeps alive.
+
+    References
+    ----------
+    Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost", 2016.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.models.ResNet(tr.models.BasicBlock, [2, 2], widths=[8, 16])
+    >>> everything, blocks = memory(net, batch_size=2, image_size=8, segments=[1], steps=1)
+    >>> everything.after_forward / blocks.after_forward > 2
+    True
+    """
+    lengths = segment_lengths(model) if segments is None else list(segments)
+    sizes = {"batch_size": batch_size, "image_size": image_size, "segments": min(lengths, default=1), "steps": steps}
+    for what, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"{what}: got {value}, expected 1 or more")
+    rng = np.random.default_rng(0)
+    x = Tensor(rng.standard_normal((batch_size, image_size, image_size, 3), np.float32).transpose(0, 3, 1, 2))
+    labels = rng.integers(0, len(model.fc.weight), batch_size)
+    before = [getattr(model, stage).segment for stage in model._stages]
+    found, gradients = [], []
+    try:
+        with left_as_it_was(model):
+            model.train()
+            for length in [0, *lengths]:
+                model.recompute(length)
+                found.append(_watch(model, x, labels, length))
+                gradients.append([p.grad.tobytes() for p in model.parameters() if p.grad is not None])
+            for _ in range(steps):
+                for step in found:
+                    model.recompute(step.segment)
+                    start = time.perf_counter()
+                    _take(model, x, labels)
+                    step.seconds.append(time.perf_counter() - start)
+    finally:
+        for stage, length in zip(model._stages, before, strict=True):
+            getattr(model, stage).segment = length
+    if any(other != gradients[0] for other in gradients):
+        raise RuntimeError("memory: gradients with checkpoints differ from those without")
+    return found
+
+
+def segment_lengths(model: ResNet) -> list[int]:
+    """Of a segment, in blocks: one, the square root of how many blocks there are, and the longest stage.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> segment_lengths(tr.models.resnet56())
+    [1, 5, 9]
+    """
+    stages = [len(getattr(model, stage)) for stage in model._stages]
+    return sorted({1, min(round(sqrt(sum(stages))), max(stages)), max(stages)})
+
+
+def _take(model: ResNet, x: Tensor, labels: Array) -> None:
+    """A training step without its last part, the update, which takes the same time with checkpoints and without."""
+    model.zero_grad()
+    ops.cross_entropy(model(x), labels).backward()
+
+
+def _watch(model: ResNet, x: Tensor, labels: Array, length: int) -> Step:
+    recorder = _Recorder([x.data, labels, *(p.data for p in model.parameters())])
+    with watching(recorder):
+        _take(model, x, labels)
+    recorder.look("backward", "", "")
+    return Step(length, recorder.moments, recorder.kept, [])
+
+
+# ---------------------------------------------------------------- who holds what
+class _Recorder:
+    """Looks at all nodes that are alive whenever one was recorded, and before each pullback."""
+
+    def __init__(self, there: list[Array]) -> None:
+        self.there = [owner(array) for array in there]  # in any case; referred to, so that ids stay theirs
+        self.nodes: list[weakref.ref[Node]] = []  # the tape must let go of them as ever
+        self.moments: list[Moment] = []
+        self.kept: list[Kept] = []
+
+    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+        self.nodes.append(weakref.ref(node))
+        if not state.recomputing:
+            node.hooks.append(partial(self._before_pullback, node.name, node.module))
+        self.look("again" if state.recomputing else "forward", node.name, node.module)
+
+    def summed(self, node: Node | Leaf) -> None:
+        pass
+
+    def _before_pullback(self, op: str, module: str, gradient: Array) -> None:
+        if not self.kept:
+            self.kept = self._arrays()  # the first one: forward is over
+        self.look("backward", op, module)
+
+    def look(self, phase: str, op: str, module: str) -> None:
+        held: dict[str, int] = {}
+        for kept in self._arrays():
+            held[kept.label] = held.get(kept.label, 0) + kept.bytes
+        self.moments.append(Moment(phase, op, module, held))
+
+    def _arrays(self) -> list[Kept]:
+        alive = [node for ref in self.nodes if (node := ref()) is not None and node.saved]
+        self.nodes = [ref for ref in self.nodes if ref() is not None]
+        found: dict[int, Kept | None] = {id(array): None for array in self.there}
+        for node in alive:
+            for array, why in holdings(node):
+                whole = owner(array)
+                if id(whole) not in found:
+                    found[id(whole)] = Kept(node.name, node.module, why, array.shape, whole.nbytes, [])
+                elif (kept := found[id(whole)]) is not None and node.module not in (kept.module, *kept.also):
+                    kept.also.append(node.module)
+        return [kept for kept in found.values() if kept is not None]
+
+
+def holdings(node: Node) -> Iterator[tuple[Array, str]]:
+    """The arrays that a node keeps alive, and what for.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> y = tr.Tensor([1.0, 2.0], requires_grad=True).exp()
+    >>> list(holdings(y._node))
+    [(array([2.7182817, 7.389056 ], dtype=float32), 'y')]
+    """
+    named: set[int] = set()
+    for variable, value in closure(node.pullback).items():
+        if isinstance(value, np.ndarray):
+            named.add(id(owner(value)))
+            yield value, WHY.get((node.name, variable), variable)
+    for array in node.saved:
+        if id(owner(array)) not in named:
+            yield array, AGAIN
+
+
+def closure(function: Any) -> dict[str, Any]:
+    """What a function closes over, by name; nothing for other callables.
+
+    Examples
+    --------
+    >>> def adder(n):
+    ...     return lambda x: x + n
+    >>> closure(adder(3))
+    {'n': 3}
+    """
+    cells = getattr(function, "__closure__", None) or ()
+    names = function.__code__.co_freevars if cells else ()
+    return {name: cell.cell_contents for name, cell in zip(names, cells, strict=True)}
+
+
+def owner(array: Array) -> Array:
+    """The array that a view is a view of, or the array itself.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> owner(np.zeros((2, 3))[0].T).shape
+    (2, 3)
+    """
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
+
+
+# ---------------------------------------------------------------- words and pictures
+def verdict(steps: list[Step], predicted: int) -> list[str]:
+    """What the numbers say; `predicted` are the bytes of all layers' outputs, see `models.summarize`."""
+    first, *others = steps
+    total = first.after_forward
+    sentences = [
+        f"After the forward pass the tape holds {shown(total)}, {total / predicted:.2f} times what the summary "
+        f"predicts ({shown(predicted)}, each layer's output once)."
+    ]
+    if others:
+        best = min(others, key=lambda step: step.peak)
+        slower = median(best.seconds) / median(first.seconds)
+        sentences.append(
+            f"Run again {name(best.segment)}, a step's peak is {shown(best.peak)} instead of {shown(first.peak)}, "
+            f"{first.peak / best.peak:.1f} times less, for {slower:.2f} times the time; no bit of a gradient differs."
+        )
+    return sentences
+
+
+def name(segment: int) -> str:
+    """Of a length, in words.
+
+    Examples
+    --------
+    >>> name(0), name(1), name(3)
+    ('nothing', 'each block', 'each 3 blocks')
+    """
+    return "nothing" if not segment else "each block" if segment == 1 else f"each {segment} blocks"
+
+
+def shown(count: int) -> str:
+    """Bytes in MiB, or in KiB where that is little.
+
+    Examples
+    --------
+    >>> shown(194 * 2**20), shown(1536)
+    ('194.0 MiB', '1.5 KiB')
+    """
+    return f"{count / 2**20:,.1f} MiB" if count >= 2**20 else f"{count / 2**10:,.1f} KiB"
+
+
+def predicted_bytes(model: ResNet, batch_size: int, image_size: int) -> int:
+    """Of all layers' outputs, see `models.summarize`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> predicted_bytes(tr.models.resnet20(), 1, 32) // 1024
+    1496
+    """
+    return batch_size * sum(row.activation_bytes for row in models.summarize(model, image_size))
+
+
+SHADES = ("#2a6f97", "#d1495b", "#edae49", "#66a182", "#8d96a3")
+TO_RUN_AGAIN, REST, RUNNING = "#3d405b", "#c9c9c9", "0.9"
+
+
+def draw(steps: list[Step]) -> "Figure":
+    """Bytes held over a step, by what for: everything kept, and the best of the others; and each peak by its time."""
+    best = min(steps[1:], key=lambda step: step.peak, default=steps[0])
+    figure, axes = plots.subplots(1, 3, width=14, height=4.6, sharey=True, width_ratios=[2, 2, 1.2])
+    for axis, step in zip(axes, (steps[0], best), strict=False):
+        _draw_timeline(axis, step, steps)
+    _draw_trade(axes[2], steps)
+    axes[0].set(ylabel="MiB held by the tape")
+    figure.suptitle("What a training step keeps for its backward pass")
+    return figure
+
+
+def _draw_timeline(axis: Any, step: Step, steps: list[Step]) -> None:
+    labels = sorted({label for m in step.moments for label in m.held}, key=lambda l: -_most(step, l))
+    again = [l for l in labels if l.endswith(AGAIN)]
+    large = [l for l in labels if l not in again and _most(step, l) > 0.02 * step.peak][: len(SHADES)]
+    rest = [l for l in labels if l not in again + large]
+    order = sorted({l for s in steps for m in s.moments for l in m.held}, key=lambda l: -_most(steps[0], l))
+    bands = [(l, [l], TO_RUN_AGAIN) for l in again]
+    bands += [(l, [l], SHADES[order.index(l) % len(SHADES)]) for l in large] + [("rest", rest, REST)]
+    values = [[sum(m.held.get(l, 0) for l in group) / 2**20 for m in step.moments] for _, group, _ in bands]
+    x = range(len(step.moments))
+    axis.stackplot(x, values, labels=[b[0] for b in bands], colors=[b[2] for b in bands], linewidth=0)
+    for i, moment in enumerate(step.moments):
+        if moment.phase == "again":
+            axis.axvspan(i - 0.5, i + 0.5, color=RUNNING, linewidth=0, zorder=0)
+    turn = next((i for i, m in enumerate(step.moments) if m.phase != "forward"), 0)
+    axis.axvline(turn, color="0.3", linewidth=1, linestyle="--")
+    peak = max(x, key=lambda i: step.moments[i].bytes)
+    axis.annotate(
+        f"peak {shown(step.peak)}",
+        (peak, step.peak / 2**20),
+        (0, 6),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+    )
+    title = "everything kept" if not step.segment else f"run again {name(step.segment)} (grey)"
+    axis.set(title=title, xlabel="operations: forward, then backward", xlim=(0, len(step.moments) - 1))
+    axis.margins(y=0.2)
+    axis.legend(loc="upper right", frameon=False, fontsize=8)
+
+
+def _most(step: Step, label: str) -> int:
+    return max(moment.held.get(label, 0) for moment in step.moments)
+
+
+def _draw_trade(axis: Any, steps: list[Step]) -> None:
+    for step in steps:
+        low, middle, high = np.percentile(step.seconds, [25, 50, 75])
+        y, colour = step.peak / 2**20, plots.RESIDUAL if step.segment else plots.PLAIN
+        axis.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, markersize=8, capsize=3)
+        axis.annotate(name(step.segment), (middle, y), (0, 9), textcoords="offset points", ha="center", fontsize=9)
+    axis.set(title="peak and time of a step", xlabel="seconds (median, middle half)")
+    axis.margins(x=0.35)
