@@ -361,9 +361,9 @@ class Tensor:
     # -- reductions
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Sum over the given axes (all of them by default)."""
-        x, axes = self._data, _axes(axis, self.ndim)
-        y = np.asarray(x.sum(axes, keepdims=keepdims))
-        return record("sum", y, (self,), lambda dy: (np.broadcast_to(_with_axes(dy, axes, x.ndim), x.shape),))
+        shape, axes = self.shape, _axes(axis, self.ndim)
+        y = np.asarray(self._data.sum(axes, keepdims=keepdims))
+        return record("sum", y, (self,), lambda dy: (np.broadcast_to(_with_axes(dy, axes, len(shape)), shape),))
 
     def mean(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Mean over the given axes (all of them by default)."""

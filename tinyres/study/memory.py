@@ -105,8 +105,7 @@ def memory(
     batch_size, image_size : int
         Of the images, which are noise.
     segments : sequence of int, optional
-        How many blocks a checkpoint has; segments end with their stage. By default one, the square root of the number
-        of blocks, and the longest stage.
+        How many blocks a checkpoint has; it ends with its stage. See `segment_lengths` for the default.
     steps : int
         How many are timed, of each kind and in turns. Nothing is watched meanwhile.
 
@@ -171,16 +170,17 @@ def memory(
 
 
 def segment_lengths(model: ResNet) -> list[int]:
-    """Of a segment, in blocks: one, the square root of how many blocks there are, and the longest stage.
+    """Blocks to a segment: one, the square root of a stage's blocks and of all blocks, and a whole stage.
 
     Examples
     --------
     >>> import tinyres as tr
     >>> segment_lengths(tr.models.resnet56())
-    [1, 5, 9]
+    [1, 3, 5, 9]
     """
     stages = [len(getattr(model, stage)) for stage in model._stages]
-    return sorted({1, min(round(sqrt(sum(stages))), max(stages)), max(stages)})
+    longest = max(stages)
+    return sorted({1, round(sqrt(longest)), min(round(sqrt(sum(stages))), longest), longest})
 
 
 def _take(model: ResNet, x: Tensor, labels: Array) -> None:
@@ -247,9 +247,9 @@ def holdings(node: Node) -> Iterator[tuple[Array, str]]:
     Examples
     --------
     >>> import tinyres as tr
-    >>> y = tr.Tensor([1.0, 2.0], requires_grad=True).exp()
+    >>> y = tr.Tensor([0.0, 0.0], requires_grad=True).exp()
     >>> list(holdings(y._node))
-    [(array([2.7182817, 7.389056 ], dtype=float32), 'y')]
+    [(array([1., 1.], dtype=float32), 'y')]
     """
     named: set[int] = set()
     for variable, value in closure(node.pullback).items():
@@ -303,8 +303,9 @@ def verdict(steps: list[Step], predicted: int) -> list[str]:
         best = min(others, key=lambda step: step.peak)
         slower = median(best.seconds) / median(first.seconds)
         sentences.append(
-            f"Run again {name(best.segment)}, a step's peak is {shown(best.peak)} instead of {shown(first.peak)}, "
-            f"{first.peak / best.peak:.1f} times less, for {slower:.2f} times the time; no bit of a gradient differs."
+            f"With {name(best.segment)} in a checkpoint, a step's peak is {shown(best.peak)} instead of "
+            f"{shown(first.peak)}, {first.peak / best.peak:.1f} times less, "
+            f"for {slower:.2f} times the time; no bit of a gradient differs."
         )
     return sentences
 
@@ -315,9 +316,9 @@ def name(segment: int) -> str:
     Examples
     --------
     >>> name(0), name(1), name(3)
-    ('nothing', 'each block', 'each 3 blocks')
+    ('nothing', 'each block', 'every 3 blocks')
     """
-    return "nothing" if not segment else "each block" if segment == 1 else f"each {segment} blocks"
+    return "nothing" if not segment else "each block" if segment == 1 else f"every {segment} blocks"
 
 
 def shown(count: int) -> str:
@@ -338,56 +339,53 @@ def predicted_bytes(model: ResNet, batch_size: int, image_size: int) -> int:
     --------
     >>> import tinyres as tr
     >>> predicted_bytes(tr.models.resnet20(), 1, 32) // 1024
-    1496
+    1520
     """
     return batch_size * sum(row.activation_bytes for row in models.summarize(model, image_size))
 
 
-SHADES = ("#2a6f97", "#d1495b", "#edae49", "#66a182", "#8d96a3")
-TO_RUN_AGAIN, REST, RUNNING = "#3d405b", "#c9c9c9", "0.9"
+SHADES = ("#2a6f97", "#d1495b", "#edae49")
+TO_RUN_AGAIN, REST, RUNNING = "#3d405b", "#a8adb4", "0.9"
 
 
 def draw(steps: list[Step]) -> "Figure":
     """Bytes held over a step, by what for: everything kept, and the best of the others; and each peak by its time."""
     best = min(steps[1:], key=lambda step: step.peak, default=steps[0])
-    figure, axes = plots.subplots(1, 3, width=14, height=4.6, sharey=True, width_ratios=[2, 2, 1.2])
-    for axis, step in zip(axes, (steps[0], best), strict=False):
-        _draw_timeline(axis, step, steps)
+    figure, axes = plots.subplots(1, 3, width=14, height=5, sharey=True, width_ratios=[2, 2, 1.4])
+    first = steps[0]
+    largest = sorted({kept.label for kept in first.kept}, key=lambda l: -_most(first, l))[: len(SHADES)]
+    bands = {f"checkpoint: {AGAIN}": TO_RUN_AGAIN, **dict(zip(largest, SHADES, strict=False)), "rest": REST}
+    for axis, step in zip(axes, (first, best), strict=False):
+        _draw_timeline(axis, step, bands)
     _draw_trade(axes[2], steps)
-    axes[0].set(ylabel="MiB held by the tape")
+    axes[0].set(ylabel="MiB held by the tape", ylim=(0, 1.12 * max(step.peak for step in steps) / 2**20))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     figure.suptitle("What a training step keeps for its backward pass")
     return figure
 
 
-def _draw_timeline(axis: Any, step: Step, steps: list[Step]) -> None:
-    labels = sorted({label for m in step.moments for label in m.held}, key=lambda l: -_most(step, l))
-    again = [l for l in labels if l.endswith(AGAIN)]
-    large = [l for l in labels if l not in again and _most(step, l) > 0.02 * step.peak][: len(SHADES)]
-    rest = [l for l in labels if l not in again + large]
-    order = sorted({l for s in steps for m in s.moments for l in m.held}, key=lambda l: -_most(steps[0], l))
-    bands = [(l, [l], TO_RUN_AGAIN) for l in again]
-    bands += [(l, [l], SHADES[order.index(l) % len(SHADES)]) for l in large] + [("rest", rest, REST)]
-    values = [[sum(m.held.get(l, 0) for l in group) / 2**20 for m in step.moments] for _, group, _ in bands]
-    x = range(len(step.moments))
-    axis.stackplot(x, values, labels=[b[0] for b in bands], colors=[b[2] for b in bands], linewidth=0)
+def _draw_timeline(axis: Any, step: Step, bands: dict[str, str]) -> None:
+    named = [[moment.held.get(label, 0) for moment in step.moments] for label in bands if label != "rest"]
+    total = [moment.bytes for moment in step.moments]
+    rest = np.subtract(total, np.sum(named, axis=0))
+    x = range(len(total))
+    axis.stackplot(x, np.divide([*named, rest], 2**20), labels=list(bands), colors=list(bands.values()), linewidth=0)
     for i, moment in enumerate(step.moments):
         if moment.phase == "again":
             axis.axvspan(i - 0.5, i + 0.5, color=RUNNING, linewidth=0, zorder=0)
-    turn = next((i for i, m in enumerate(step.moments) if m.phase != "forward"), 0)
+    turn = next((i for i, moment in enumerate(step.moments) if moment.phase != "forward"), 0)
     axis.axvline(turn, color="0.3", linewidth=1, linestyle="--")
-    peak = max(x, key=lambda i: step.moments[i].bytes)
-    axis.annotate(
-        f"peak {shown(step.peak)}",
-        (peak, step.peak / 2**20),
-        (0, 6),
-        textcoords="offset points",
-        ha="center",
-        fontsize=9,
-    )
-    title = "everything kept" if not step.segment else f"run again {name(step.segment)} (grey)"
-    axis.set(title=title, xlabel="operations: forward, then backward", xlim=(0, len(step.moments) - 1))
-    axis.margins(y=0.2)
-    axis.legend(loc="upper right", frameon=False, fontsize=8)
+    for text, offset, side in (("forward", -5, "right"), ("backward", 5, "left")):
+        axis.annotate(
+            text, (turn, 1), (offset, -2), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha=side, va="top", fontsize=9,
+        )  # fmt: skip
+    peak = max(x, key=lambda i: total[i])
+    at = peak, step.peak / 2**20
+    axis.annotate(f"peak {shown(step.peak)}", at, (-8, 4), textcoords="offset points", ha="right", fontsize=9)
+    title = "everything kept" if not step.segment else f"{name(step.segment)} in a checkpoint (grey: runs again)"
+    axis.set(title=title, xlabel="operations of a step", xlim=(0, len(total) - 1))
 
 
 def _most(step: Step, label: str) -> int:
@@ -398,7 +396,7 @@ def _draw_trade(axis: Any, steps: list[Step]) -> None:
     for step in steps:
         low, middle, high = np.percentile(step.seconds, [25, 50, 75])
         y, colour = step.peak / 2**20, plots.RESIDUAL if step.segment else plots.PLAIN
-        axis.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, markersize=8, capsize=3)
-        axis.annotate(name(step.segment), (middle, y), (0, 9), textcoords="offset points", ha="center", fontsize=9)
-    axis.set(title="peak and time of a step", xlabel="seconds (median, middle half)")
-    axis.margins(x=0.35)
+        axis.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, markersize=7, capsize=3)
+        axis.annotate(name(step.segment), (high, y), (7, 0), textcoords="offset points", va="center", fontsize=9)
+    most = max(max(step.seconds) for step in steps)
+    axis.set(title="peak and time of a step", xlabel="seconds (median, middle half)", xlim=(0, 1.6 * most))

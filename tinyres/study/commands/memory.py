@@ -27,8 +27,8 @@ def memory(
     segment: Annotated[
         list[int] | None,
         typer.Option(
-            help="Blocks to run again at a time; may be given several times. By default 1, the square root of how many "
-            "there are, and a whole stage.",
+            help="Blocks in a checkpoint; may be given several times. By default 1, the square root of a stage's and "
+            "of all, and a whole stage.",
             show_default=False,
         ),
     ] = None,
@@ -93,7 +93,7 @@ def _print_shares(step: study.Step) -> None:
 
 
 def _print_trade(steps: list[study.Step]) -> None:
-    table = Table("run again", title="What checkpoints trade")
+    table = Table("in a checkpoint", title="What checkpoints trade")
     for heading in ("after forward", "peak", "of all", "step (middle half)", "of all"):
         table.add_column(heading, justify="right")
     for step in steps:
