@@ -24,8 +24,8 @@ def main():
 
     images, labels = tr.data.shapes(32)
     x = tr.Tensor((images / 128 - 1).astype(np.float32))
-    net.recompute(1)  # each block
-    tr.ops.cross_entropy(net(x), labels).backward()  # half of it is forward
+    net.recompute(1)  # each block, from now on
+    tr.ops.cross_entropy(net(x), labels).backward()
 
     print("without:", gradients(lambda fn, *args: fn(*args)))
     print("with:   ", gradients(tr.checkpoint))

@@ -6,12 +6,15 @@ import weakref
 
 import numpy as np
 import pytest
+import runs
 from hypothesis import given
 from hypothesis import strategies as st
 from test_leaks import taken
+from typer.testing import CliRunner
 
 import tinyres as tr
-from tinyres import Tensor, models, nn, ops, tape
+from tinyres import Tensor, models, nn, ops, recompute, tape
+from tinyres.cli import app
 from tinyres.kernels import memory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -118,6 +121,19 @@ def test_resnet20_holds_less_on_the_tape_and_in_the_pool(monkeypatch):
     assert held[2] < held[1] / 1.5
     assert peaks[1] < 0.6 * peaks[0]
     assert peaks[2] < 0.85 * peaks[0]  # a whole stage at once, and the first has half of all activations
+
+
+def test_a_run_gives_the_same_files(tiny, tmp_path, monkeypatch):
+    runs.fit(tmp_path / "a", epochs=2)
+    seen, run_again = [], recompute._Segment.run_again
+    monkeypatch.setattr(recompute._Segment, "run_again", lambda self: seen.append(self) or run_again(self))
+    options = ["--dataset", "shapes", "--model", "tiny", "--epochs", 2, "--batch-size", 12, "--validation", 8]
+    run = CliRunner().invoke(
+        app, ["train", *map(str, options), "--lr", "0.05", "--recompute", "1", "--out", str(tmp_path / "b")]
+    )
+    assert run.exit_code == 0, run.output
+    assert len(seen) == 2 * 4 * 2  # blocks, steps, epochs
+    assert runs.result(tmp_path / "a") == runs.result(tmp_path / "b")
 
 
 def test_fewer_blocks_than_none():

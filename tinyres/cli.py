@@ -155,6 +155,15 @@ def train(
             "--detect-anomaly", help="Stop at the first operation that gives NaN or infinity.", rich_help_panel=HARDWARE
         ),
     ] = False,
+    recompute: Annotated[
+        int,
+        typer.Option(
+            metavar="BLOCKS",
+            help="Save memory: keep only what goes into so many blocks, and run them again in backward. 0 keeps all.",
+            min=0,
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 0,
 ) -> None:
     """Train a network, and test the checkpoint that did best on held-out images.
 
@@ -173,7 +182,9 @@ def train(
             config = configuration(fields)
         folder = out_folder or Path("runs") / f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
         with reading() as progress:
-            run = training.Run(config, folder, resume=resume, anomaly=detect_anomaly, progress=progress)
+            run = training.Run(
+                config, folder, resume=resume, anomaly=detect_anomaly, recompute=recompute, progress=progress
+            )
         for note in run.notes:
             out.print(plain(note), soft_wrap=True)
         parameters = sum(p.size for p in run.model.parameters())

@@ -117,6 +117,9 @@ class Run:
         Go on from the folder's ``last.safetensors``; or begin, where a run was stopped before it saved anything.
     anomaly : bool
         Train under `detect_anomaly`.
+    recompute : int
+        Blocks that are computed again in backward at a time, to save memory, see `ResNet.recompute`. Results do not
+        depend on it.
     progress : callable, optional
         Called with (done, total) while pictures of a folder are read.
 
@@ -143,6 +146,7 @@ class Run:
         *,
         resume: bool = False,
         anomaly: bool = False,
+        recompute: int = 0,
         progress: Progress | None = None,
     ) -> None:
         self.config, self.folder, self.anomaly = config, Path(folder), anomaly
@@ -155,7 +159,9 @@ class Run:
         options = {"num_classes": len(self.data.classes), **config.model_options}
         self.model_info = {"name": config.model, "options": options}
         manual_seed(config.seed)
-        self.model: Module = models.create(config.model, **options)
+        network = models.create(config.model, **options)
+        network.recompute(recompute)
+        self.model: Module = network
         if saved:
             self._normalise(self.folder / "last.safetensors", saved[1])
         elif config.weights:
