@@ -380,7 +380,7 @@ def damage_png(chance: random.Random, content: bytes) -> bytes:
 # ---------------------------------------------------------------- the kinds
 def kinds() -> dict[str, Kind]:
     """All kinds of files, by name; to be made and used in the `small_world`."""
-    checkpoints, data = (CheckpointError,), (DatasetError, DatasetNotFound)
+    refusals, data = (CheckpointError,), (DatasetError, DatasetNotFound)
     run = described()
     arrays = {"a": np.arange(3, dtype=np.float32), "b": np.zeros((), np.int64)}
     weights = safetensors.numpy.save(models.create("tiny").state_dict(), metadata={"format": "pt"})
@@ -389,13 +389,13 @@ def kinds() -> dict[str, Kind]:
     folder10, folder100 = cifar.CIFAR10.folder, cifar.CIFAR100.folder
     tar10, tar100 = (packed(archive_of(archive)) for archive in (cifar.CIFAR10, cifar.CIFAR100))
     return {
-        "checkpoint": Kind("a.safetensors", small, checkpoints.load, checkpoints, damage_header),
-        "info": Kind("a.safetensors", small, checkpoints.load_info, checkpoints, damage_header),
-        "model": Kind("a.safetensors", run, predict, checkpoints, damage_description),
-        "weights": Kind("a.safetensors", weights, load_weights, checkpoints, damage_header),
-        "run": Kind("last.safetensors", run, resume, checkpoints, damage_description),
+        "checkpoint": Kind("a.safetensors", small, checkpoints.load, refusals, damage_header),
+        "info": Kind("a.safetensors", small, checkpoints.load_info, refusals, damage_header),
+        "model": Kind("a.safetensors", run, predict, refusals, damage_description),
+        "weights": Kind("a.safetensors", weights, load_weights, refusals, damage_header),
+        "run": Kind("last.safetensors", run, resume, refusals, damage_description),
         "config": Kind(
-            "config.json", config, begin, checkpoints,
+            "config.json", config, begin, refusals,
             lambda chance, content: mutate_json(chance, json.loads(content)).encode("utf-8", "replace"),
         ),
         "cifar10 archive": Kind("a.tar.gz", tar10, cifar10, data, damage_tar),

@@ -10,7 +10,7 @@ from tinyres import train as training
 from tinyres.console import Bar, DataOption, Threads, configuration, errors, out, use_threads
 from tinyres.study import degradation as study
 from tinyres.study import plots
-from tinyres.study.commands.shared import Out, app, folder_for, write
+from tinyres.study.commands.shared import Dataset, Out, Seed, Subset, app, folder_for, write
 
 
 class Names(Bar):
@@ -25,17 +25,17 @@ class Names(Bar):
 @app.command("degradation")
 def degradation(
     epochs: Annotated[int, typer.Option(help="Epochs of each network.")] = 20,
-    subset: Annotated[int | None, typer.Option(help="Train on so many images only; all by default.")] = None,
+    subset: Subset = None,
     networks: Annotated[
         str, typer.Option(help="plainN and resnetN, with commas between; trained one after the other.")
     ] = "plain20,plain56,resnet20,resnet56",
-    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, shapes, or auto.")] = "auto",
+    dataset: Dataset = "auto",
     data: DataOption = None,
     lr: Annotated[
         float, typer.Option(help="Learning rate; a tenth from half of the run, a tenth of that from 3/4.")
     ] = 0.1,
     batch_size: Annotated[int, typer.Option()] = 128,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
 ) -> None:

@@ -10,7 +10,7 @@ from tinyres.console import DataOption, Threads, configuration, errors, out, use
 from tinyres.recipe import load_data
 from tinyres.study import gradient_flow as study
 from tinyres.study import plots, probe
-from tinyres.study.commands.shared import Out, app, folder_for, write
+from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
 
 
 @app.command("gradient-flow")
@@ -18,13 +18,13 @@ def gradient_flow(
     names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="E.g. plain20 resnet20 plain56 resnet56.")],
     activation: Annotated[str, typer.Option(help="relu or sigmoid.")] = "relu",
     batch_norm: Annotated[bool, typer.Option(help="With batch norm, or a bias in its place.")] = True,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=0)] = 100,
-    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, shapes, or auto.")] = "auto",
+    steps: Steps = 100,
+    dataset: Dataset = "auto",
     data: DataOption = None,
-    subset: Annotated[int | None, typer.Option(help="Train on so many images only; all by default.")] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate, the same at all steps.")] = 0.1,
-    batch_size: Annotated[int, typer.Option(help="Of training, and of what is measured.")] = 128,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    subset: Subset = None,
+    lr: Rate = 0.1,
+    batch_size: BatchSize = 128,
+    seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
 ) -> None:

@@ -15,7 +15,7 @@ from tinyres.console import DataOption, Threads, UserError, configuration, error
 from tinyres.study import degradation, plots
 from tinyres.study import landscape as study
 from tinyres.study.commands.degradation import Names
-from tinyres.study.commands.shared import Out, app, folder_for, write
+from tinyres.study.commands.shared import Out, Seed, app, folder_for, write
 
 TRAINING = "Training, where no runs are given"
 NETWORKS = "plain56,resnet56"
@@ -50,7 +50,7 @@ def landscape(
         str, typer.Option(help="cifar10, cifar100, shapes, or auto.", rich_help_panel=TRAINING)
     ] = "auto",
     data: DataOption = None,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
 ) -> None:

@@ -17,6 +17,15 @@ Out = Annotated[
     typer.Option("--out", help="Folder for numbers and picture; study/NAME by default.", show_default=False),
 ]
 
+Dataset = Annotated[str, typer.Option(help="cifar10, cifar100, shapes, or auto.")]
+Subset = Annotated[int | None, typer.Option(help="Train on so many images only; all by default.")]
+Seed = Annotated[int, typer.Option(help="One seed, one result.")]
+
+# of the studies that measure at some steps of a training
+Steps = Annotated[int, typer.Option(help="Training steps.", min=0)]
+Rate = Annotated[float, typer.Option(help="Learning rate, the same at all steps.")]
+BatchSize = Annotated[int, typer.Option(help="Of training, and of what is measured.")]
+
 
 def folder_for(name: str, chosen: Path | None) -> Path:
     """The folder that a study writes to, made if it is not there."""

@@ -9,19 +9,19 @@ from tinyres.console import DataOption, Threads, configuration, errors, out, use
 from tinyres.recipe import load_data
 from tinyres.study import plots, probe
 from tinyres.study import skip_path as study
-from tinyres.study.commands.shared import Out, app, folder_for, write
+from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
 
 
 @app.command("skip-path")
 def skip_path(
     name: Annotated[str, typer.Argument(metavar="MODEL", help="A residual network, e.g. resnet20.")],
-    steps: Annotated[int, typer.Option(help="Training steps.", min=0)] = 100,
-    dataset: Annotated[str, typer.Option(help="cifar10, cifar100, shapes, or auto.")] = "auto",
+    steps: Steps = 100,
+    dataset: Dataset = "auto",
     data: DataOption = None,
-    subset: Annotated[int | None, typer.Option(help="Train on so many images only; all by default.")] = None,
-    lr: Annotated[float, typer.Option(help="Learning rate, the same at all steps.")] = 0.1,
-    batch_size: Annotated[int, typer.Option(help="Of training, and of what is measured.")] = 128,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = 0,
+    subset: Subset = None,
+    lr: Rate = 0.1,
+    batch_size: BatchSize = 128,
+    seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
 ) -> None:
