@@ -177,11 +177,8 @@ def draw(curves: list[Curve]) -> "Figure":
             epochs = range(1, len(curve.train) + 1)
             style = {"color": colour, "alpha": 1.0 if i == len(nets) - 1 else 0.45, "linewidth": 1 + i}
             axis.plot(epochs, [100 * e for e in curve.train], "--", **style)
-            axis.plot(epochs, [100 * e for e in curve.test], "-", label=curve.model, **style)
-            axis.annotate(
-                f"{100 * curve.train[-1]:.1f} / {100 * curve.test[-1]:.1f} %",
-                (epochs[-1], 100 * curve.test[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8,
-            )  # fmt: skip
+            label = f"{curve.model}: {100 * curve.train[-1]:.1f} / {100 * curve.test[-1]:.1f} %"
+            axis.plot(epochs, [100 * e for e in curve.test], "-", label=label, **style)
         axis.set(title=title, xlabel="epoch", ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)  # there is no epoch 2.5
         axis.margins(x=0.02)
