@@ -12,11 +12,8 @@ def main():
         less = basic.parameters / other.parameters
         print(f"{basic.width:4} channels: {basic.parameters:>10,} weights or {other.parameters:>7,}, {less:.1f} x less")
 
-    try:
-        plots.save(bottleneck.draw(costs), "bottleneck.png")
-        print("Written: bottleneck.png")
-    except ImportError as error:
-        print(error)
+    plots.save(bottleneck.draw(costs), "bottleneck.png")
+    print("Written: bottleneck.png")
 
 
 if __name__ == "__main__":

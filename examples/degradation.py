@@ -17,11 +17,8 @@ def main():
         train_errors = ", ".join(f"{error:.0%}" for error in curve.train)
         print(f"{curve.model}: training error {train_errors} after each epoch, test error {curve.test[-1]:.0%}")
 
-    try:
-        plots.save(degradation.draw(curves), "degradation/degradation.png")
-        print("Written: degradation/degradation.png")
-    except ImportError as error:
-        print(error)
+    plots.save(degradation.draw(curves), "degradation/degradation.png")
+    print("Written: degradation/degradation.png")
 
 
 if __name__ == "__main__":

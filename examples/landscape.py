@@ -35,11 +35,8 @@ def main():
 
     for sentence in landscape.verdict([landscape.sharpness(surface) for surface in surfaces]):
         print(sentence)
-    try:
-        plots.save(landscape.draw(surfaces), "landscape.png")
-        print("Written: landscape.png")
-    except ImportError as error:
-        print(error)
+    plots.save(landscape.draw(surfaces), "landscape.png")
+    print("Written: landscape.png")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Looking inside: each file is one study, a function that computes numbers, and one that draws them.
+"""Looking inside: a study is a file with a function that computes numbers, and one that draws them.
 
-The commands are in `tinyres.study.commands`.
+Others help several studies (`plots`, `probe`, `variants`, `problems`) or one of them: `source`, `formulas`, `mosaic`,
+`layout` and `page` make the page of `explain`, `exam` and `substitute` examine for the `gym`. The commands are in
+`tinyres.study.commands`.
 """

@@ -188,8 +188,8 @@ def check_gradients(op: str, examples: int = EXAMPLES) -> Fault | None:
     with use_backend("reference"):
         try:
             passes()
-        except Exception:
-            if not fault:
+        except Exception:  # whatever the examined file raises, on the smallest problem; `fault` has it in words
+            if not fault:  # then Hypothesis itself has failed
                 raise
     return fault[0] if fault else None
 

@@ -13,6 +13,7 @@ from tinyres.study import plots
 from tinyres.study.problems import Problem, sample
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
+from tinyres.testing.gradcheck import away_from_zero
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,9 +99,9 @@ def errors(op: str, seed: int = 0) -> Errors:
     """
     problem = sample(op, seed)
     rng = np.random.default_rng([seed, 1])  # not the numbers of the inputs again
-    direction = [rng.uniform(0.5, 1, a.shape) * rng.choice([-1.0, 1.0], a.shape) for a in problem.inputs]
+    direction = [away_from_zero(rng, a.shape) for a in problem.inputs]
     shape = problem(*(Tensor(a) for a in problem.inputs)).shape
-    v = rng.uniform(0.5, 1, shape) * rng.choice([-1.0, 1.0], shape)
+    v = away_from_zero(rng, shape)
     kink = _first_kink(problem, direction, v)
     line = _Line(problem, direction, v, np.float64)
     if not line.derivative:

@@ -39,6 +39,20 @@ def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
     return [moment._asdict() | {"measured": [row._asdict() for row in moment.measured]} for moment in moments]
 
 
+def described(config: Config, found: Data, steps: int) -> dict[str, Any]:
+    """How `train_and_measure` trains, as JSON can hold it.
+
+    Examples
+    --------
+    >>> images = data.shapes(4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> described(Config(dataset="shapes", batch_size=4), found, 10)["images"]
+    4
+    """
+    options = {"lr": config.lr, "batch_size": config.batch_size, "seed": config.seed}
+    return {"dataset": config.dataset, "images": len(found.train[1]), "steps": steps, **options}
+
+
 def moments_of(steps: int) -> list[int]:
     """After which steps to look: at initialisation, after 1, 3, 10, 30, 100, ..., and at the end.
 

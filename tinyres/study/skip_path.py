@@ -19,7 +19,7 @@ from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
 from tinyres.study import plots
 from tinyres.study.probe import Moment, norm, train_and_measure
-from tinyres.tape import Array, Node, watching
+from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -53,19 +53,6 @@ class Split(NamedTuple):
 
 
 # ---------------------------------------------------------------- the tape, opened
-class _Recorder:
-    """Every node of a forward pass, in order."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Node] = []
-
-    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
-        self.nodes.append(node)
-
-    def summed(self, node: Any) -> None:
-        pass
-
-
 def split_backward(
     model: ResNet, images: Array, labels: Array, see: Callable[[str, str, Array, Array, Array], None]
 ) -> float:
@@ -98,7 +85,7 @@ def split_backward(
     Notes
     -----
     Each operation that took the fork returns its part of the gradient from its pullback. It is copied there, before the
-    tape adds to it. With a shortcut that is the identity, the operation recorded last is the sum itself, which needs
+    tape adds to it. With a shortcut that is the identity, the last of these operations is the sum itself, which needs
     F(x) and so comes after all of the branch; with another, its operations are those in its module.
 
     A convolution can add its part to the other in the pass that computes it. That is switched off for the operations at
@@ -116,21 +103,21 @@ def split_backward(
     layer1.0 identity True
     """
     forks: dict[str, Tensor] = {}
-    recorder = _Recorder()
     remove = []
     for path, block in model.blocks():
         shortcut = getattr(block, "downsample", None)
         place = block if shortcut is None else shortcut
         remove.append(place.register_forward_hook(functools.partial(_note_input, forks, path)))
     try:
-        with watching(recorder):
-            loss = ops.cross_entropy(model(Tensor(images)), labels)
+        loss = ops.cross_entropy(model(Tensor(images)), labels)
     finally:
         for undo in remove:
             undo()
 
     takers: dict[int, list[Node]] = defaultdict(list)  # by the id of what they take
-    for node in recorder.nodes:
+    for node in topological_order(loss._node or loss):
+        if not isinstance(node, Node):
+            continue
         for taken in {id(parent) for parent in node.parents if parent is not None}:
             takers[taken].append(node)
     for path, block in model.blocks():

@@ -103,7 +103,7 @@ def gradcheck(
     y = _call(fn, arrays)
     _finite(y.data, "fn gave", "of its output")
     _unchanged(arrays, originals)
-    v = _away_from_zero(rng, y.shape)
+    v = away_from_zero(rng, y.shape)
     gradients = _gradients(fn, arrays, v)
     _unchanged(arrays, originals)
     for i, (again, g) in enumerate(zip(_gradients(fn, arrays, v), gradients, strict=True)):
@@ -158,7 +158,7 @@ def _check_direction(
     rtol: float,
     atol: float,
 ) -> None:
-    directions = [np.maximum(1, np.abs(a)) * _away_from_zero(rng, a.shape) for a in arrays]
+    directions = [np.maximum(1, np.abs(a)) * away_from_zero(rng, a.shape) for a in arrays]
     plus, minus = ([a + sign * eps * d for a, d in zip(arrays, directions, strict=True)] for sign in (1, -1))
     changes = v * _difference(fn, plus, minus, eps) / (2 * eps)
     terms = np.concatenate([(g * d).reshape(-1) for g, d in zip(gradients, directions, strict=True)])
@@ -169,7 +169,7 @@ def _check_direction(
         raise GradcheckError(f"derivative along a random direction: {_both(analytic, numeric)}")
 
 
-def _away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Random signs and sizes, none so near 0 that a wrong element which it multiplies would not show."""
     return np.asarray(rng.uniform(0.5, 1, shape) * rng.choice([-1.0, 1.0], shape))
 

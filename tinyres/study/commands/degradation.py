@@ -7,19 +7,10 @@ import typer
 from rich.table import Table
 
 from tinyres import train as training
-from tinyres.console import Bar, DataOption, Threads, configuration, errors, out, use_threads
+from tinyres.console import DataOption, Threads, configuration, errors, out, use_threads
 from tinyres.study import degradation as study
 from tinyres.study import plots
-from tinyres.study.commands.shared import Dataset, Out, Seed, Subset, app, folder_for, write
-
-
-class Names(Bar):
-    """The bar of several runs, one after the other: says whose turn it is."""
-
-    def start(self, run: training.Run) -> None:
-        since = f", from step {run.step} of {run.total_steps}" if run.step else ""
-        self.progress.print(f"{run.config.model} on {len(run.data.train[1]):,} images{since}", soft_wrap=True)
-        super().start(run)
+from tinyres.study.commands.shared import Dataset, Names, Out, Seed, Subset, app, folder_for, write
 
 
 @app.command("degradation")

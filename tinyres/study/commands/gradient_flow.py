@@ -66,6 +66,5 @@ def gradient_flow(
         nets = [
             {"model": flow.model, "variant": flow.variant, "moments": probe.as_dicts(flow.moments)} for flow in flows
         ]
-        options = {"dataset": config.dataset, "images": len(found.train[1]), "steps": steps, "lr": lr,
-                   "batch_size": batch_size, "seed": seed}  # fmt: skip
+        options = probe.described(config, found, steps)
         write(folder, "gradient-flow", {**options, "networks": nets, "verdict": sentences}, study.draw(flows))

@@ -14,8 +14,7 @@ from tinyres import train as training
 from tinyres.console import DataOption, Threads, UserError, configuration, errors, out, use_threads
 from tinyres.study import degradation, plots
 from tinyres.study import landscape as study
-from tinyres.study.commands.degradation import Names
-from tinyres.study.commands.shared import Out, Seed, app, folder_for, write
+from tinyres.study.commands.shared import Names, Out, Seed, app, folder_for, write
 
 TRAINING = "Training, where no runs are given"
 NETWORKS = "plain56,resnet56"
@@ -54,7 +53,7 @@ def landscape(
     threads: Threads = None,
     out_folder: Out = None,
 ) -> None:
-    """The loss around trained networks, in two random directions: a plain one's is steep, a residual one's flat.
+    """The loss around trained networks, in two random directions: of a plain and a residual one.
 
     Shows runs that are there, or trains networks first, as the degradation study does. Ctrl-C stops after the step or
     point it is at and saves; the same command goes on from there.

@@ -1,4 +1,4 @@
-"""What the studies' commands share: where they write, and how."""
+"""What the studies' commands share: options, where they write and how, the bar of several runs."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres.console import UserError, out
+from tinyres import train as training
+from tinyres.console import Bar, UserError, out
 from tinyres.files import write_whole
 from tinyres.study import plots
 
@@ -41,3 +42,12 @@ def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None
     write_whole(folder / f"{name}.json", (json.dumps(numbers, indent=2) + "\n").encode())
     plots.save(figure, folder / f"{name}.png")
     out.print(f"Written: {folder / name}.json, {folder / name}.png", soft_wrap=True)
+
+
+class Names(Bar):
+    """The bar of several runs, one after the other: says whose turn it is."""
+
+    def start(self, run: training.Run) -> None:
+        since = f", from step {run.step} of {run.total_steps}" if run.step else ""
+        self.progress.print(f"{run.config.model} on {len(run.data.train[1]):,} images{since}", soft_wrap=True)
+        super().start(run)

@@ -53,8 +53,7 @@ def skip_path(
             sentences.append(f"Diverged after step {moments[-1].step}; try a lower --lr.")
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
-        options = {"model": name, "dataset": config.dataset, "images": len(found.train[1]), "steps": steps, "lr": lr,
-                   "batch_size": batch_size, "seed": seed}  # fmt: skip
+        options = {"model": name, **probe.described(config, found, steps)}
         numbers = {**options, "moments": probe.as_dicts(moments), "verdict": sentences}
         write(folder, "skip-path", numbers, study.draw(name, moments))
 
