@@ -117,7 +117,7 @@ class Profile:
 
     @property
     def uneven(self) -> float:
-        """Median step less all other medians, which need not add up to it: what disturbs one step or another."""
+        """Median step less all other medians, which need not add up to it (what disturbs one step or another)."""
         rows = math.fsum(row.forward.seconds + row.backward.seconds for row in self.rows)
         return self.step - rows - self.optimizer.seconds - self.rest
 

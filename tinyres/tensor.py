@@ -355,7 +355,7 @@ class Tensor:
 
     @property
     def T(self) -> "Tensor":
-        """`transpose()`: all axes reversed."""
+        """All axes reversed, as by `transpose()`."""
         return self.transpose()
 
     # -- reductions

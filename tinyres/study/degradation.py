@@ -26,8 +26,8 @@ RECIPE: dict[str, Any] = {
     "weight_decay": 1e-4,
     "validation": 0,
 }
-"""The paper's, section 4.2: the rate is divided by 10 at half and three quarters of the run. Warm-up is for nets of 110
-layers there, and here for all."""
+"""The paper's (section 4.2), where the rate is divided by 10 at half and three quarters of the run. Warm-up is for nets
+of 110 layers there, and here for all."""
 
 
 class Curve(NamedTuple):

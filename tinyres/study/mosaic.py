@@ -11,9 +11,9 @@ from PIL import Image
 from tinyres.tape import Array
 
 SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
-"""From the smallest value to the largest: viridis at five points, whose brightness grows evenly."""
+"""From the smallest value to the largest (viridis at five points, whose brightness grows evenly)."""
 DIVERGING = ("#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f")
-"""Below 0 blue, 0 white, above 0 red: RdBu at five points."""
+"""Below 0 blue, 0 white, above 0 red (RdBu at five points)."""
 LEVELS = 65  # colours of a scale: few, for small files, and an odd number, so that 0 has the one in the middle
 GAP, NOT_FINITE = 254, 255  # their places in the palette
 LARGEST = 128  # side in pixels: 16 channels of 32 x 32
