@@ -1,6 +1,6 @@
 # make train   install into .venv and train ResNet-20 for about five minutes
-# make test    install what tests need, check style and types, run the tests
-# make check   style and types only
+# make test    install what tests need, and run them
+# make check   lint, format and types: what every change has to pass besides
 # make docs    build the site, docs/_build/index.html
 # make bench   time a training step here and in PyTorch
 
@@ -14,7 +14,7 @@ TRAIN  ?= --epochs 3
 train: $(VENV)/.installed
 	$(BIN)/tinyres train $(TRAIN)
 
-test: check
+test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed-dev

@@ -1,7 +1,7 @@
 """The works of the benchmarks, and who does them: a training step here, and in PyTorch in each of its modes.
 
-PyTorch's networks are those of `tests/twin.py`, which the tests hold equal to ours. Each library is imported only where
-it is needed, since a process that measures its memory must not hold the others.
+PyTorch's networks are those of `tests/support/twin.py`, which the tests hold equal to ours. Each library is imported
+only where it is needed, since a process that measures its memory must not hold the others.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from measuring import OURS, Call
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `twin` is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `support` is
 
 MODES = ("eager", "channels-last", "compile", "compile+channels-last")
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
@@ -94,7 +94,7 @@ def our_net(work: Work) -> Any:
 
 def torch_net(work: Work) -> Any:
     import torch
-    import twin
+    from support import twin
 
     torch.manual_seed(0)
     return twin.create(work.model, work.classes, stem=work.stem)

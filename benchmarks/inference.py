@@ -31,7 +31,7 @@ from contenders import (
     works_of,
 )
 from measuring import OURS, Call, Seconds, best_of, compared, in_turns, introduce, machine, prepare, rates, ratio, save
-from nets import randomised  # of the tests
+from support.nets import randomised  # of the tests
 
 ONNX = "onnxruntime"
 LISTED = [work for work in WORKS if work.model == "resnet20" or work.image_size == 224]
@@ -94,7 +94,7 @@ def _onnx(net: Any, work: Work, threads: int) -> Call:
 
 def twin_of(net: Any, work: Work) -> Any:
     """The same network in PyTorch, for evaluation."""
-    import twin
+    from support import twin
 
     return twin.load(torch_net(work), net.state_dict()).eval()
 

@@ -28,8 +28,8 @@ import numpy as np
 
 import tinyres as tr
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `damage` is
-from damage import MEMORY_DISK, Kind, Nasty, kinds, nasties, small_world, taken_apart
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `support` is
+from support.damage import MEMORY_DISK, Kind, Nasty, kinds, nasties, small_world, taken_apart
 
 MEMORY = 512  # MiB beyond what the process has before it loads anything
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 from hypothesis import settings
-from runs import install_tiny
+from support.runs import install_tiny
 
 import tinyres as tr
 
@@ -13,6 +13,13 @@ import tinyres as tr
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file():
+    """Of the files in here. Doctests are the package's: to look for some in what helps the tests would be to import it,
+    and with it PyTorch."""
+    return [found for found in (yield) if type(found) is pytest.Module]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from registry import REGISTRY, Entry, case
+from support.registry import REGISTRY, Entry, case
 
 import tinyres as tr
 from tinyres import Tensor, tape

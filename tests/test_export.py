@@ -6,7 +6,7 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-from nets import randomised
+from support.nets import randomised
 
 import tinyres as tr
 from tinyres import models, nn

@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 import safetensors.numpy
-from nets import nearly_linear
+from support.nets import nearly_linear
 
 import tinyres as tr
 from tinyres import models, nn, ops
 from tinyres.files import CONVERT, CheckpointError
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch, which is not installed: pip install torch==2.13.0")
-import twin  # noqa: E402  # needs torch
+from support import twin  # noqa: E402  # needs torch
 
 F = torch.nn.functional
 TYPES = {np.float32: torch.float32, np.float64: torch.float64}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import randomised
+from support.nets import randomised
 
 import tinyres as tr
 from tinyres import nn

@@ -10,11 +10,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import damage
 import numpy as np
 import pytest
-from damage import described, kinds, nasties, small_world
 from PIL import Image
+from support import damage
+from support.damage import described, kinds, nasties, small_world
 from typer.testing import CliRunner
 
 from tinyres import cli
@@ -161,7 +161,7 @@ AUDIT = """
 import io, pickle, sys, warnings
 from pathlib import Path
 import numpy as np
-from damage import kinds, nasties, small_world
+from support.damage import kinds, nasties, small_world
 import tinyres as tr
 
 WATCHED = {"pickle.find_class", "marshal.loads", "exec", "compile", "import", "os.system", "os.exec", "os.posix_spawn",

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from registry import REGISTRY
+from support.registry import REGISTRY
 
 import tinyres as tr
 from tinyres.testing import GradcheckError, gradcheck, mutants

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry import REGISTRY
+from support.registry import REGISTRY
 
 import tinyres as tr
 from tinyres import Tensor, backend, ops

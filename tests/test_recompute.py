@@ -6,9 +6,9 @@ import weakref
 
 import numpy as np
 import pytest
-import runs
 from hypothesis import given
 from hypothesis import strategies as st
+from support import runs
 from test_leaks import taken
 from typer.testing import CliRunner
 

@@ -5,7 +5,7 @@ import json
 import signal
 
 import pytest
-from runs import Reporter, config, stop
+from support.runs import Reporter, config, stop
 from test_study import command, good
 
 from tinyres import models, train

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from registry import REGISTRY
-from runs import fit
+from support.registry import REGISTRY
+from support.runs import fit
 from typer.testing import CliRunner
 
 import tinyres as tr

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from registry import REGISTRY
+from support.registry import REGISTRY
 from test_study import command, good
 
 import tinyres as tr

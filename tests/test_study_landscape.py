@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from runs import config, stop
+from support.runs import config, stop
 from test_study import command, good
 
 import tinyres as tr

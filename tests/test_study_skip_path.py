@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import config
+from support.runs import config
 from test_study import command, good
 
 import tinyres as tr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Reporter, config, fit, install_tiny, pictures, result, stop
+from support.runs import Reporter, config, fit, install_tiny, pictures, result, stop
 
 import tinyres as tr
 from tinyres import backend, checkpoints, models, train
@@ -162,7 +162,8 @@ def test_number_of_threads_changes_no_bit(tmp_path, whole):
 def test_threading_layer_changes_no_bit(tmp_path, whole, layer):
     """In a process of its own: a process has one layer for life."""
     code = (
-        "import sys, pathlib, numba, pytest, runs, tinyres as tr\n"
+        "import sys, pathlib, numba, pytest, tinyres as tr\n"
+        "from support import runs\n"
         "runs.install_tiny(pytest.MonkeyPatch())\n"
         "tr.set_num_threads(2)\n"
         "runs.fit(pathlib.Path(sys.argv[1]))\n"

@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from runs import Reporter, fit, stop
+from support.runs import Reporter, fit, stop
 
 import tinyres as tr
 from tinyres import checkpoints, train

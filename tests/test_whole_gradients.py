@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from branches import Branches
-from nets import LAST, nearly_linear
+from support.branches import Branches
+from support.nets import LAST, nearly_linear
 
 import tinyres as tr
 from tinyres import models, ops
