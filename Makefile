@@ -5,9 +5,13 @@
 # make bench   time a training step here and in PyTorch
 
 VENV   ?= .venv
-PYTHON ?= python3.11
+PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3 python
 BIN    := $(VENV)/bin
 TRAIN  ?= --epochs 3
+
+# Those of PYTHON that are new enough, and of these the ones that can make an environment.
+recent = $(shell for p in $(PYTHON); do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done 2>/dev/null; true)
+usable = $(shell for p in $(recent); do $$p -c 'import ensurepip, venv' && echo $$p; done 2>/dev/null; true)
 
 .PHONY: train test check docs bench clean
 
@@ -29,15 +33,17 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/python benchmarks/train_step.py
 
-$(VENV)/bin/python:
-	command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed; or say: make PYTHON=python3.12 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+# pip is the last thing that comes into an environment: one without it was begun and never ended.
+$(BIN)/pip:
+	$(if $(recent),,$(error Python 3.11 or newer is needed, and none of "$(PYTHON)" is: say make PYTHON=/path/to/python))
+	$(if $(usable),,$(error $(firstword $(recent)) has no venv: install it (apt install python3-venv), or say make PYTHON=...))
+	@$(firstword $(usable)) -m venv $(VENV) && test -e $@ || $(firstword $(usable)) -m venv --clear $(VENV)
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed: $(BIN)/pip pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[plot]'
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed-dev: $(BIN)/pip pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.installed
 
