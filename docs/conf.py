@@ -7,6 +7,7 @@ import re
 
 import latex2mathml.converter
 from docutils import nodes
+from sphinx.domains.python import PyTypedField
 
 import tinyres
 
@@ -21,7 +22,7 @@ html_static_path = ["_static"]
 html_css_files = ["tinyres.css"]
 html_show_copyright = html_show_sourcelink = False
 html_copy_source = False
-pygments_style, pygments_dark_style = "friendly", "github-dark"
+pygments_style, pygments_dark_style = "a11y-light", "a11y-dark"  # their contrast is 4.5 or more
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
@@ -31,12 +32,12 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints = "none"  # the docstrings say it with shapes
 napoleon_google_docstring = False
-napoleon_use_rtype = False
-napoleon_use_ivar = True
+napoleon_use_rtype = napoleon_use_param = False  # `height, width : int` is one entry, not the same text twice
+napoleon_custom_sections = [("Attributes", "params_style")]
 
 
 def mathml(self, node):
-    """Write a formula as MathML, which browsers lay out themselves: no JavaScript, no fonts, no network."""
+    """Write a formula as MathML, which browsers lay out themselves: no JavaScript, no network."""
     block = isinstance(node, nodes.math_block)
     formula = latex2mathml.converter.convert(node.astext(), display="block" if block else "inline")
     self.body.append(f'<div class="math">{formula}</div>' if block else formula)
@@ -55,6 +56,21 @@ def mark_formulas(app, what, name, obj, options, lines):
         marked.append(line)
         above = line or above
     lines[:] = marked
+
+
+def link_types(app, domain, objtype, content):
+    """Make links of the names in a field's type, which napoleon has put in brackets: ``(*list of Module*)``."""
+    for emphasis in list(content.findall(lambda node: type(node) is nodes.emphasis)):
+        place = emphasis.parent.index(emphasis)
+        if place and emphasis.parent[place - 1].astext().endswith("("):
+            links = PyTypedField("type").make_xrefs("class", domain, emphasis.astext(), env=app.env)
+            emphasis.parent[place : place + 1] = links
+
+
+def open_large(app, doctree):
+    """A picture that has a width becomes a link to the whole of it."""
+    for image in doctree.findall(nodes.image):
+        image["width"] = "100%"
 
 
 def leave_out_fields(app, what, name, obj, skip, options):
@@ -80,5 +96,7 @@ def setup(app):
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("missing-reference", find_below_tinyres)
     app.connect("html-page-context", without_links_back)
+    app.connect("doctree-read", open_large)
+    app.connect("object-description-transform", link_types)
     app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("autodoc-process-docstring", mark_formulas, priority=400)  # before napoleon

@@ -1,6 +1,7 @@
 """What all tests share: a Hypothesis profile, chosen by HYPOTHESIS_PROFILE ("ci", the default, or "nightly")."""
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -41,3 +42,17 @@ def one_thread():
 def tiny(monkeypatch, one_thread):
     """The network and pictures of `runs`. On one thread: networks as small gain nothing from more."""
     install_tiny(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium that shows pages and asks for nothing by itself."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("there is no chromium on this machine")
+    quiet = ["background-networking", "component-update", "sync", "quic", "gpu"]
+    options = ["--no-sandbox", "--no-first-run", *(f"--disable-{what}" for what in quiet)]
+    with playwright.sync_playwright() as run:
+        browser = run.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()

@@ -1,25 +1,16 @@
 """The page of both passes in a real browser: clicked, and walked through with the keyboard."""
 
 import re
-import shutil
 
 import numpy as np
 import pytest
+from looks import CONTRAST, DESKTOP, PHONE
 
 import tinyres as tr
 from tinyres import models, ops
 from tinyres.study import page as pages
 from tinyres.study.explain import explain
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
-
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
-DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 LABEL, NAMES = 2, ["</script>", "<b>b</b>", "c", "d", "e"]
 
 
@@ -47,14 +38,6 @@ def files(passes, tmp_path_factory):
         html = pages.render(these, title=f"<i>{name}</i>", about="a & b", classes=classes)
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as run:
-        browser = run.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -289,22 +272,6 @@ def test_names_are_text_and_end_no_script(visit, passes):
 
 
 # ---------------------------------------------------------------- how it looks
-CONTRAST = """() => {
-  const parse = c => { const n = c.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
-  const light = c => { const [r, g, b] = c.map(v => (v /= 255) <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-    return .2126 * r + .7152 * g + .0722 * b; };
-  const worst = [];
-  for (const e of document.querySelectorAll("body *:not(script)")) {
-    const text = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-    if (!text || !e.getClientRects().length || e.closest("svg")) continue;
-    let ground = e; while (parse(getComputedStyle(ground).backgroundColor)[3] === 0) ground = ground.parentElement;
-    const a = light(parse(getComputedStyle(e).color)), b = light(parse(getComputedStyle(ground).backgroundColor));
-    worst.push([(Math.max(a, b) + .05) / (Math.min(a, b) + .05), e.textContent.slice(0, 30)]);
-  }
-  return worst.sort((p, q) => p[0] - q[0]);
-}"""
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(visit, scheme):
     page = visit(scheme=scheme)
