@@ -21,11 +21,15 @@ def main():
     images, labels = tr.data.shapes(1, size=16)
     x = (images[0] / 255 - 0.5) / 0.25  # (3, 16, 16)
     passes = explain(net, x.astype(np.float32), int(labels[0]))
+
+    def name(step):
+        return step.module or {"input": "image"}.get(step.op, step.op)
+
     for step in reversed(passes.steps):
-        gives = [f"{passes.steps[given.step].module or 'image'}" for given in step.inputs if given.step is not None]
+        gives = [name(passes.steps[given.step]) for given in step.inputs if given.step is not None]
         norm = np.linalg.norm(step.gradient)
         sums = f"  (a sum of {len(step.received)})" if len(step.received) > 1 else ""
-        print(f"{step.op:13} {step.module:15} |dL/dy| = {norm:8.5f}{sums}  -> {', '.join(gives)}")
+        print(f"{step.op:13} {step.module:19} |dL/dy| = {norm:8.5f}{sums}  -> {', '.join(gives) or 'the end'}")
 
     html = page.render(passes, title="a small residual network", picture=images[0], classes=tr.data.SHAPES_CLASSES)
     Path("explain.html").write_text(html, encoding="utf-8")

@@ -40,7 +40,7 @@ FORMULAS: dict[str, Formula] = {
     "reshape": Formula(("y = x in another shape",), ("dL/dx = dL/dy in the shape of x",), "nothing is computed"),
     "transpose": Formula(("y = x, axes permuted",), ("dL/dx = dL/dy, axes permuted back",), "nothing is computed"),
     "pad": Formula(
-        ("y = x, with a constant around it",), ("dL/dx = dL/dy where x is",), "what is constant needs no gradient"
+        ("y = x, with constants around it",), ("dL/dx = dL/dy where x is",), "what is constant needs no gradient"
     ),
     "concat": Formula(("y = [a, b, …]",), ("dL/da, dL/db, … = dL/dy, cut at the same places",)),
     "where": Formula(

@@ -1,7 +1,8 @@
 """The skip-path microscope: how much of a block's gradient comes through its shortcut, and how much through the rest.
 
-For y = x + F(x) the gradient that reaches x is dL/dy + dL/dy F'(x): a sum of two parts, which the tape adds up (He,
-Zhang, Ren and Sun, "Identity mappings in deep residual networks", ECCV 2016, equation 5). Here the two are kept apart.
+For y = max(x + F(x), 0), the gradient that reaches x is a sum of two parts, which the tape adds up: g, which is dL/dy
+where y > 0 and else 0, and what F's pullback makes of g (He, Zhang, Ren and Sun, "Identity mappings in deep residual
+networks", ECCV 2016, equation 5, where there is no ReLU and g is dL/dy). Here the two are kept apart.
 """
 
 import functools

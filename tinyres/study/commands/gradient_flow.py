@@ -28,7 +28,7 @@ def gradient_flow(
     threads: Threads = None,
     out_folder: Out = None,
 ) -> None:
-    """What each layer leaves of the gradient: the vanishing product, measured layer by layer while nets train."""
+    """What each layer leaves of the gradient, and the product over the depth, while nets train."""
     with errors():
         use_threads(threads)
         for name in names:
