@@ -37,7 +37,7 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"threads"},
+    {"arrays", "threads"},
     {"compile", "memory"},
     {"simd"},
     {"conv"},

@@ -7,6 +7,8 @@ Shapes are PyTorch's: images (N, C, H, W), weights (O, C, KH, KW). Same names, a
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tinyres.kernels.arrays import check, check_in_place
+
 
 def _windows(x, kernel_size, stride):
     """(N, C, H, W) -> (N, C, OH, OW, KH, KW): a view of every window."""
@@ -36,6 +38,7 @@ def _scatter(parts, x_shape, kernel_size, stride, padding):
 
 
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
+    check("conv2d", x, weight, bias, residual, stride, padding)
     windows = _windows(_padded(x, padding), weight.shape[2:], stride)
     groups = x.shape[1] // weight.shape[1]
     y = np.einsum("ngcijkl,gockl->ngoij", _split(windows, 1, groups), _split(weight, 0, groups))
@@ -46,6 +49,9 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
 
 
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
+    check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
+    if total is not None:
+        check_in_place("conv2d_input_grad", "total", total, dy=dy, weight=weight)
     groups = x_shape[1] // weight.shape[1]
     parts = np.einsum("ngoij,gockl->ngcijkl", _split(dy, 1, groups), _split(weight, 0, groups))
     parts = parts.reshape(*x_shape[:2], *parts.shape[3:])
@@ -54,6 +60,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
+    check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
     windows = _windows(_padded(x, padding), weight_shape[2:], stride)[:, :, : dy.shape[2], : dy.shape[3]]
     groups = x.shape[1] // weight_shape[1]
     dw = np.einsum("ngoij,ngcijkl->gockl", _split(dy, 1, groups), _split(windows, 1, groups))
@@ -61,11 +68,13 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
 
 
 def batch_norm_statistics(x):
+    check("batch_norm_statistics", x)
     x = x.astype(np.float64)
     return x.mean((0, 2, 3)), x.var((0, 2, 3))
 
 
 def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
+    check("batch_norm_apply", x, mean, scale, bias, residual)
     y = (x - _per_channel(mean)) * _per_channel(scale) + _per_channel(bias)
     if residual is not None:
         y = y + residual
@@ -73,6 +82,8 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
 
 
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual):
+    known = x if y is None and not (relu and residual) else y
+    check("batch_norm_grad", dy, x, known, mean, inv_std, weight, bias)
     if relu and y is None:
         y = batch_norm_apply(x, mean, weight * inv_std, bias)
     g = relu_grad(dy, y) if relu else dy
@@ -91,42 +102,62 @@ def _per_channel(v):
 
 
 def add_to(total, part):
+    check("add_to", total, part)
+    check_in_place("add_to", "total", total)
     total += part
 
 
 def relu(x):
+    check("relu", x)
     return np.maximum(x, 0)
 
 
 def relu_grad(dy, y):
+    check("relu_grad", dy, y)
     return np.where(y <= 0, 0, dy)
 
 
 def max_pool2d(x, kernel_size, *, stride, padding):
+    check("max_pool2d", x, kernel_size, stride, padding)
     windows = _windows(_padded(x, padding, -np.inf), kernel_size, stride)
-    inside = _windows(_padded(np.ones((1, 1, *x.shape[2:]), bool), padding), kernel_size, stride)
     y = windows.max((4, 5))
-    hit = inside & ((windows == y[..., None, None]) | np.isnan(windows))  # padding is no maximum, not even of -inf
+    hit = _inside(x.shape, kernel_size, stride, padding) & (
+        (windows == y[..., None, None]) | np.isnan(windows)
+    )  # padding is no maximum, not even of -inf
     return y, hit.reshape(*y.shape, kernel_size[0] * kernel_size[1]).argmax(-1).astype(np.int32)
 
 
+def _inside(x_shape, kernel_size, stride, padding):
+    """Which taps of each window lie in the image, (1, 1, OH, OW, KH, KW)."""
+    return _windows(_padded(np.ones((1, 1, *x_shape[2:]), bool), padding), kernel_size, stride)
+
+
 def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
-    parts = np.zeros((*dy.shape, kernel_size[0] * kernel_size[1]), dy.dtype)
-    np.put_along_axis(parts, taps[..., None].astype(np.intp), dy[..., None], -1)
+    check("max_pool2d_grad", dy, taps, x_shape, kernel_size, stride, padding)
+    chosen = taps[..., None] == np.arange(kernel_size[0] * kernel_size[1])
+    outside = ~(chosen & _inside(x_shape, kernel_size, stride, padding).reshape(1, 1, *dy.shape[2:], -1)).any(-1)
+    if outside.any():
+        raise ValueError(f"max_pool2d_grad: taps: got {outside.sum()} outside of their window or of the image")
+    parts = np.where(chosen, dy[..., None], 0)
     return _scatter(parts.reshape(*dy.shape, *kernel_size), x_shape, kernel_size, stride, padding)
 
 
 def avg_pool2d(x, kernel_size, *, stride, padding):
+    check("avg_pool2d", x, kernel_size, stride, padding)
     return _windows(_padded(x, padding), kernel_size, stride).mean((4, 5))
 
 
 def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
+    check("avg_pool2d_grad", dy, x_shape, kernel_size, stride, padding)
     share = dy / (kernel_size[0] * kernel_size[1])
     parts = np.broadcast_to(share[..., None, None], (*dy.shape, *kernel_size))
     return _scatter(parts, x_shape, kernel_size, stride, padding)
 
 
 def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
+    check("sgd_update", p, g, v)
+    check_in_place("sgd_update", "p", p, g=g, v=v)
+    check_in_place("sgd_update", "v", v, g=g)
     lr, momentum, weight_decay = (p.dtype.type(n) for n in (lr, momentum, weight_decay))
     g = g + weight_decay * p
     v[...] = momentum * v + g

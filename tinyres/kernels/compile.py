@@ -151,12 +151,14 @@ class _Alias:
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array, C-contiguous and of a type that Numba takes for writable.
+    """The array, C-contiguous, aligned and of a type that Numba takes for writable.
 
     Read-only arrays are another type to Numba, for which it would compile every kernel once more.
     Kernels never write to an argument that is an input.
     """
-    array = np.ascontiguousarray(array)
+    if array.flags.carray:
+        return array
+    array = np.ascontiguousarray(array) if array.flags.aligned else array.copy(order="C")
     return array if array.flags.writeable else np.asarray(_Alias(array))
 
 

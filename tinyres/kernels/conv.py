@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, prange
 
+from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
@@ -64,6 +65,7 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); y (N, O, OH, OW). c runs over the channels of o's group.
     A residual (N, O, OH, OW) is added, and ReLU applied, while the sums are in cache.
     """
+    check("conv2d", x, weight, bias, residual, stride, padding)
     (sh, sw), (ph, pw) = stride, padding
     n, _, height, width = x.shape
     o, _, kh, kw = weight.shape
@@ -84,6 +86,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     Input row i * sh + a meets tap k in output row (i * sh + a + ph - k) / sh, where that is whole: for the
     taps k0, k0 + sh, ... in output rows i + q, i + q - 1, ..., with q, k0 = divmod(a + ph, sh).
     """
+    check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
     (sh, sw), (ph, pw) = stride, padding
     n, channels, height, width = x_shape
     kh, kw = weight.shape[2:]
@@ -92,7 +95,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
         some_meet_no_tap = sh > kh or sw > kw
         dx = (zeros if some_meet_no_tap else empty)((n, height, width, channels), dy.dtype)
     else:
-        dx = in_channels_last(total)
+        dx = in_channels_last(total, dy, weight)
     finish = Finish.of(None, None, False, dx)
     for a, b in np.ndindex(min(sh, height), min(sw, width)):
         (qh, kh0), (qw, kw0) = divmod(a + ph, sh), divmod(b + pw, sw)
@@ -114,11 +117,13 @@ def channels_last(x):
     return contiguous(x.transpose(0, 2, 3, 1))
 
 
-def in_channels_last(total):
-    """The memory of an array (N, C, H, W) that is channels-last, to be added to in place."""
+def in_channels_last(total, dy, weight):
+    """The memory of an array (N, C, H, W) that is channels-last, to be added to in place while the others are read."""
+    check_in_place("conv2d_input_grad", "total", total, dy=dy, weight=weight)
     memory = total.transpose(0, 2, 3, 1)
-    if not (memory.flags.c_contiguous and memory.flags.writeable):
-        raise ValueError(f"total: got strides {total.strides} of shape {total.shape}, expected channels-last memory")
+    if not memory.flags.carray:
+        got = f"strides {total.strides} of shape {total.shape}"
+        raise ValueError(f"conv2d_input_grad: total: got {got}, expected aligned channels-last memory")
     return memory
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import get_num_threads, prange
 
+from tinyres.kernels.arrays import check, check_in_place, overlap
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
@@ -11,6 +12,7 @@ from tinyres.kernels.simd import lanes, load, single, store, where_positive, wid
 
 def relu(x):
     """max(x, 0), NaN where x is NaN. Any shape; the result has x's memory layout."""
+    check("relu", x)
     flat = _flat(x)
     y = empty(flat.shape, flat.dtype)
     _where_positive(flat, flat, y, get_num_threads())
@@ -19,6 +21,7 @@ def relu(x):
 
 def relu_grad(dy, y):
     """dy where y > 0 (or is NaN), else 0. y is ReLU's result."""
+    check("relu_grad", dy, y)
     flat = _flat(y)
     dx = empty(flat.shape, flat.dtype)
     _where_positive(_flat(dy), flat, dx, get_num_threads())
@@ -27,11 +30,14 @@ def relu_grad(dy, y):
 
 def add_to(total, part):
     """total += part, on all threads where both lie alike in memory."""
+    check("add_to", total, part)
+    check_in_place("add_to", "total", total)
     if (
         total.size
         and total.strides == part.strides
         and total.ndim == 4
-        and total.transpose(0, 2, 3, 1).flags.c_contiguous
+        and total.transpose(0, 2, 3, 1).flags.carray
+        and not overlap(total, part)
     ):
         _add_to(_flat(total), _flat(part), get_num_threads())
     else:

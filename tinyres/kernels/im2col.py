@@ -9,6 +9,7 @@ document processing", 2006, section 3.
 import numpy as np
 from numba import prange
 
+from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import jit
 from tinyres.kernels.conv import channels_last, groups_of
 from tinyres.kernels.memory import empty, zeros
@@ -16,6 +17,7 @@ from tinyres.kernels.memory import empty, zeros
 
 def im2col(x, kernel_size, *, stride, padding):
     """Windows of x (N, C, H, W) as a matrix (N * OH * OW, KH * KW * C), zeros where they leave the image."""
+    check("im2col", x, kernel_size, stride, padding)
     x = channels_last(x)
     oh, ow = ((x.shape[i + 1] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
     columns = zeros((x.shape[0], oh, ow, *kernel_size, x.shape[3]), x.dtype)
@@ -25,6 +27,7 @@ def im2col(x, kernel_size, *, stride, padding):
 
 def col2im(columns, x_shape, kernel_size, *, stride, padding):
     """The transpose of `im2col`: add each element of each window back where it came from."""
+    check("col2im", columns, x_shape, kernel_size, stride, padding)
     n, c, height, width = x_shape
     oh, ow = ((x_shape[i + 2] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
     x = zeros((n, height, width, c), columns.dtype)
@@ -34,6 +37,7 @@ def col2im(columns, x_shape, kernel_size, *, stride, padding):
 
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`: in each group, columns (P, K) times weights (K, O)."""
+    check("conv2d", x, weight, bias, residual, stride, padding)
     o, _, kh, kw = weight.shape
     oh, ow = ((x.shape[i + 2] + 2 * padding[i] - (kh, kw)[i]) // stride[i] + 1 for i in (0, 1))
     y = empty((len(x), oh, ow, o), x.dtype)
@@ -50,6 +54,9 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
 
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     """As `conv.conv2d_input_grad`: in each group, dy (P, O) times weights (O, K), then `col2im`."""
+    check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
+    if total is not None:
+        check_in_place("conv2d_input_grad", "total", total, dy=dy, weight=weight)
     n, channels, height, width = x_shape
     rows = channels_last(dy).reshape(-1, weight.shape[0])
     dx = empty((n, height, width, channels), dy.dtype).transpose(0, 3, 1, 2)
@@ -62,6 +69,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """As `weight_grad.conv2d_weight_grad`: in each group, dy (O, P) times columns (P, K)."""
+    check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
     o, c, kh, kw = weight_shape
     rows = channels_last(dy).reshape(-1, o)
     dw = empty((o, kh, kw, c), dy.dtype)

@@ -49,8 +49,10 @@ def augment_batch(
 
     Raises
     ------
+    TypeError
+        If `index`, `corner` or `centre` hold no integers, or `flip` no bools, or `mean` or `std` no real numbers.
     ValueError
-        If an array has the wrong shape or `images` the wrong dtype.
+        If an array has the wrong shape or `images` the wrong dtype, or `pad` or `cutout` is negative.
     IndexError
         If `index` names an image that is not there.
 
@@ -71,12 +73,19 @@ def augment_batch(
     array([[[[1., 0.],
              [3., 2.]]]], dtype=float32)
     """
+    if not isinstance(images, np.ndarray):
+        raise TypeError(f"images: expected a uint8 array of shape (N, C, H, W), got {type(images).__name__}")
     if images.dtype != np.uint8 or images.ndim != 4:
         raise ValueError(f"images: expected uint8 of shape (N, C, H, W), got {images.dtype} of shape {images.shape}")
     n, channels, height, width = images.shape
-    index, corner, centre = (np.ascontiguousarray(a, dtype=np.int64) for a in (index, corner, centre))
-    flip = np.ascontiguousarray(flip, dtype=np.bool_)
-    mean, std = (np.asarray(a, dtype=np.float32) for a in (mean, std))
+    index, corner, centre = (
+        _of_kind("iu", name, a, np.int64) for name, a in (("index", index), ("corner", corner), ("centre", centre))
+    )
+    flip = _of_kind("b", "flip", flip, np.bool_)
+    mean, std = (_of_kind("fiu", name, a, np.float32) for name, a in (("mean", mean), ("std", std)))
+    for name, value in (("pad", pad), ("cutout", cutout)):
+        if not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"{name}: expected an int, 0 or more, got {value!r}")
     batch = index.size
     shapes = {"index": (index, (batch,)), "corner": (corner, (batch, 2)), "flip": (flip, (batch,))}
     shapes |= {"centre": (centre, (batch, 2)), "mean": (mean, (channels,)), "std": (std, (channels,))}
@@ -90,6 +99,14 @@ def augment_batch(
     y = np.empty((batch, height, width, channels), np.float32)
     _augment(contiguous(images), *map(contiguous, (index, corner, flip, centre, table)), pad, cutout, y)
     return y.transpose(0, 3, 1, 2)
+
+
+def _of_kind(kinds: str, name: str, values: npt.ArrayLike, dtype: type) -> np.ndarray:
+    """An array of `dtype`, from one of a kind that it holds without loss of meaning: 0.7 is no index, nor is a mask."""
+    array = np.asarray(values)
+    if array.size and array.dtype.kind not in kinds:
+        raise TypeError(f"{name}: expected numbers that fit {np.dtype(dtype)}, got {array.dtype}")
+    return array.astype(dtype, copy=False)
 
 
 @jit

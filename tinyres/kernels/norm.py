@@ -13,6 +13,7 @@ index order. Chunks depend on P and C alone: the result does not depend on the n
 import numpy as np
 from numba import get_num_threads, prange
 
+from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
@@ -28,6 +29,7 @@ AHEAD = 16  # vectors from what is read to what is prefetched
 
 def batch_norm_statistics(x):
     """Mean and (biased) variance of each channel, (C,) float64, of x (N, C, H, W)."""
+    check("batch_norm_statistics", x)
     rows, channels = _rows(x), x.shape[1]
     chunks, width = _chunks(rows), rows.shape[1]
     parts = np.zeros((2, chunks, width))  # mean and M2 of each chunk
@@ -43,6 +45,7 @@ def batch_norm_statistics(x):
 
 def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     """(x - mean) * scale + bias, then + residual, then ReLU, in one pass. x (N, C, H, W), the others (C,)."""
+    check("batch_norm_apply", x, mean, scale, bias, residual)
     memory = channels_last(x)
     y = empty(memory.shape, x.dtype)
     rows, added = _rows(x), _rows(x if residual is None else residual)
@@ -64,6 +67,7 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     Returns dx, dweight, dbias and dresidual (None without `residual`; dy itself without ReLU).
     """
     recompute, keep = relu and not residual, relu and residual
+    check("batch_norm_grad", dy, x, x if y is None and not keep else y, mean, inv_std, weight, bias)
     n, channels, height, width = x.shape
     upstream, rows, workers = _rows(dy), _rows(x), get_num_threads()
     pixels, block = n * height * width, _block(rows)

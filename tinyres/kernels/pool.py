@@ -6,6 +6,7 @@ Shapes in the kernels are channels-last: x (N, H, W, C), y (N, OH, OW, C).
 import numpy as np
 from numba import prange
 
+from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
@@ -16,6 +17,7 @@ def max_pool2d(x, kernel_size, *, stride, padding):
 
     Returns y (N, C, OH, OW) and, for the gradient, which tap of the window each came from (int32).
     """
+    check("max_pool2d", x, kernel_size, stride, padding)
     x = channels_last(x)
     shape = (x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3])
     y, taps = empty(shape, x.dtype), empty(shape, np.int32)
@@ -25,14 +27,19 @@ def max_pool2d(x, kernel_size, *, stride, padding):
 
 def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
     """Gradient of `max_pool2d` with respect to x, of shape `x_shape`."""
+    check("max_pool2d_grad", dy, taps, x_shape, kernel_size, stride, padding)
     n, c, height, width = x_shape
     dx = empty((n, height, width, c), dy.dtype)
-    _max_pool_grad(channels_last(dy), channels_last(taps), dx, kernel_size, stride, padding)
+    outside = np.zeros(n, np.int64)  # taps of each image
+    _max_pool_grad(channels_last(dy), channels_last(taps), dx, outside, kernel_size, stride, padding)
+    if outside.any():
+        raise ValueError(f"max_pool2d_grad: taps: got {outside.sum()} outside of their window or of the image")
     return dx.transpose(0, 3, 1, 2)
 
 
 def avg_pool2d(x, kernel_size, *, stride, padding):
     """Mean of each window, padding counted as zeros. x (N, C, H, W) -> (N, C, OH, OW)."""
+    check("avg_pool2d", x, kernel_size, stride, padding)
     x = channels_last(x)
     y = empty((x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3]), x.dtype)
     _avg_pool(x, y, kernel_size, stride, padding)
@@ -41,6 +48,7 @@ def avg_pool2d(x, kernel_size, *, stride, padding):
 
 def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
     """Gradient of `avg_pool2d` with respect to x, of shape `x_shape`."""
+    check("avg_pool2d_grad", dy, x_shape, kernel_size, stride, padding)
     n, c, height, width = x_shape
     dx = empty((n, height, width, c), dy.dtype)
     _avg_pool_grad(channels_last(dy), dx, kernel_size, stride, padding)
@@ -81,10 +89,10 @@ def _max_pool_image(x, y, taps, kernel_size, stride, padding, image):
 
 
 @jit(parallel=True)
-def _max_pool_grad(dy, taps, dx, kernel_size, stride, padding):
+def _max_pool_grad(dy, taps, dx, outside, kernel_size, stride, padding):
     """parallel for each image: for each output pixel: add dy where its maximum came from."""
     for image in prange(len(dy)):
-        _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, np.int64(image))
+        outside[image] = _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, np.int64(image))
 
 
 @inner
@@ -92,15 +100,21 @@ def _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, image):
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
     _, height, width, channels = dx.shape
     dx[image] = 0
-    flat, offsets = dx.reshape(dx.size), np.empty(kh * kw, np.int64)  # of each tap, since a division takes long
-    for tap in range(kh * kw):
-        offsets[tap] = (tap // kw * width + tap % kw) * channels
+    flat, places, outside = dx.reshape(dx.size), np.empty(kh * kw, np.int64), 0  # of each tap of a window
     for i in range(dy.shape[1]):
         for j in range(dy.shape[2]):
-            first = ((image * height + i * sh - ph) * width + j * sw - pw) * channels
+            for k in range(kh):
+                for l in range(kw):
+                    row, column = i * sh + k - ph, j * sw + l - pw
+                    inside = 0 <= row < height and 0 <= column < width
+                    places[k * kw + l] = ((image * height + row) * width + column) * channels if inside else -1
             tap, gradient = taps[image, i, j], dy[image, i, j]
             for c in range(channels):
-                flat[first + offsets[tap[c]] + c] += gradient[c]
+                if 0 <= tap[c] < kh * kw and places[tap[c]] >= 0:
+                    flat[places[tap[c]] + c] += gradient[c]
+                else:
+                    outside += 1
+    return outside
 
 
 @jit(parallel=True)

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import get_num_threads, prange
 
+from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.elementwise import share
 from tinyres.kernels.simd import fma, lanes, load, single, splat, store, wide
@@ -11,15 +12,16 @@ from tinyres.kernels.simd import fma, lanes, load, single, splat, store, wide
 def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
     """With g += weight_decay * p: v = momentum * v + g, then p -= lr * v, or lr * (g + momentum * v) with Nesterov.
 
-    All three have one shape; p and v are changed in place.
+    All three have one shape and dtype; p and v are changed in place.
     """
-    if not p.shape == g.shape == v.shape:
-        raise ValueError(f"g: got a gradient of shape {g.shape}, expected {p.shape}, that of the parameter")
+    check("sgd_update", p, g, v)
+    check_in_place("sgd_update", "p", p, g=g, v=v)
+    check_in_place("sgd_update", "v", v, g=g)
     numbers = np.array([lr, momentum, weight_decay], p.dtype)
-    flat = [contiguous(a).reshape(-1) for a in (p, np.asarray(g, p.dtype), v)]
+    flat = [contiguous(a).reshape(-1) for a in (p, g, v)]
     _sgd(*flat, numbers, nesterov, get_num_threads())
     for array, changed in ((p, flat[0]), (v, flat[2])):
-        if not array.flags.c_contiguous:  # then what changed is a copy
+        if not array.flags.carray:  # then what changed is a copy
             array[...] = changed.reshape(array.shape)
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, prange
 
+from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last, copy_row, groups_of
 from tinyres.kernels.memory import empty, zeros
@@ -45,6 +46,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     Images are dealt to slots, by shapes alone, and slots are added in index order: the result does not depend on the
     number of threads. Where there are more threads than slots, they share out the output channels of a slot.
     """
+    check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
     x, dy = channels_last(x), channels_last(dy)
     n, (_, c, kh, kw) = len(x), weight_shape
     if n == 0:

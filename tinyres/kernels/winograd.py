@@ -31,6 +31,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels import conv, weight_grad
+from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.conv import Taps, channels_last, in_channels_last
 from tinyres.kernels.memory import CACHE_LINE, empty, keep_made, made_of
@@ -98,6 +99,7 @@ def pays(weight_shape, channels, stride, itemsize, images):
 
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`, by Winograd's method where it pays."""
+    check("conv2d", x, weight, bias, residual, stride, padding)
     (n, channels, height, width), o = x.shape, len(weight)
     images = n, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2
     if not pays(weight.shape, channels, stride, x.itemsize, images):
@@ -111,10 +113,11 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
 
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     """As `conv.conv2d_input_grad`: the convolution of dy, padded by 2 - padding, with flipped, transposed weights."""
+    check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
     (n, channels, height, width), o = x_shape, len(weight)
     if not pays(weight.shape, channels, stride, dy.itemsize, (n, height, width)):
         return conv.conv2d_input_grad(dy, weight, x_shape, total, stride=stride, padding=padding)
-    before = None if total is None else in_channels_last(total)
+    before = None if total is None else in_channels_last(total, dy, weight)
     dx = empty((n, height, width, channels), dy.dtype) if total is None else before
     taps = Taps(contiguous(weight).reshape(-1), (channels, o, 3, 3), 8, (9, channels * 9, -3, -1))
     _launch(channels_last(dy), weight, taps, None, before, False, dx, (padding[0] - 2, padding[1] - 2))
@@ -123,6 +126,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """As `weight_grad.conv2d_weight_grad`. The order of the sums follows from the shapes, not from the threads."""
+    check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
     o, c = weight_shape[:2]
     if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
         return weight_grad.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)

@@ -604,8 +604,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "max-pool: overlapping windows overwrite each other's gradient",
         "kernels/pool.py",
-        "flat[first + offsets[tap[c]] + c] += gradient[c]",
-        "flat[first + offsets[tap[c]] + c] = gradient[c]",
+        "flat[places[tap[c]] + c] += gradient[c]",
+        "flat[places[tap[c]] + c] = gradient[c]",
         _POOL,
     )
     yield Mutant(

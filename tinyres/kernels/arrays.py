@@ -1,0 +1,164 @@
+"""What each kernel demands of its arguments, in one table, for all that Python can call.
+
+Compiled code asks for no bounds: given an array that is shorter than its partner, or of narrower numbers, it reads and
+writes whatever lies behind it. So a kernel first looks at the dtypes and shapes of all of its arguments, together. What
+was found of a combination is remembered: a step has the same ones as the step before.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+_WINDOW = ("stride = SH SW", "padding = PH PW")
+
+# Arguments in the order in which `check` gets them. After a colon the shape of an array, after "=" a tuple of ints. A
+# letter is one number throughout a kernel; "..." is a whole shape. What ends in "?" may be None. Arrays are float32 or
+# float64, all of a kernel alike, but for the int32 ones. Convolutions are the kernels with an I, see `_misfit`.
+KERNELS = {
+    "conv2d": ("x: N C H W", "weight: O I KH KW", "bias?: O", "residual?: N O OH OW", *_WINDOW),
+    "conv2d_input_grad": ("dy: N O OH OW", "weight: O I KH KW", "x_shape = N C H W", "total?: N C H W", *_WINDOW),
+    "conv2d_weight_grad": ("dy: N O OH OW", "x: N C H W", "weight_shape = O I KH KW", *_WINDOW),
+    "im2col": ("x: N C H W", "kernel_size = KH KW", *_WINDOW),
+    "col2im": ("columns: P K", "x_shape = N C H W", "kernel_size = KH KW", *_WINDOW),
+    "batch_norm_statistics": ("x: N C H W",),
+    "batch_norm_apply": ("x: N C H W", "mean: C", "scale: C", "bias: C", "residual?: N C H W"),
+    "batch_norm_grad": ("dy: N C H W", "x: N C H W", "y: N C H W", "mean: C", "inv_std: C", "weight: C", "bias: C"),
+    "max_pool2d": ("x: N C H W", "kernel_size = KH KW", *_WINDOW),
+    "max_pool2d_grad": (
+        "dy: N C OH OW", "taps int32: N C OH OW", "x_shape = N C H W", "kernel_size = KH KW", *_WINDOW
+    ),
+    "avg_pool2d": ("x: N C H W", "kernel_size = KH KW", *_WINDOW),
+    "avg_pool2d_grad": ("dy: N C OH OW", "x_shape = N C H W", "kernel_size = KH KW", *_WINDOW),
+    "relu": ("x: ...",),
+    "relu_grad": ("dy: ...", "y: ..."),
+    "add_to": ("total: ...", "part: ..."),
+    "sgd_update": ("p: ...", "g: ...", "v: ..."),
+}  # fmt: skip
+_AT_LEAST_ONE = {"O", "I", "KH", "KW", "SH", "SW"}
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check(kernel, *arguments):
+    """Raise TypeError or ValueError, naming the argument, where one is not what `KERNELS` says, or they do not fit."""
+    fault = _fault(kernel, tuple([
+        (a.dtype, a.shape) if isinstance(a, np.ndarray) else a if a is None or isinstance(a, tuple) else type(a)
+        for a in arguments
+    ]))  # fmt: skip
+    if fault:
+        raise fault[0](f"{kernel}: {fault[1]}")
+
+
+def check_in_place(kernel, name, array, **others):
+    """Raise ValueError where an array is not to be written to, or has memory in common with one of the others."""
+    if not array.flags.writeable:
+        raise ValueError(f"{kernel}: {name}: got a read-only array, expected one that may be changed in place")
+    for other, its in others.items():
+        if its is not None and overlap(array, its):
+            raise ValueError(f"{kernel}: {name}: got memory that {other} has too, expected its own: pass a copy")
+
+
+def overlap(a, b):
+    """Whether two arrays have a number in common; also said to be so where that is hard to tell."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=1000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+class _Argument(NamedTuple):
+    name: str
+    optional: bool
+    array: bool  # else a tuple
+    integer: bool  # of int32
+    letters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, text):
+        array = ":" in text
+        name, letters = text.split(":" if array else " =")
+        name, *dtype = name.split()
+        return cls(name.rstrip("?"), name.endswith("?"), array, bool(dtype), tuple(letters.split()))
+
+    @property
+    def form(self):
+        return f"({', '.join(self.letters)}{',' * (len(self.letters) == 1)})"
+
+
+_ARGUMENTS = {kernel: [_Argument.of(text) for text in texts] for kernel, texts in KERNELS.items()}
+
+
+@lru_cache(maxsize=4096)
+def _fault(kernel, forms):
+    """None, or the first error and its message. Of an array, its form is (dtype, shape)."""
+    sizes, owners, dtype = {}, {}, None  # of each letter its number, and the argument that it was first seen in
+    for argument, given in zip(_ARGUMENTS[kernel], forms, strict=True):
+        name, letters = argument.name, argument.letters
+        if given is None and argument.optional:
+            continue
+        if not argument.array:
+            if not isinstance(given, tuple) or len(given) != len(letters) or not all(map(_is_int, given)):
+                return TypeError, f"{name}: got {_shown(given)}, expected a tuple of ints {argument.form}"
+            shape = given
+        elif not _is_array(given):
+            return TypeError, f"{name}: got {_shown(given)}, expected a NumPy array {argument.form}"
+        else:
+            its, shape = given
+            allowed = (np.dtype(np.int32),) if argument.integer else _FLOATS if dtype is None else (dtype,)
+            if its not in allowed:
+                whose = f", that of {_ARGUMENTS[kernel][0].name}" if len(allowed) == 1 and not argument.integer else ""
+                return TypeError, f"{name}: got dtype {its}, expected {' or '.join(map(str, allowed))}{whose}"
+            dtype = dtype if argument.integer else its
+        if letters == ("...",):
+            shape = (shape,)
+        if len(shape) != len(letters):
+            return ValueError, f"{name}: got shape {shape}, expected {len(letters)} axes {argument.form}"
+        for letter, number in zip(letters, shape, strict=True):
+            expected = sizes.setdefault(letter, number)
+            owner = owners.setdefault(letter, name)
+            if number != expected:
+                got, what = (number, "") if letter == "..." else (shape, f"{argument.form} with {letter} = ")
+                return ValueError, f"{name}: got shape {got}, expected {what}{expected}, that of {owner}"
+            least = 1 if letter in _AT_LEAST_ONE else 0
+            if letter != "..." and number < least:
+                return ValueError, f"{name}: got {shape}, expected {argument.form} with {letter} >= {least}"
+    fault = _misfit(kernel, sizes, owners) if "KH" in sizes else None
+    return fault and (ValueError, fault)
+
+
+def _misfit(kernel, sizes, owners):
+    """What is wrong between the numbers of a kernel with windows, or None."""
+    if "I" in sizes:  # I of the C channels make a group, with as many of the O
+        c, o, i = (sizes[letter] for letter in "COI")
+        if c % i or c < i or o % (c // i):
+            divisors = f"I to divide C = {c} of {owners['C']}, and C / I to divide O"
+            return f"{owners['I']}: got O = {o} and I = {i}, expected {divisors}"
+    out = []
+    for size, kernel_size, stride, padding in (("H", "KH", "SH", "PH"), ("W", "KW", "SW", "PW")):
+        n, k, s, p = (sizes[letter] for letter in (size, kernel_size, stride, padding))
+        if n + 2 * p < k:
+            return f"{owners[size]}: got {size} = {n} with padding {p}, expected at least {kernel_size} = {k}"
+        if "pool" in kernel and (p >= k or n == 0):  # some window would hold nothing, and have no largest element
+            return f"padding: got {p}, expected some of {size} = {n} in each window of {kernel_size} = {k}"
+        out.append((n + 2 * p - k) // s + 1)
+    expected = {"OH": out[0], "OW": out[1]}
+    expected |= {"P": sizes["N"] * out[0] * out[1], "K": sizes["KH"] * sizes["KW"] * sizes["C"]}
+    for letter, number in expected.items():
+        if sizes.get(letter, number) != number:
+            image = ", ".join(f"{name} = {sizes[name]}" for name in "NCHW")
+            return f"{owners[letter]}: got {letter} = {sizes[letter]}, expected {number}, as follows from {image}"
+    return None
+
+
+def _is_array(form):
+    return isinstance(form, tuple) and len(form) == 2 and isinstance(form[0], np.dtype)
+
+
+def _is_int(number):
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
+
+
+def _shown(form):
+    return form.__name__ if isinstance(form, type) else "an array" if _is_array(form) else repr(form)
