@@ -319,11 +319,11 @@ def test_sums_of_arrays_that_overlap_are_of_what_they_were(functions):
 
 
 @each_backend
-@pytest.mark.parametrize("tap", [-1, 0, 9, 10**6])
-def test_taps_that_are_not_of_the_image_are_refused(functions, tap):
-    """Tap 0 of the first window is in the padding."""
+@pytest.mark.parametrize(("place", "tap"), [(0, -1), (0, 9), (0, 10**6), (0, 0), (3, 5), (12, 6), (15, 8)])
+def test_taps_that_are_not_of_the_image_are_refused(functions, place, tap):
+    """Not of a window, or in the padding around each corner."""
     dy, taps = np.ones((1, 1, 4, 4), F4), np.full((1, 1, 4, 4), 4, np.int32)
-    taps[0, 0, 0, 0] = tap
+    taps.flat[place] = tap
     with pytest.raises(ValueError, match="max_pool2d_grad: taps: got 1 outside of their window or of the image"):
         functions.max_pool2d_grad(dy, taps, dy.shape, (3, 3), stride=(1, 1), padding=(1, 1))
 

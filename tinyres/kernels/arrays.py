@@ -36,13 +36,17 @@ KERNELS = {
     "sgd_update": ("p: ...", "g: ...", "v: ..."),
 }  # fmt: skip
 _AT_LEAST_ONE = {"O", "I", "KH", "KW", "SH", "SW"}
+_ARRAYS = (np.ndarray, np.generic)
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def check(kernel, *arguments):
-    """Raise TypeError or ValueError, naming the argument, where one is not what `KERNELS` says, or they do not fit."""
+    """Raise TypeError or ValueError, naming the argument, where one is not what `KERNELS` says, or they do not fit.
+
+    A NumPy scalar, which NumPy returns for an array without axes, is as good as one.
+    """
     fault = _fault(kernel, tuple([
-        (a.dtype, a.shape) if isinstance(a, np.ndarray) else a if a is None or isinstance(a, tuple) else type(a)
+        (a.dtype, a.shape) if isinstance(a, _ARRAYS) else a if a is None or isinstance(a, tuple) else type(a)
         for a in arguments
     ]))  # fmt: skip
     if fault:

@@ -45,6 +45,7 @@ class Mutant(NamedTuple):
 _OPS, _TAPE, _CONV = "test_ops.py", "test_tensor.py", "test_kernels.py conv"
 _POOL, _NORM, _WINOGRAD = "test_kernels.py pool", "test_kernels.py norm or statistics or variance", "test_winograd.py"
 _ELEMENTWISE = "test_kernels.py relu or add_to"
+_ARGUMENTS = "test_kernel_arguments.py"
 
 
 def _mutants() -> Iterator[Mutant]:
@@ -621,6 +622,27 @@ def _mutants() -> Iterator[Mutant]:
         "            total[:] = 0\n            for row in range(max(0, i * sh - ph)",
         "            total[:] = 0\n            for row in range(max(1, i * sh - ph)",
         _POOL,
+    )
+    yield Mutant(
+        "kernels: a bias of any length",
+        "kernels/arrays.py",
+        '"bias?: O", "residual',
+        '"bias?: ...", "residual',
+        _ARGUMENTS,
+    )
+    yield Mutant(
+        "kernels: images of any size for a gradient",
+        "kernels/arrays.py",
+        "if sizes.get(letter, number) != number:",
+        "if False:",
+        _ARGUMENTS,
+    )
+    yield Mutant(
+        "max-pool: taps in the padding",
+        "kernels/pool.py",
+        "inside = 0 <= row < height and 0 <= column < width\n",
+        "inside = True\n",
+        _ARGUMENTS,
     )
 
 
