@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -37,6 +38,12 @@ def test_tree_follows_every_assignment(changes):
             assert not hasattr(module, name)
         else:
             value = KINDS[kind]()
+            if kind == "other" and any(name in members for members in expected.values()):
+                with pytest.raises(
+                    TypeError, match=rf"Module\.{name}: got str, expected an? (Parameter|ndarray|Module)"
+                ):
+                    setattr(module, name, value)
+                continue
             if kind == "buffer":
                 module.register_buffer(name, value)
             else:
@@ -188,6 +195,35 @@ def test_sequential_is_a_sequence():
     x = tr.Tensor([[-1.0, 2.0, 3.0]])
     np.testing.assert_array_equal(net(x).data, layers[1](layers[0](x)).data)
     assert nn.Sequential()(x) is x
+    assert list(net[1:]) == layers[1:]
+    assert [n for n, _ in net[1:].named_parameters()] == ["1.weight", "1.bias"]
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+def test_sequential_of_names(kind):
+    net = nn.Sequential(kind([("first", nn.Linear(2, 3)), ("act", nn.ReLU())]))
+    assert list(net.state_dict()) == ["first.weight", "first.bias"]
+    assert net.act is net[1]
+    for name in ("", "a.b", "forward", 3):
+        with pytest.raises(ValueError, match="Sequential: got the name"):
+            nn.Sequential({name: nn.ReLU()})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (tr.ops.relu, "1: got the function relu, expected a Module such as nn.ReLU"),
+        ([nn.ReLU()], r"1: got a list, expected a Module: write Sequential\(\*modules\)"),
+        (nn.ReLU, r"1: got the class ReLU, expected a Module: write ReLU\(...\)"),
+        (None, "1: got NoneType, expected a Module"),
+    ],
+)
+def test_sequential_takes_modules_only(wrong, message):
+    with pytest.raises(TypeError, match=message):
+        nn.Sequential(nn.Linear(2, 3), wrong)
+    if isinstance(wrong, list):
+        with pytest.raises(TypeError, match="0: got a list"):
+            nn.Sequential(wrong)
 
 
 # ---------------------------------------------------------------- state
@@ -262,7 +298,10 @@ def test_strict_loading_names_all_that_is_wrong_and_changes_nothing(missing, res
 def test_loading_that_is_not_strict_takes_what_fits(present):
     net = small_net()
     before = net.state_dict()
-    net.load_state_dict({n: np.full(before[n].shape, 7) for n in present} | {"other": np.zeros(1)}, strict=False)
+    state = {n: np.full(before[n].shape, 7) for n in present} | {"other": np.zeros(1)}
+    missing, unexpected = keys = net.load_state_dict(state, strict=False)
+    assert missing == keys.missing_keys == [n for n in NAMES if n not in present]
+    assert unexpected == keys.unexpected_keys == ["other"]
     for name, array in net.state_dict().items():
         np.testing.assert_array_equal(array, 7 if name in present else before[name])
 
@@ -373,9 +412,52 @@ def test_forward_hooks_hear_of_each_call_until_removed():
     assert out is y
     assert given.shape == (1, 2)
     remove()
-    remove()  # a second time does no harm
+    remove.remove()  # a second time does no harm
     net(x)
     assert len(calls) == 1
+
+
+def test_a_removed_hook_leaves_its_like():
+    """Registered twice, it is called twice, and each handle removes one."""
+    layer, calls = nn.ReLU(), []
+
+    def hook(module, args, y):
+        calls.append(y)
+
+    first, _ = layer.register_forward_hook(hook), layer.register_forward_hook(hook)
+    first.remove()
+    first.remove()
+    layer(tr.Tensor([1.0]))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+def test_what_a_forward_hook_returns_is_the_output(segment):
+    """In a checkpoint, too, which repeats the forward: there the hook that changes it has to act again."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    net.segment, looked = segment, []
+    with net[1].register_forward_hook(lambda module, args, y: y * 3):
+        net[1].register_forward_hook(lambda module, args, y: looked.append(y.data.copy()))
+        x = tr.Tensor([[1.0, 2.0]], requires_grad=True)
+        y = net(x)
+        y.sum().backward()
+    h = np.maximum(net[0].weight.data @ x.data[0] + net[0].bias.data, 0)
+    np.testing.assert_allclose(y.data[0], 3 * h, rtol=1e-6)
+    np.testing.assert_allclose(x.grad[0], 3 * (h > 0) @ net[0].weight.data, rtol=1e-6)
+    assert len(looked) == 1
+    np.testing.assert_array_equal(looked[0], y.data)  # each hook sees what the one before made of it
+    np.testing.assert_allclose(net(x).data[0], h, rtol=1e-6)  # removed
+
+
+@pytest.mark.parametrize("value", [tr.Tensor([1.0]), np.ones(2), 3, "a"])
+def test_a_parameter_is_not_replaced_by_what_is_none(value):
+    layer = nn.Linear(2, 2)
+    before = layer.weight
+    with pytest.raises(TypeError, match=r"Linear.weight: got \w+, expected a Parameter: wrap it as nn.Parameter"):
+        layer.weight = value
+    assert layer.weight is before is next(layer.parameters())
+    layer.bias = None
+    assert list(layer.state_dict()) == ["weight"]
 
 
 # ---------------------------------------------------------------- layers

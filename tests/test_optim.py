@@ -304,3 +304,58 @@ def test_an_optimizer_needs_an_update():
     p.grad = np.ones(1)
     with pytest.raises(TypeError, match=r"Optimizer defines no update\(\)"):
         optim.Optimizer([p], {"lr": 0.1, "weight_decay": 0.0}).step()
+
+
+# ---------------------------------------------------------------- what parameters are, and what follows them
+@pytest.mark.parametrize("make", [lambda p: optim.SGD(p, lr=0.1, momentum=0.9), lambda p: optim.AdamW(p, lr=0.1)])
+@pytest.mark.parametrize("there", [np.float64, np.float32])
+def test_state_follows_its_parameter_to_another_dtype(make, there):
+    """A kernel once wrote past the end of the velocity; the other way round, it read half of each number."""
+    back = np.float32 if there == np.float64 else np.float64
+    values, g = np.linspace(-1, 1, 1001), np.cos(np.arange(1001.0))
+    expected = parameter(values)
+    by_hand = trajectory(make([expected]), expected, [g] * 4)
+    net = nn.Sequential(nn.Linear(1001, 1, bias=False)).astype(back)
+    p = net[0].weight
+    p.data[...] = values
+    optimizer = make(net.parameters())
+    for dtype in (back, back, there, there):
+        net.astype(dtype)
+        p.grad = g[None].astype(dtype)
+        optimizer.step()
+        assert {a.dtype for a in optimizer.state[p].values()} == {p.dtype}
+    np.testing.assert_allclose(p.data[0], by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.ones(3), np.ones(2, np.float32), [1.0, 1.0], tr.Tensor([1.0, 1.0])])
+def test_a_gradient_of_another_kind_is_refused(wrong):
+    p = parameter([1.0, 2.0])
+    p.grad = wrong
+    with pytest.raises(TypeError, match=r"grad: got .*, expected an array like the parameter, \(2,\) float64"):
+        optim.SGD([p], lr=0.1, momentum=0.9).step()
+    np.testing.assert_array_equal(p.data, [1, 2])
+
+
+LAYER = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (LAYER.weight, r"got a single tensor, expected an iterable of parameters: write \[parameter\]"),
+        ([{"params": LAYER.weight}], r"got a single tensor, .* write \[parameter\]"),
+        (LAYER, r"got Linear, expected its parameters: write net.parameters\(\)"),
+        ({"params": [LAYER.weight]}, "got dict, expected an iterable of parameters, or a list of dicts"),
+        (3, "got int, expected an iterable"),
+        (LAYER.named_parameters(), "got a tuple among them, expected parameters"),
+        ([LAYER.weight.data], "got a ndarray among them"),
+        ([tr.Tensor([1.0])], r"got a tensor of shape \(1,\) that requires no gradient among them"),
+        ([LAYER.weight * 2], r"got a computed tensor of shape \(2, 2\) among them"),
+        ([{"params": [LAYER.weight], "weight_deacy": 0.1}], "got a group .* expected a dict of some of params, lr"),
+        ([{"lr": 0.1}], "got a group .* expected a dict of some of params, lr"),
+        ([{"params": [LAYER.weight]}, LAYER.bias], "got a group"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(params, message):
+    with pytest.raises(TypeError, match=f"params: {message}"):
+        optim.SGD(params, lr=0.1)

@@ -1,5 +1,6 @@
 """Optimizers: how a gradient changes a parameter."""
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from tinyres import backend
 from tinyres.nn.module import Module, Parameter
 from tinyres.tape import Array
+from tinyres.tensor import Tensor
 
 
 def decay_groups(model: Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -74,11 +76,14 @@ class Optimizer:
     slots: tuple[str, ...] = ()  # names of the state arrays, each of its parameter's shape
 
     def __init__(self, params: Iterable[Parameter] | Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
-        entries = list(params)
-        groups = entries if entries and isinstance(entries[0], Mapping) else [{"params": entries}]
+        entries = _listed(params)
+        groups: list[Any] = entries if entries and isinstance(entries[0], Mapping) else [{"params": entries}]
+        for group in groups:
+            if not isinstance(group, Mapping) or "params" not in group or group.keys() - {*defaults, "params", "name"}:
+                expected = ", ".join(["params", *defaults])
+                raise TypeError(f"params: got a group {reprlib.repr(group)}, expected a dict of some of {expected}")
         self.groups: list[dict[str, Any]] = [
-            {**defaults, **group, "params": list(group["params"])}  # type: ignore[dict-item,index]
-            for group in groups
+            {**defaults, **group, "params": _trained(group["params"])} for group in groups
         ]
         if not any(group["params"] for group in self.groups):
             raise ValueError("params: got no parameters, expected at least one")
@@ -111,9 +116,24 @@ class Optimizer:
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
+                self._follow(parameter)
                 if not parameter.data.flags.writeable:  # a graph that is still alive has saved the old values
                     parameter.data = parameter.data.copy()
                 self.update(parameter.data, parameter.grad, self.state[parameter], group)
+
+    def _follow(self, parameter: Parameter) -> None:
+        """Bring the state to the parameter's dtype, which ``net.astype`` may have changed since the last step."""
+        gradient, state = parameter.grad, self.state[parameter]
+        if not isinstance(gradient, np.ndarray) or (gradient.shape, gradient.dtype) != (
+            parameter.shape, parameter.dtype,
+        ):  # fmt: skip
+            got = f"{gradient.shape} {gradient.dtype}" if isinstance(gradient, np.ndarray) else type(gradient).__name__
+            raise TypeError(
+                f"grad: got {got}, expected an array like the parameter, {parameter.shape} {parameter.dtype}"
+            )
+        for slot in self.slots:
+            if state[slot].dtype != parameter.dtype:
+                state[slot] = state[slot].astype(parameter.dtype)
 
     def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
         """Change the array `p` in place, given its gradient; subclasses define it."""
@@ -143,6 +163,34 @@ class Optimizer:
         for i, arrays in enumerate(self.state.values()):
             for slot in self.slots:
                 arrays[slot][...] = state[f"{i}.{slot}"]
+
+
+def _listed(params: Any) -> list[Any]:
+    if isinstance(params, Tensor):
+        raise TypeError("params: got a single tensor, expected an iterable of parameters: write [parameter]")
+    if isinstance(params, Module):
+        raise TypeError(f"params: got {type(params).__name__}, expected its parameters: write net.parameters()")
+    if isinstance(params, Mapping) or not isinstance(params, Iterable):
+        raise TypeError(
+            f"params: got {type(params).__name__}, expected an iterable of parameters, or a list of dicts of them"
+        )
+    return list(params)
+
+
+def _trained(params: Any) -> list[Parameter]:
+    """The parameters of a group, each of which can be trained."""
+    entries = _listed(params)
+    for entry in entries:
+        if not isinstance(entry, Tensor):
+            got = f"a {type(entry).__name__}"
+        elif not entry.is_leaf:
+            got = f"a computed tensor of shape {entry.shape}"
+        elif not entry.requires_grad:
+            got = f"a tensor of shape {entry.shape} that requires no gradient"
+        else:
+            continue
+        raise TypeError(f"params: got {got} among them, expected parameters, as net.parameters() gives")
+    return entries
 
 
 class SGD(Optimizer):

@@ -38,6 +38,28 @@ class Leaf(Protocol):
     def dtype(self) -> np.dtype[Any]: ...
 
 
+class HookHandle:
+    """A hook that was registered. `remove` takes it away again, as do a call, and the end of a `with` block."""
+
+    def __init__(self, hooks: list[Any], hook: Any) -> None:
+        self._hooks, self._hook = hooks, hook
+        hooks.append(hook)
+
+    def remove(self) -> None:
+        """Do not call the hook any more. What is removed already stays so."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+            self._hooks = []
+
+    __call__ = remove
+
+    def __enter__(self) -> "HookHandle":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
 class Watch(Protocol):
     """Who is told what the tape does, see `watching`."""
 

@@ -88,6 +88,17 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
     return (_generator.standard_normal(shape) * math.sqrt(2 / fan)).astype(dtype)
 
 
+def standard_normal(shape: tuple[int, ...], *, dtype: Any = np.float32) -> Array:
+    """Normal with mean 0 and variance 1.
+
+    Examples
+    --------
+    >>> standard_normal((2, 3)).shape
+    (2, 3)
+    """
+    return _generator.standard_normal(shape).astype(dtype)
+
+
 def uniform(shape: tuple[int, ...], bound: float, *, dtype: Any = np.float32) -> Array:
     """Uniform between -bound and bound.
 

@@ -1,12 +1,13 @@
 """Modules: parameters with names, in a tree."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinyres import tape
 from tinyres.recompute import checkpoint
-from tinyres.tape import Array, scope, state
+from tinyres.tape import Array, HookHandle, scope
 from tinyres.tensor import Tensor
 
 
@@ -24,6 +25,21 @@ class Parameter(Tensor):
 
     def __init__(self, array: Any) -> None:
         super().__init__(array, requires_grad=True)
+
+
+class Keys(NamedTuple):
+    """Names that `Module.load_state_dict` passed over.
+
+    Attributes
+    ----------
+    missing_keys : list of str
+        The module has them, and the state has not.
+    unexpected_keys : list of str
+        The state has them, and the module has not.
+    """
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module:
@@ -50,7 +66,8 @@ class Module:
         self._parameters: dict[str, Parameter] = {}
         self._buffers: dict[str, Array] = {}
         self._modules: dict[str, Module] = {}
-        self._forward_hooks: list[Callable[[Module, tuple[Any, ...], Any], None]] = []
+        self._forward_hooks: list[Callable[[Module, tuple[Any, ...], Any], Any]] = []
+        self._changing_hooks: list[Any] = []  # those of them that have returned something
         self._name = ""
 
     # -- the tree
@@ -61,12 +78,24 @@ class Module:
             group = self._parameters if isinstance(value, Parameter) else self._modules
         elif name in self.__dict__.get("_buffers", {}) and isinstance(value, np.ndarray | np.generic):
             value, group = np.asarray(value), self._buffers  # `self.count = self.count + 1` gives a scalar
+        elif value is not None:
+            self._expect_no_other(name, value)
         self._forget(name, but=group)
         if group is not None:
             group[name] = value
         if isinstance(value, Module):
             value._name = name
         object.__setattr__(self, name, value)
+
+    def _expect_no_other(self, name: str, value: Any) -> None:
+        """A name keeps its kind: an optimizer would go on with a parameter that nobody sees any more."""
+        for group, kind, mend in (
+            ("_parameters", "a Parameter", f"wrap it as nn.Parameter, or copy it to {name}.data"),
+            ("_modules", "a Module", "or None"),
+            ("_buffers", "an ndarray", "give its .data"),
+        ):
+            if name in self.__dict__.get(group, {}):
+                raise TypeError(f"{type(self).__name__}.{name}: got {type(value).__name__}, expected {kind}: {mend}")
 
     def __delattr__(self, name: str) -> None:
         object.__delattr__(self, name)
@@ -125,15 +154,37 @@ class Module:
         else:
             with scope(self._name):
                 out = self.forward(*args, **kwargs)
-        for hook in () if state.recomputing else self._forward_hooks:
-            hook(self, args, out)
+        for hook in list(self._forward_hooks):
+            if tape.state.recomputing and hook not in self._changing_hooks:
+                continue
+            changed = hook(self, args, out)
+            if changed is not None:
+                out = changed
+                if hook not in self._changing_hooks:
+                    self._changing_hooks.append(hook)
         return out
 
-    def register_forward_hook(self, hook: Callable[["Module", tuple[Any, ...], Any], None]) -> Callable[[], None]:
-        """Call ``hook(module, args, output)`` after each forward, but not where a checkpoint repeats one. Returns a
-        function that removes it."""
-        self._forward_hooks.append(hook)
-        return lambda: self._forward_hooks.remove(hook) if hook in self._forward_hooks else None
+    def register_forward_hook(self, hook: Callable[["Module", tuple[Any, ...], Any], Any]) -> HookHandle:
+        """Call ``hook(module, args, output)`` after each forward.
+
+        What the hook returns, unless it is None, becomes the module's output. Where a checkpoint repeats a forward,
+        hooks that have changed an output are called again, and those that only look are not.
+
+        Returns
+        -------
+        HookHandle
+            Its `remove` removes the hook.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> layer = tr.nn.ReLU()
+        >>> handle = layer.register_forward_hook(lambda module, args, y: y * 10)
+        >>> layer(tr.Tensor([-1.0, 2.0])).data
+        array([ 0., 20.], dtype=float32)
+        >>> handle.remove()
+        """
+        return HookHandle(self._forward_hooks, hook)
 
     # -- modes
     def train(self, mode: bool = True) -> "Module":
@@ -171,7 +222,7 @@ class Module:
             for name, buffer in module._buffers.items():
                 yield prefix + name, buffer
 
-    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Keys:
         """Copy values into all parameters and buffers.
 
         Parameters
@@ -181,6 +232,11 @@ class Module:
         strict : bool
             Every name must occur on both sides; else what is missing or unexpected is passed over. A wrong shape
             is an error in either case.
+
+        Returns
+        -------
+        Keys
+            ``missing_keys`` and ``unexpected_keys``, both empty where `strict` is set.
 
         Raises
         ------
@@ -199,9 +255,10 @@ class Module:
             for name, array in own.items()
             if name in arrays and arrays[name].dtype.kind not in "fiub"
         ]
+        keys = Keys([name for name in own if name not in arrays], [name for name in arrays if name not in own])
         if strict:
-            problems += [f"{name}: missing" for name in own if name not in arrays]
-            problems += [f"{name}: unexpected" for name in arrays if name not in own]
+            problems += [f"{name}: missing" for name in keys.missing_keys]
+            problems += [f"{name}: unexpected" for name in keys.unexpected_keys]
         if problems:
             raise ValueError(f"state does not fit {type(self).__name__}:\n  " + "\n  ".join(problems))
         for path, module in self.named_modules():
@@ -212,6 +269,7 @@ class Module:
             for name, buffer in module._buffers.items():
                 if prefix + name in arrays:
                     buffer[...] = arrays[prefix + name]
+        return keys
 
     def astype(self, dtype: Any) -> "Module":
         """Convert all parameters and floating-point buffers, e.g. to float64 for a gradient check."""
@@ -243,6 +301,16 @@ def expect_eval(model: Module, caller: str) -> None:
 class Sequential(Module):
     """Modules called one after the other, named "0", "1", ...
 
+    Parameters
+    ----------
+    *modules : Module
+        Or one dict (an OrderedDict, too) of names and modules. ``net[1:]`` is a `Sequential` of some of them.
+
+    Raises
+    ------
+    TypeError
+        Where one of them is not a Module.
+
     Attributes
     ----------
     segment : int
@@ -257,11 +325,22 @@ class Sequential(Module):
     (2, 'Linear')
     """
 
-    def __init__(self, *modules: Module) -> None:
+    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
         super().__init__()
         self.segment = 0
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
+        first = modules[0] if len(modules) == 1 else None
+        named = first if isinstance(first, Mapping) else {str(i): module for i, module in enumerate(modules)}
+        for name, module in named.items():
+            if not isinstance(module, Module):
+                raise TypeError(f"Sequential: {name}: got {_what(module)}")
+            if (
+                not isinstance(name, str)
+                or not name
+                or "." in name
+                or (name not in self._modules and hasattr(self, name))
+            ):
+                raise ValueError(f"Sequential: got the name {name!r}, expected one without a dot that is not taken")
+            setattr(self, name, module)
 
     def forward(self, x: Tensor) -> Tensor:
         modules = list(self._modules.values())
@@ -274,11 +353,25 @@ class Sequential(Module):
     def __len__(self) -> int:
         return len(self._modules)
 
-    def __getitem__(self, index: int) -> Module:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Sequential(dict(list(self._modules.items())[index]))
         return list(self._modules.values())[index]
 
     def __iter__(self) -> Iterator[Module]:
         return self.children()
+
+
+def _what(value: Any) -> str:
+    """What was given in place of a module, and what to give."""
+    if isinstance(value, list | tuple | Iterator):
+        return f"a {type(value).__name__}, expected a Module: write Sequential(*modules), with a star"
+    if callable(value) and not isinstance(value, type):
+        name = getattr(value, "__name__", type(value).__name__)
+        return f"the function {name}, expected a Module such as nn.ReLU(), or one of your own that calls it in forward"
+    if isinstance(value, type):
+        return f"the class {value.__name__}, expected a Module: write {value.__name__}(...)"
+    return f"{type(value).__name__}, expected a Module"
 
 
 def _chain(modules: list[Module], x: Tensor) -> Tensor:
