@@ -254,7 +254,8 @@ def public(module):
         value = getattr(found, name)
         if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
             continue
-        if hasattr(found, "__all__") or value.__module__ == module:
+        ours = value.__module__.startswith("tinyres") if hasattr(found, "__all__") else value.__module__ == module
+        if ours:  # tr.float32 is NumPy's
             yield name, value
 
 

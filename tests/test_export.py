@@ -157,7 +157,7 @@ FUNCTIONS = {
     "slices": lambda y, m: y[:, 1::2],
     "reshape": lambda y, m: y.reshape(len(y.data), 2, 2),
     "slices from the end": lambda y, m: y[:, -3:-1],
-    "transpose": lambda y, m: y.reshape(-1, 2, 2).transpose(0, 2, 1),
+    "permute": lambda y, m: y.reshape(-1, 2, 2).permute(0, 2, 1),
     "pad": lambda y, m: tr.ops.pad(y, (1, 2), value=-1.5),
     "two of a kind": lambda y, m: tr.ops.pad(tr.ops.pad(y, (1, 2)), (3, 0), value=2)[:, 1:][:, 2:],
     "reshaped parameters": lambda y, m: y + m.matrix.reshape(2, 4)[1:] * m.w.reshape(4),
@@ -276,7 +276,7 @@ def test_every_operation_of_the_family_has_a_translation():
     ("function", "message"),
     [
         (lambda y, m: y * 2, r"<mul\(2, 4\)> takes an array that is neither computed from the images nor a parameter"),
-        (lambda y, m: y.transpose(), r"<transpose\(4, 2\)> transposes to axes \(1, 0\), expected the batch to stay"),
+        (lambda y, m: y.T, r"<permute\(4, 2\)> permutes the axes to \(1, 0\), expected the batch to stay"),
         (lambda y, m: y.sum(1), r"<sum\(2,\)> has no translation; write it with those that have: add, avg_pool2d"),
         (
             lambda y, m: y + tr.Tensor(np.ones(4, "f4"), requires_grad=True),

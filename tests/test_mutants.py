@@ -37,9 +37,11 @@ def test_mutant_changes_its_file_and_no_other(mutant, copy):
 
 
 def functions(names):
-    """All of a module, those of its classes too, by their full names."""
+    """All of a module, those of its classes too, by their full names; of decorated ones, what is inside."""
     classes = [c for c in names.values() if inspect.isclass(c) and c.__module__ == names["__name__"]]
-    found = (f for space in (names, *map(vars, classes)) for f in space.values() if inspect.isfunction(f))
+    found = (
+        inspect.unwrap(f) for space in (names, *map(vars, classes)) for f in space.values() if inspect.isfunction(f)
+    )
     return {f.__qualname__: f for f in found if f.__module__ == names["__name__"]}
 
 

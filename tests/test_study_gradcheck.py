@@ -13,9 +13,12 @@ from tinyres.study.gradcheck import STEPS, errors, verdict
 from tinyres.study.problems import Problem, sample
 
 SMOOTH = ["exp", "log", "sqrt", "sigmoid", "tanh", "softmax", "log_softmax", "cross_entropy"]
-LINEAR = ["avg_pool2d", "concat", "flatten", "global_avg_pool2d", "mean", "pad", "reshape", "sum", "transpose", "where"]
+LINEAR = [
+    *("astype", "avg_pool2d", "concat", "flatten", "global_avg_pool2d", "mean", "pad", "permute", "reshape", "squeeze"),
+    *("stack", "sum", "transpose", "unsqueeze", "where"),
+]
 PARABOLAS = ["conv2d", "linear", "matmul"]
-KINKED = ["batch_norm", "conv2d", "max", "max_pool2d", "maximum", "relu"]
+KINKED = ["abs", "batch_norm", "clip", "conv2d", "max", "max_pool2d", "maximum", "min", "relu"]
 
 pytestmark = pytest.mark.usefixtures("one_thread", "reference")  # tiny arrays, and nothing to compile
 
@@ -95,7 +98,7 @@ def test_one_seed_one_result_and_another_another():
 
 
 def test_wrong_names_and_directions_that_change_nothing_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="op: got 'exq', expected one of avg_pool2d, batch_norm"):
+    with pytest.raises(ValueError, match="op: got 'exq', expected one of abs, astype"):
         errors("exq")
     monkeypatch.setattr(gradcheck, "sample", lambda op, seed: Problem("relu", (np.full(3, -5.0),)))
     with pytest.raises(ValueError, match="seed: with 0, relu does not change along the direction"):

@@ -2,6 +2,7 @@
 
 import gc
 import operator
+import re
 import threading
 import weakref
 
@@ -14,6 +15,7 @@ from hypothesis.extra.numpy import basic_indices, mutually_broadcastable_shapes
 import tinyres as tr
 from tinyres import Tensor, ops
 from tinyres.tape import scope, state, watching
+from tinyres.tensor import OF_NUMPY
 from tinyres.testing import gradcheck
 from tinyres.testing.strategies import ORDERS, in_order, numbers, shapes, tensors
 
@@ -171,20 +173,34 @@ def test_index_that_is_a_tensor():
 
 
 @given(st.data())
-def test_reshape_and_transpose(data):
+def test_reshape_and_permute(data):
     x = data.draw(tensors(F8, shapes(max_dims=4, max_side=3)))
     axes = data.draw(st.permutations(range(x.ndim)))
-    assert gradcheck(lambda t: t.transpose(*axes), x)
-    np.testing.assert_array_equal(x.transpose(*axes).data, x.data.transpose(axes or None))
+    assert gradcheck(lambda t: t.permute(*axes), x)
+    np.testing.assert_array_equal(x.permute(*axes).data, x.data.transpose(axes or None))
     negative = [a - x.ndim for a in axes]
-    np.testing.assert_array_equal(x.transpose(tuple(negative)).data, x.data.transpose(axes or None))
+    np.testing.assert_array_equal(x.permute(tuple(negative)).data, x.data.transpose(axes or None))
+    if axes:
+        np.testing.assert_array_equal(x.transpose(axes[0], negative[-1]).data, x.data.swapaxes(axes[0], axes[-1]))
     np.testing.assert_array_equal(x.T.data, x.data.T)
     for shape in ((-1,), x.shape, (1, *x.shape), (x.size, 1)):
         assert gradcheck(lambda t, s=shape: t.reshape(*s), x)
         np.testing.assert_array_equal(x.reshape(shape).data, x.data.reshape(shape))
 
 
-REDUCTIONS = {"sum": Tensor.sum, "mean": Tensor.mean, "max": Tensor.max}
+def uncorrected(method):
+    """As NumPy has it: divided by the number of values."""
+    return lambda x, axis=None, **options: method(x, axis, correction=0, **options)
+
+
+REDUCTIONS = {
+    "sum": Tensor.sum,
+    "mean": Tensor.mean,
+    "max": Tensor.max,
+    "min": Tensor.min,
+    "var": uncorrected(Tensor.var),
+    "std": uncorrected(Tensor.std),
+}
 
 
 @given(st.sampled_from(sorted(REDUCTIONS)), st.data())
@@ -210,7 +226,7 @@ def test_reductions_of_nothing():
     np.testing.assert_array_equal(x.sum(0).data, [0, 0, 0])
     x.sum().backward()
     assert x.grad.shape == (0, 3)
-    with pytest.raises(ValueError, match=r"max: axis of length 0 in shape \(0, 3\)"):
+    with pytest.raises(ValueError, match=r"maximum: axis of length 0 in shape \(0, 3\)"):
         x.max(0)
     assert x.max(1).shape == (0,)
 
@@ -225,14 +241,14 @@ def test_axis_out_of_range(name):
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
-        ((0, 2), "axis: got 2, expected one from -2 to 1"),
+        ((0, 2), "axes: got 2, expected one from -2 to 1"),
         ((0, 0), r"axes: got \(0, 0\), expected each of"),
         ((0,), "axes"),
     ],
 )
-def test_transpose_wants_each_axis_once(axes, message):
+def test_permute_wants_each_axis_once(axes, message):
     with pytest.raises(ValueError, match=message):
-        Tensor(np.ones((2, 3))).transpose(*axes)
+        Tensor(np.ones((2, 3))).permute(*axes)
 
 
 def test_reshape_to_another_size():
@@ -313,6 +329,218 @@ def test_conversions():
         Tensor([1.0, 2.0]).item()
     with pytest.raises(ValueError, match="ambiguous"):
         bool(Tensor([1.0, 2.0]))
+
+
+# ---------------------------------------------------------------- what hands reach for
+IN_PLACE = {
+    "+": operator.iadd,
+    "-": operator.isub,
+    "*": operator.imul,
+    "/": operator.itruediv,
+    "**": operator.ipow,
+}
+
+
+@given(st.sampled_from(sorted(IN_PLACE)), shapes(max_dims=3, max_side=3), st.booleans(), seeds)
+def test_in_place_arithmetic_changes_the_tensor_itself(symbol, shape, as_tensor, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (numbers(rng, shape, F8, "positive") for _ in range(2))
+    p = Tensor(a, requires_grad=True)
+    also = q = p
+    with tr.no_grad():
+        q = IN_PLACE[symbol](q, Tensor(b) if as_tensor else b)
+    assert q is p
+    np.testing.assert_array_equal(also.data, BINARY[symbol](a, b))
+
+
+def test_updating_parameters_by_hand():
+    p = leaf(1.0, 2.0)
+    (p * p).sum().backward()
+    with tr.no_grad():
+        for parameter in (p,):
+            parameter -= 0.1 * parameter.grad
+    np.testing.assert_allclose(p.data, [0.8, 1.6])
+    held = p * p  # its pullback still needs the values as they were
+    with tr.no_grad():
+        p += 1
+    held.sum().backward()
+    np.testing.assert_allclose(p.grad, [2 + 1.6, 4 + 3.2])
+
+
+@pytest.mark.parametrize("symbol", sorted(IN_PLACE))
+def test_a_leaf_is_not_changed_while_operations_are_recorded(symbol):
+    p = leaf(1.0, 2.0)
+    with pytest.raises(RuntimeError, match=r"while operations are recorded: to update it, write `with tr.no_grad"):
+        IN_PLACE[symbol](p, 2.0)
+    np.testing.assert_array_equal(p.data, [1, 2])
+
+
+def test_what_is_computed_goes_on_by_a_new_tensor():
+    x, total = leaf(3.0), Tensor(np.zeros(1))
+    for _ in range(2):
+        total += x * x
+    total *= 2
+    total.sum().backward()
+    np.testing.assert_array_equal(x.grad, [24])
+    plain = other = Tensor(np.ones(2))
+    plain += 1
+    np.testing.assert_array_equal(other.data, [2, 2])
+    with pytest.raises(ValueError, match=r"\+=: got an operand that makes shape \(3, 2\), expected \(2,\)"):
+        plain += np.ones((3, 1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda a: np.stack([a, a]), r"np.stack: .* call tr.ops.stack"),
+        (lambda a: np.concatenate((a, a)), r"np.concatenate: .* call tr.ops.concat"),
+        (lambda a: np.einsum("i,i->", a, a), r"np.einsum: .* call tr.ops.matmul"),
+        (lambda a: np.mean(a), r"np.mean: .* call tr.ops.mean"),
+        (lambda a: np.where([True], a, a), r"np.where: .* call tr.ops.where"),
+        (lambda a: np.array([a, a]), "would lose its gradient: .* ops.stack or ops.concat"),
+        (lambda a: np.asarray(a), "would lose its gradient"),
+        (lambda a: Tensor([a, a]), "would lose its gradient"),
+        (lambda a: tr.tensor((a, a)), "would lose its gradient"),
+        (lambda a: ops.mean([a, a]), "x: got list, .* would lose its gradient"),
+        (lambda a: a + [a], "would lose its gradient"),
+    ],
+)
+def test_no_gradient_is_lost_to_numpy(call, message):
+    a = leaf(2.0)
+    with pytest.raises(TypeError, match=message):
+        call(a)
+    with tr.no_grad():
+        call(a)
+    call(a.detach())
+
+
+def test_stack_is_what_numpy_makes_of_a_list():
+    a, b = leaf(1.0, 2.0), leaf(3.0, 4.0)
+    np.testing.assert_array_equal(ops.stack([a, b], 1).data, np.stack([a.data, b.data], 1))
+
+
+def test_every_name_that_numpy_users_are_sent_to_is_there():
+    for text in OF_NUMPY.values():
+        for name in re.findall(r"tr\.ops\.(\w+)", text):
+            assert hasattr(ops, name)
+
+
+@given(st.data())
+def test_torchs_words_are_numpys(data):
+    x = data.draw(tensors(F8, shapes(min_dims=1, max_dims=3, max_side=3), values="distinct")).detach()
+    axis = data.draw(st.integers(-x.ndim, x.ndim - 1))
+    for name in ("sum", "mean", "max", "min", "argmax", "argmin"):
+        expected = getattr(np, name)(x.data, axis, keepdims=True)
+        np.testing.assert_allclose(np.asarray(getattr(x, name)(dim=axis, keepdim=True)), expected)
+        if hasattr(ops, name):
+            np.testing.assert_allclose(getattr(ops, name)(x, dim=axis, keepdim=True).data, expected)
+    for name in ("var", "std"):
+        if x.shape[axis] > 1:
+            np.testing.assert_allclose(
+                getattr(x, name)(dim=axis).data, getattr(np, name)(x.data, axis, ddof=1), rtol=1e-12, atol=1e-12
+            )
+    np.testing.assert_array_equal(ops.softmax(x, dim=axis).data, ops.softmax(x, axis).data)
+    np.testing.assert_array_equal(ops.concat([x, x], dim=axis).data, np.concatenate([x.data] * 2, axis))
+    with pytest.raises(TypeError, match="got both axis and dim"):
+        x.sum(axis=axis, dim=axis)
+
+
+@given(st.data())
+def test_shapes_are_numpys(data):
+    x = data.draw(tensors(F8, shapes(max_dims=4, max_side=3)))
+    place = data.draw(st.integers(-x.ndim - 1, x.ndim))
+    np.testing.assert_array_equal(x.unsqueeze(place).data, np.expand_dims(x.data, place))
+    np.testing.assert_array_equal(x.unsqueeze(place).squeeze(dim=place).data, x.data)
+    np.testing.assert_array_equal(x.squeeze().data, np.squeeze(x.data))
+    np.testing.assert_array_equal(x.flatten().data, x.data.ravel())
+    np.testing.assert_array_equal(x.view(-1).data, x.data.ravel())
+    np.testing.assert_array_equal(x.clip(-0.5, 0.5).data, np.clip(x.data, -0.5, 0.5))
+    np.testing.assert_array_equal(abs(x).data, np.abs(x.data))
+    if x.ndim > 1:
+        first = data.draw(st.integers(0, x.ndim - 2))
+        merged = x.flatten(first, first + 1)
+        assert merged.shape == (*x.shape[:first], x.shape[first] * x.shape[first + 1], *x.shape[first + 2 :])
+
+
+def test_numbers():
+    t = Tensor([[2.75]])
+    assert f"{t:.1f}" == "2.8"
+    assert f"{t}" == str(t)
+    assert int(t) == 2
+    for f in (int, float, "{:.2f}".format):
+        with pytest.raises(ValueError, match="only a tensor of one element is a number"):
+            f(Tensor([1.0, 2.0]))
+    for f in (list, len, iter):
+        with pytest.raises(TypeError, match=r"a tensor of shape \(\) is a single number"):
+            f(Tensor(1.0))
+    assert [row.shape for row in Tensor(np.ones((2, 3)))] == [(3,)] * 2
+
+
+def test_max_is_no_pair():
+    t = Tensor([[1.0, 3.0], [5.0, 2.0]])
+    for of in (t.max(1), ops.max(t, 1), t.min(dim=0)):
+        with pytest.raises(TypeError, match="for the places, call argmax"):
+            _, _ = of
+    np.testing.assert_array_equal(t.argmax(1), [1, 0])
+    assert (t.max(1) * 2).sum().item() == 16
+    assert [v.item() for v in t.max(1) * 1] == [3, 5]
+
+
+def test_transpose_is_pytorchs():
+    t = Tensor(np.ones((2, 3, 4)))
+    assert t.transpose(0, 1).shape == (3, 2, 4)
+    for axes in ((), (0,), (0, 2, 1), ((0, 1),)):
+        with pytest.raises(TypeError, match="expected the two axes to swap; permute takes them all"):
+            t.transpose(*axes)
+
+
+@pytest.mark.parametrize("dtype", [F4, F8, "float64", tr.float32, np.dtype(F8)])
+def test_dtype_where_a_tensor_is_made(dtype):
+    for t in (
+        tr.tensor([1, 2], dtype=dtype),
+        Tensor(np.ones(2, F8), dtype=dtype),
+        tr.zeros(2, dtype=dtype),
+        tr.ones((2,), dtype=dtype),
+        tr.randn(2, dtype=dtype),
+        Tensor([1.0]).astype(dtype),
+    ):
+        assert t.dtype == np.dtype(dtype)
+    for wrong in ("int64", np.float16, "nonsense", int):
+        for make in (tr.tensor, tr.zeros):
+            with pytest.raises(TypeError, match=r"dtype: got .*, expected float32 or float64"):
+                make(2, dtype=wrong)
+
+
+def test_creation():
+    np.testing.assert_array_equal(tr.zeros(2, 3).data, np.zeros((2, 3)))
+    np.testing.assert_array_equal(tr.ones([2, 3], requires_grad=True).data, np.ones((2, 3)))
+    assert tr.zeros().shape == ()
+    tr.manual_seed(3)
+    a = tr.randn(1000)
+    tr.manual_seed(3)
+    np.testing.assert_array_equal(a.data, tr.randn(1000).data)
+    assert abs(a.mean().item()) < 0.2
+    assert abs(a.std().item() - 1) < 0.1
+    with pytest.raises(TypeError, match=r"shape: got 1.5 in \(1.5,\), expected whole numbers"):
+        tr.zeros(1.5)
+    with pytest.raises(ValueError, match="expected lengths of 0 or more"):
+        tr.ones(2, -1)
+
+
+def test_astype_gives_the_gradient_back_in_its_own():
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    (x.astype(F8) * leaf(3.0, 4.0)).sum().backward()
+    assert x.grad.dtype == F4
+    np.testing.assert_array_equal(x.grad, [3, 4])
+
+
+def test_a_hook_is_removed_by_its_handle():
+    x, seen = leaf(1.0), []
+    handle = x.register_hook(seen.append)
+    (x * 2).sum().backward()
+    handle.remove()
+    (x * 2).sum().backward()
+    assert len(seen) == 1
 
 
 # ---------------------------------------------------------------- what is recorded

@@ -1,7 +1,10 @@
 """Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
 
+from numpy import float32, float64
+
 from tinyres import checkpoints, data, export, machine, models, nn, ops, optim, profile, schedule, testing, train
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
+from tinyres.create import ones, randn, tensor, zeros
 from tinyres.nn.init import manual_seed
 from tinyres.recompute import checkpoint
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
@@ -16,20 +19,26 @@ __all__ = [
     "detect_anomaly",
     "enable_grad",
     "export",
+    "float32",
+    "float64",
     "machine",
     "manual_seed",
     "models",
     "nn",
     "no_grad",
     "num_threads",
+    "ones",
     "ops",
     "optim",
     "profile",
+    "randn",
     "record",
     "schedule",
     "set_num_threads",
+    "tensor",
     "testing",
     "train",
     "use_algorithm",
     "use_backend",
+    "zeros",
 ]

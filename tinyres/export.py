@@ -270,10 +270,10 @@ def _reshape(w: _Writer, node: Node, inputs: list[str]) -> str:
     return w.write("Reshape", [*inputs, w.constant(node, "shape", np.array(shape, np.int64))], node=node)
 
 
-def _transpose(w: _Writer, node: Node, inputs: list[str]) -> str:
+def _permute(w: _Writer, node: Node, inputs: list[str]) -> str:
     axes = node.attributes["axes"]
     if inputs[0] in w.batched and axes[:1] != (0,):
-        raise ExportError(f"to_onnx: {node!r} transposes to axes {axes}, expected the batch to stay the first axis")
+        raise ExportError(f"to_onnx: {node!r} permutes the axes to {axes}, expected the batch to stay the first axis")
     return w.write("Transpose", inputs, node=node, perm=axes)
 
 
@@ -301,7 +301,7 @@ OPERATORS: dict[str, Callable[[_Writer, Node, list[str]], str]] = {
     "pad": _pad,
     "getitem": _getitem,
     "reshape": _reshape,
-    "transpose": _transpose,
+    "permute": _permute,
     "concat": _same("Concat", "axis"),
     "softmax": _same("Softmax", "axis"),
     "log_softmax": _same("LogSoftmax", "axis"),

@@ -3,13 +3,18 @@
 Operations that need more than a line are in `tinyres.ops`; each computes an array and calls `record`.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import ref
 
 import numpy as np
 
-from tinyres.tape import Array, Hook, Node, Pullback, check_finite, place, run_backward, state
+from tinyres import rules
+from tinyres.rules import with_axes
+from tinyres.spelling import either_spelling
+from tinyres.tape import Array, Hook, HookHandle, Node, Pullback, check_finite, place, run_backward, state
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -23,6 +28,8 @@ class Tensor:
         Copied. float32 and float64 keep their dtype; anything else becomes float32.
     requires_grad : bool
         Whether `backward` should put a gradient in `grad`.
+    dtype : float32 or float64, optional
+        Convert to it.
 
     Attributes
     ----------
@@ -37,7 +44,11 @@ class Tensor:
     Notes
     -----
     A tensor keeps its dtype. Python and NumPy constants take that of the tensor they meet; two tensors of
-    different dtypes do not mix. Comparisons give arrays of bool.
+    different dtypes do not mix. Comparisons give arrays of bool, `argmax` and `argmin` arrays of int.
+
+    NumPy's functions know no gradients. They take a tensor for its values, and refuse one that requires a gradient.
+
+    Where a method takes ``axis`` and ``keepdims``, it takes PyTorch's ``dim`` and ``keepdim`` as well.
 
     Examples
     --------
@@ -52,16 +63,16 @@ class Tensor:
     __slots__ = ("__weakref__", "_data", "_node", "grad", "hooks", "requires_grad")
     __array_ufunc__ = None  # array * tensor is Tensor.__rmul__, not an array of objects
 
-    def __init__(self, array: Any, requires_grad: bool = False) -> None:
+    def __init__(self, array: Any, requires_grad: bool = False, *, dtype: Any = None) -> None:
         if isinstance(array, Tensor):
             array = array.data
         if isinstance(array, np.ndarray | np.generic) and array.dtype in DTYPES:
-            data = np.array(array)
+            data = np.array(array, as_dtype(array.dtype if dtype is None else dtype))
         else:
             values = np.asarray(array)
             if values.dtype.kind not in "fiub" or (values.dtype.itemsize < 4 and values.dtype.kind == "f"):
                 raise TypeError(f"array: got dtype {values.dtype}, expected float32, float64, integers or bool")
-            data = values.astype(np.float32)
+            data = values.astype(as_dtype(np.float32 if dtype is None else dtype))
         self._data: Array = data
         self.grad: Array | None = None
         self.requires_grad = bool(requires_grad)
@@ -113,20 +124,60 @@ class Tensor:
         return self._node is None
 
     def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("a tensor of shape () is a single number, and has no length: item() gives the number")
         return len(self._data)
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        if not self.ndim:
+            raise TypeError("a tensor of shape () is a single number, and nothing to go over: item() gives the number")
+        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         values = np.array2string(self._data, prefix="Tensor(", separator=", ")
         return f"Tensor({values}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        if self._would_lose_gradient():
+            raise TypeError(
+                "an array of this tensor would lose its gradient: make one tensor of several by ops.stack or "
+                "ops.concat; for the values alone, take t.data or t.detach()"
+            )
         return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What NumPy calls where one of its functions is given a tensor: it is for values, not for gradients."""
+
+        def values(argument: Any) -> Any:
+            if isinstance(argument, Tensor):
+                if argument._would_lose_gradient():
+                    name = function.__name__
+                    call = OF_NUMPY.get(name, f"tr.ops.{name}, if there is one")
+                    raise TypeError(
+                        f"np.{name}: the gradient of a tensor would be lost: call {call}; for the values alone, give "
+                        "it t.data or t.detach()"
+                    )
+                return argument._data
+            if type(argument) in (list, tuple):
+                return type(argument)(values(a) for a in argument)
+            return argument
+
+        return function(*values(args), **{name: values(a) for name, a in kwargs.items()})
+
+    def _would_lose_gradient(self) -> bool:
+        return self.requires_grad and state.grad_enabled
 
     def __bool__(self) -> bool:
         return bool(self._data)
 
     def __float__(self) -> float:
-        return float(self.item())
+        return self.item()
+
+    def __int__(self) -> int:
+        return int(self.item())
 
     def item(self) -> float:
         """The value of a tensor of one element, as a Python float."""
@@ -143,7 +194,7 @@ class Tensor:
         return Tensor._wrap(self._data)
 
     # -- gradients
-    def register_hook(self, hook: Hook) -> Callable[[], None]:
+    def register_hook(self, hook: Hook) -> HookHandle:
         """Call `hook` with dL/dself during `backward`, once it is complete.
 
         Parameters
@@ -154,14 +205,12 @@ class Tensor:
 
         Returns
         -------
-        callable
-            Removes the hook.
+        HookHandle
+            Its `remove` removes the hook.
         """
         if not self.requires_grad:
             raise RuntimeError("register_hook: this tensor does not require a gradient, so none will come")
-        hooks = self._node.hooks if self._node else self.hooks
-        hooks.append(hook)
-        return lambda: hooks.remove(hook) if hook in hooks else None
+        return HookHandle(self._node.hooks if self._node else self.hooks, hook)
 
     def retain_grad(self) -> None:
         """Keep the gradient of a computed tensor in `grad`, as a leaf does."""
@@ -225,21 +274,12 @@ class Tensor:
         return record("div", a / b, (self, other), lambda dy: (dy / b, -dy * a / (b * b)))
 
     def __pow__(self, exponent: Any) -> "Tensor":
-        """d(a ** b) = b a^(b - 1) da + a^b log(a) db, and no gradient to b where a = 0."""
         exponent = _operand(self, exponent)
-        a, b, needs_b = self._data, exponent._data, exponent.requires_grad
-        y = a**b
-
-        def pullback(dy: Array) -> Sequence[Array | None]:
-            da = dy * np.where(b == 0, 0, b * a ** np.where(b == 0, 1, b - 1))
-            if not needs_b:
-                return da.astype(dy.dtype, copy=False), None
-            return da, dy * np.where(a == 0, 0, y * np.log(np.where(a == 0, 1, a)))
-
+        y, pullback = rules.power(self._data, exponent._data, needs_b=exponent.requires_grad)
         return record("pow", y, (self, exponent), pullback)
 
     def __matmul__(self, other: Any) -> "Tensor":
-        """Matrix product of the last two axes, the others broadcast. For y = a b: da = dy b^T, db = a^T dy."""
+        """Matrix product of the last two axes, the others broadcast."""
         other = _operand(self, other)
         a, b = self._data, other._data
         if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
@@ -247,16 +287,8 @@ class Tensor:
                 f"matmul: shapes {a.shape} and {b.shape} do not fit; the last axis of the first must be as long as "
                 "the second to last (or only) axis of the second"
             )
-
-        def pullback(dy: Array) -> Sequence[Array]:
-            # a vector is a matrix of one row (left) or one column (right)
-            rows, columns = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
-            dy = np.expand_dims(dy, -1) if b.ndim == 1 else dy
-            dy = np.expand_dims(dy, -2) if a.ndim == 1 else dy
-            da, db = dy @ columns.swapaxes(-1, -2), rows.swapaxes(-1, -2) @ dy
-            return (da[..., 0, :] if a.ndim == 1 else da), (db[..., 0] if b.ndim == 1 else db)
-
-        return record("matmul", np.asarray(a @ b), (self, other), pullback)
+        y, pullback = rules.matmul(a, b)
+        return record("matmul", y, (self, other), pullback)
 
     def __neg__(self) -> "Tensor":
         return record("neg", -self._data, (self,), lambda dy: (-dy,))
@@ -278,6 +310,42 @@ class Tensor:
 
     def __rmatmul__(self, other: Any) -> "Tensor":
         return _operand(self, other) @ self
+
+    # -- arithmetic in place
+    def _in_place(self, sign: str, function: Callable[[Any, Any], Any], other: Any) -> "Tensor":
+        """Change the values where no gradient is recorded; where one is, a new tensor takes the name's place."""
+        if state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
+            if self.requires_grad and self.is_leaf:
+                raise RuntimeError(
+                    f"{sign}=: a tensor that collects gradients cannot be changed while operations are recorded: "
+                    f"to update it, write `with tr.no_grad(): p {sign}= ...`; to compute with it, y = p {sign} ..."
+                )
+            return function(self, other)
+        values = function(self._data, _operand(self, other)._data)
+        if values.shape != self.shape:
+            raise ValueError(f"{sign}=: got an operand that makes shape {values.shape}, expected {self.shape}, its own")
+        if not self._data.flags.writeable:  # a graph that is still alive has saved the old values
+            self._data = self._data.copy()
+        self._data[...] = values
+        return self
+
+    def __iadd__(self, other: Any) -> "Tensor":
+        return self._in_place("+", operator.add, other)
+
+    def __isub__(self, other: Any) -> "Tensor":
+        return self._in_place("-", operator.sub, other)
+
+    def __imul__(self, other: Any) -> "Tensor":
+        return self._in_place("*", operator.mul, other)
+
+    def __itruediv__(self, other: Any) -> "Tensor":
+        return self._in_place("/", operator.truediv, other)
+
+    def __ipow__(self, other: Any) -> "Tensor":
+        return self._in_place("**", operator.pow, other)
+
+    def __imatmul__(self, other: Any) -> "Tensor":
+        return self._in_place("@", operator.matmul, other)
 
     # -- comparisons, which give arrays
     def __lt__(self, other: Any) -> Array:
@@ -317,73 +385,189 @@ class Tensor:
             y = np.sqrt(self._data)
         return record("sqrt", y, (self,), lambda dy: (dy / (y + y),))
 
+    def abs(self) -> "Tensor":
+        """Absolute value; no gradient at 0."""
+        x = self._data
+        return record("abs", np.abs(x), (self,), lambda dy: (dy * np.sign(x),))
+
+    __abs__ = abs
+
+    def clip(self, min: float | None = None, max: float | None = None) -> "Tensor":
+        """Nothing below `min` nor above `max`, either of which may be None."""
+        if (min is None and max is None) or (min is not None and max is not None and not min <= max):
+            raise ValueError(f"clip: got min {min} and max {max}, expected one of them or both, the smaller first")
+        y, pullback = rules.clip(self._data, min, max)
+        return record("clip", y, (self,), pullback, low=min, high=max)
+
+    def astype(self, dtype: Any) -> "Tensor":
+        """In another precision, float32 or float64; the gradient comes back in that of this tensor."""
+        before = self.dtype
+        y = self._data.astype(as_dtype(dtype))
+        return record("astype", y, (self,), lambda dy: (dy.astype(before),), dtype=y.dtype)
+
     # -- shapes
     def __getitem__(self, index: Any) -> "Tensor":
         index = tuple(_values(i) for i in index) if isinstance(index, tuple) else _values(index)
-        x = self._data
-        parts = index if isinstance(index, tuple) else (index,)
-        basic = all(i is None or i is ... or isinstance(i, int | slice) for i in parts)  # takes each element once
-
-        def pullback(dy: Array) -> Sequence[Array]:
-            dx = np.zeros_like(x)
-            if basic:
-                dx[index] = dy
-            else:
-                np.add.at(dx, index, dy)  # an element taken twice gets both gradients
-            return (dx,)
-
-        return record("getitem", np.array(x[index]), (self,), pullback, index=index)
+        y, pullback = rules.getitem(self._data, index)
+        return record("getitem", y, (self,), pullback, index=index)
 
     def reshape(self, *shape: Any) -> "Tensor":
         """The same elements in another shape; one length may be -1."""
-        shape = shape[0] if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        shape = _one_by_one(shape)
         before = self.shape
         return record("reshape", self._data.reshape(shape), (self,), lambda dy: (dy.reshape(before),))
 
-    def transpose(self, *axes: Any) -> "Tensor":
-        """Permute the axes; without an argument, reverse them."""
-        axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        order = _axes(tuple(axes), self.ndim) if axes else tuple(reversed(range(self.ndim)))
-        if sorted(order) != list(range(self.ndim)):
-            raise ValueError(
-                f"axes: got {tuple(axes)}, expected each of the {self.ndim} axes of shape {self.shape} once"
-            )
-        inverse = tuple(int(i) for i in np.argsort(order))
-        return record(
-            "transpose", self._data.transpose(order), (self,), lambda dy: (dy.transpose(inverse),), axes=order
+    view = reshape
+
+    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
+        """Merge the axes from `start_dim` to `end_dim` into one."""
+        first, last = (
+            _axes(d, max(self.ndim, 1), name)[0] for name, d in (("start_dim", start_dim), ("end_dim", end_dim))
         )
+        if first > last:
+            raise ValueError(f"start_dim: got {start_dim}, expected no axis behind end_dim, {end_dim}")
+        merged = int(np.prod(self.shape[first : last + 1]))
+        return self.reshape(*self.shape[:first], merged, *self.shape[last + 1 :])
+
+    @either_spelling
+    def squeeze(self, axis: int | tuple[int, ...] | None = None) -> "Tensor":
+        """Without axes of length 1: all of them, or those of `axis`, each of which must be of length 1."""
+        axes = [i for i, n in enumerate(self.shape) if n == 1] if axis is None else _axes(axis, self.ndim)
+        if long := [a for a in axes if self.shape[a] != 1]:
+            raise ValueError(f"axis: got {axis} for shape {self.shape}, expected axes of length 1, {long[0]} is longer")
+        return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in axes))
+
+    @either_spelling
+    def unsqueeze(self, axis: int) -> "Tensor":
+        """With an axis of length 1 before the axis that is at `axis` now; -1 puts it at the end."""
+        (place,) = _axes(axis, self.ndim + 1)
+        return self.reshape((*self.shape[:place], 1, *self.shape[place:]))
+
+    def permute(self, *axes: Any) -> "Tensor":
+        """The axes in another order, each of them once."""
+        axes = _one_by_one(axes)
+        order = _axes(axes, self.ndim, "axes")
+        if sorted(order) != list(range(self.ndim)):
+            raise ValueError(f"axes: got {axes}, expected each of the {self.ndim} axes of shape {self.shape} once")
+        inverse = tuple(int(i) for i in np.argsort(order))
+        return record("permute", self._data.transpose(order), (self,), lambda dy: (dy.transpose(inverse),), axes=order)
+
+    def transpose(self, *axes: int) -> "Tensor":
+        """Two axes swapped, as in PyTorch. NumPy's transpose, which takes them all, is `permute`."""
+        if len(axes) != 2 or not all(isinstance(a, int) for a in axes):
+            raise TypeError(
+                f"transpose: got {', '.join(map(str, axes)) or 'nothing'}, expected the two axes to swap; permute "
+                "takes them all, in their new order, and .T reverses them"
+            )
+        order = list(range(self.ndim))
+        a, b = _axes(axes, self.ndim)
+        order[a], order[b] = order[b], order[a]
+        return self.permute(order)
 
     @property
     def T(self) -> "Tensor":
-        """All axes reversed, as by `transpose()`."""
-        return self.transpose()
+        """All axes reversed."""
+        return self.permute(tuple(reversed(range(self.ndim))))
 
     # -- reductions
+    @either_spelling
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Sum over the given axes (all of them by default)."""
         shape, axes = self.shape, _axes(axis, self.ndim)
         y = np.asarray(self._data.sum(axes, keepdims=keepdims))
-        return record("sum", y, (self,), lambda dy: (np.broadcast_to(_with_axes(dy, axes, len(shape)), shape),))
+        return record("sum", y, (self,), lambda dy: (np.broadcast_to(with_axes(dy, axes, len(shape)), shape),))
 
+    @either_spelling
     def mean(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Mean over the given axes (all of them by default)."""
-        count = int(np.prod([self.shape[a] for a in _axes(axis, self.ndim)]))
-        if count == 0:
-            raise ValueError(f"mean: axis of length 0 in shape {self.shape}; an empty set has no mean")
+        count = self._count("mean", axis)
         return self.sum(axis, keepdims=keepdims) / count
 
+    @either_spelling
+    def var(
+        self, axis: int | tuple[int, ...] | None = None, *, correction: float = 1, keepdims: bool = False
+    ) -> "Tensor":
+        """Variance over the given axes (all of them by default), as in PyTorch: the sum of squares is divided by the
+        number of values less `correction`. NumPy's is ``correction=0``."""
+        return self._spread("var", rules.variance, axis, correction, keepdims)
+
+    @either_spelling
+    def std(
+        self, axis: int | tuple[int, ...] | None = None, *, correction: float = 1, keepdims: bool = False
+    ) -> "Tensor":
+        """Standard deviation, the square root of `var`; no gradient where it is 0."""
+        return self._spread("std", rules.deviation, axis, correction, keepdims)
+
+    def _spread(self, name: str, rule: Callable[..., rules.Rule], axis: Any, correction: float, keep: bool) -> "Tensor":
+        count = self._count("variance", axis)
+        if not correction < count:
+            raise ValueError(f"correction: got {correction}, expected less than the {count} values")
+        y, pullback = rule(self._data, _axes(axis, self.ndim), degrees=count - correction, keepdims=keep)
+        return record(name, y, (self,), pullback)
+
+    @either_spelling
     def max(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Maximum over the given axes (all of them by default). Equal maxima share the gradient equally."""
-        x, axes = self._data, _axes(axis, self.ndim)
-        if any(x.shape[a] == 0 for a in axes):
-            raise ValueError(f"max: axis of length 0 in shape {x.shape}; an empty set has no maximum")
-        top = np.asarray(x.max(axes, keepdims=True))
+        self._count("maximum", axis)
+        y, pullback = rules.largest(self._data, _axes(axis, self.ndim), keepdims=keepdims)
+        return _Extremes._of(record("max", y, (self,), pullback))
 
-        def pullback(dy: Array) -> Sequence[Array]:
-            hit = (x == top).astype(x.dtype)
-            return (hit / hit.sum(axes, keepdims=True) * _with_axes(dy, axes, x.ndim),)
+    @either_spelling
+    def min(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
+        """Minimum over the given axes (all of them by default). Equal minima share the gradient equally."""
+        self._count("minimum", axis)
+        return _Extremes._of(-(-self).max(axis, keepdims=keepdims))
 
-        return record("max", top if keepdims else top.squeeze(axes), (self,), pullback)
+    @either_spelling
+    def argmax(self, axis: int | None = None, *, keepdims: bool = False) -> Array:
+        """Where the maximum is along an axis (the first of equal ones), or in the flattened tensor: array of int."""
+        return self._where_is("argmax", axis, keepdims)
+
+    @either_spelling
+    def argmin(self, axis: int | None = None, *, keepdims: bool = False) -> Array:
+        """Where the minimum is, as `argmax`."""
+        return self._where_is("argmin", axis, keepdims)
+
+    def _where_is(self, name: str, axis: int | None, keepdims: bool) -> Array:
+        if axis is not None:
+            _axes(axis, self.ndim)
+        self._count("maximum" if name == "argmax" else "minimum", axis)
+        return np.asarray(getattr(self._data, name)(axis, keepdims=keepdims))
+
+    def _count(self, of: str, axis: int | tuple[int, ...] | None) -> int:
+        """How many values a reduction reduces to one."""
+        count = int(np.prod([self.shape[a] for a in _axes(axis, self.ndim)]))
+        if count == 0:
+            raise ValueError(f"{of}: axis of length 0 in shape {self.shape}; an empty set has no {of}")
+        return count
+
+
+class _Extremes(Tensor):
+    """Maxima or minima, which PyTorch's users expect to come in a pair with their places."""
+
+    __slots__ = ()
+
+    @classmethod
+    def _of(cls, tensor: Tensor) -> Tensor:
+        tensor.__class__ = cls
+        return tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        raise TypeError("max and min give values alone, not a pair of values and places: for the places, call argmax")
+
+
+OF_NUMPY = {
+    "append": "tr.ops.concat",
+    "argmax": "t.argmax",
+    "argmin": "t.argmin",
+    "concatenate": "tr.ops.concat",
+    "dot": "tr.ops.matmul",
+    "einsum": "tr.ops.matmul, or multiply and tr.ops.sum",
+    "hstack": "tr.ops.concat",
+    "tensordot": "tr.ops.matmul",
+    "vstack": "tr.ops.concat",
+}
+"""What to call for functions of NumPy that have another name here."""
 
 
 # ---------------------------------------------------------------- recording
@@ -456,7 +640,17 @@ def as_tensor(name: str, value: Any) -> Tensor:
     try:
         return Tensor(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name}: got {type(value).__name__}, expected a Tensor or an array of numbers") from error
+        why = f": {error}" if "lose its gradient" in str(error) else ""
+        raise TypeError(f"{name}: got {type(value).__name__}, expected a Tensor or an array of numbers{why}") from error
+
+
+def as_dtype(dtype: Any) -> np.dtype[Any]:
+    """A precision that tensors have: float32 or float64."""
+    if dtype is not None:  # of which NumPy makes float64
+        with contextlib.suppress(TypeError):
+            if (found := np.dtype(dtype)) in DTYPES:
+                return found
+    raise TypeError(f"dtype: got {dtype!r}, expected float32 or float64")
 
 
 def _values(value: Any) -> Any:
@@ -473,19 +667,21 @@ def _operand(tensor: Tensor, other: Any) -> Tensor:
     elif other.dtype != tensor.dtype:
         raise TypeError(
             f"operands of dtypes {tensor.dtype} and {other.dtype}: nothing is promoted silently, convert one of "
-            "them, e.g. Tensor(t.data.astype(np.float32))"
+            "them, e.g. t.astype(np.float32)"
         )
     return other
 
 
-def _axes(axis: int | tuple[int, ...] | None, ndim: int) -> tuple[int, ...]:
-    axes = tuple(range(ndim)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+def _axes(axis: int | Sequence[int] | None, ndim: int, name: str = "axis") -> tuple[int, ...]:
+    axes = tuple(range(ndim)) if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
     for a in axes:
+        if isinstance(a, bool) or not isinstance(a, int | np.integer):
+            raise TypeError(f"{name}: got {a!r}, expected an int, or a tuple of them")
         if not -ndim <= a < ndim:
-            raise ValueError(f"axis: got {a}, expected one from {-ndim} to {ndim - 1} for {ndim} dimensions")
-    return tuple(a % ndim for a in axes)
+            raise ValueError(f"{name}: got {a}, expected one from {-ndim} to {ndim - 1} for {ndim} dimensions")
+    return tuple(int(a) % ndim for a in axes)
 
 
-def _with_axes(dy: Array, axes: tuple[int, ...], ndim: int) -> Array:
-    """Put the axes back, with length 1, that a reduction took away."""
-    return dy if dy.ndim == ndim else np.expand_dims(dy, axes)
+def _one_by_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments that may come one by one or as one sequence."""
+    return tuple(values[0]) if len(values) == 1 and isinstance(values[0], Sequence) else values

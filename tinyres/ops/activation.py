@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinyres import backend
+from tinyres.spelling import either_spelling
 from tinyres.tensor import Tensor, as_tensor, record
 
 
@@ -50,6 +51,7 @@ def tanh(x: Tensor) -> Tensor:
     return record("tanh", y, (x,), lambda dy: (dy * (1 - y * y),))
 
 
+@either_spelling
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """exp(x_i) / sum_j exp(x_j) along `axis`.
 
@@ -70,6 +72,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     return record("softmax", y, (x,), lambda dy: (y * (dy - (dy * y).sum(axis, keepdims=True)),), axis=axis)
 
 
+@either_spelling
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Logarithm of `softmax`, computed without forming it, so that small probabilities keep their digits.
 

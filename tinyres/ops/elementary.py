@@ -8,8 +8,6 @@ import numpy as np
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
 
-_Axis = int | tuple[int, ...] | None
-
 
 def exp(x: Tensor) -> Tensor:
     """e^x; its own derivative.
@@ -59,40 +57,50 @@ def matmul(a: Tensor, b: Any) -> Tensor:
     return as_tensor("a", a) @ b
 
 
-def sum(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Sum over the given axes (all by default).
+def abs(x: Tensor) -> Tensor:
+    """Absolute value; derivative the sign of x, and 0 at 0.
 
     Examples
     --------
     >>> import tinyres as tr
-    >>> tr.ops.sum(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), 0).data
-    array([4., 6.], dtype=float32)
+    >>> tr.ops.abs(tr.Tensor([-2.0, 3.0])).data
+    array([2., 3.], dtype=float32)
     """
-    return as_tensor("x", x).sum(axis, keepdims=keepdims)
+    return as_tensor("x", x).abs()
 
 
-def mean(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Mean over the given axes (all by default).
+def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
+    """Nothing below `min` nor above `max`; derivative 1 from `min` to `max`, both included, and 0 outside.
+
+    Raises
+    ------
+    ValueError
+        Where neither is given, or `min` is larger than `max`.
 
     Examples
     --------
     >>> import tinyres as tr
-    >>> tr.ops.mean(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), 0, keepdims=True).data
-    array([[2., 3.]], dtype=float32)
+    >>> tr.ops.clip(tr.Tensor([-2.0, 0.5, 3.0]), 0, 1).data
+    array([0. , 0.5, 1. ], dtype=float32)
     """
-    return as_tensor("x", x).mean(axis, keepdims=keepdims)
+    return as_tensor("x", x).clip(min, max)
 
 
-def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Maximum over the given axes (all by default); equal maxima share the gradient.
+def astype(x: Tensor, dtype: Any) -> Tensor:
+    """In another precision, float32 or float64; dL/dx = dL/dy in that of x.
+
+    Raises
+    ------
+    TypeError
+        Where it is none of the two.
 
     Examples
     --------
     >>> import tinyres as tr
-    >>> tr.ops.max(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]), 1).data
-    array([2., 4.], dtype=float32)
+    >>> tr.ops.astype(tr.Tensor([0.5]), "float64").data
+    array([0.5])
     """
-    return as_tensor("x", x).max(axis, keepdims=keepdims)
+    return as_tensor("x", x).astype(dtype)
 
 
 def maximum(a: Tensor, b: Any) -> Tensor:

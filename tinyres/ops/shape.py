@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyres.spelling import either_spelling
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
 
@@ -21,20 +22,34 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return as_tensor("x", x).reshape(shape)
 
 
-def transpose(x: Tensor, axes: tuple[int, ...] | None = None) -> Tensor:
-    """Permute the axes; reverse them by default.
+def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
+    """The axes in another order, each of them once.
 
     Examples
     --------
     >>> import numpy as np, tinyres as tr
-    >>> tr.ops.transpose(tr.Tensor(np.zeros((2, 3, 4))), (2, 0, 1)).shape
+    >>> tr.ops.permute(tr.Tensor(np.zeros((2, 3, 4))), (2, 0, 1)).shape
     (4, 2, 3)
     """
-    return as_tensor("x", x).transpose(*axes or ())
+    return as_tensor("x", x).permute(axes)
 
 
-def flatten(x: Tensor, start: int = 1) -> Tensor:
-    """Merge all axes from `start` on: (N, C, H, W) -> (N, C * H * W).
+def transpose(x: Tensor, axis0: int, axis1: int) -> Tensor:
+    """Two axes swapped; for all of them in a new order, see `permute`.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.transpose(tr.Tensor(np.zeros((2, 3, 4))), 0, 2).shape
+    (4, 3, 2)
+    """
+    return as_tensor("x", x).transpose(axis0, axis1)
+
+
+def flatten(x: Tensor, start_dim: int = 1, end_dim: int = -1) -> Tensor:
+    """Merge the axes from `start_dim` to `end_dim`: (N, C, H, W) -> (N, C * H * W).
+
+    Samples stay apart by default, as in `nn.Flatten`; ``x.flatten()``, as in PyTorch, merges all axes.
 
     Examples
     --------
@@ -42,10 +57,33 @@ def flatten(x: Tensor, start: int = 1) -> Tensor:
     >>> tr.ops.flatten(tr.Tensor(np.zeros((2, 3, 4, 4)))).shape
     (2, 48)
     """
-    x = as_tensor("x", x)
-    if not 0 <= start < max(x.ndim, 1):
-        raise ValueError(f"start: got {start}, expected 0 to {x.ndim - 1} for shape {x.shape}")
-    return x.reshape(*x.shape[:start], int(np.prod(x.shape[start:])))
+    return as_tensor("x", x).flatten(start_dim, end_dim)
+
+
+@either_spelling
+def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
+    """Without axes of length 1: all of them, or those of `axis`, which must be of length 1.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.squeeze(tr.Tensor(np.zeros((1, 3, 1))), 0).shape
+    (3, 1)
+    """
+    return as_tensor("x", x).squeeze(axis)
+
+
+@either_spelling
+def unsqueeze(x: Tensor, axis: int) -> Tensor:
+    """With an axis of length 1 more, at `axis`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.unsqueeze(tr.Tensor([1.0, 2.0]), -1).shape
+    (2, 1)
+    """
+    return as_tensor("x", x).unsqueeze(axis)
 
 
 def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
@@ -93,6 +131,7 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     return record("pad", y, (x,), lambda dy: (dy[inner],), before=before, after=after, value=value)
 
 
+@either_spelling
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join tensors along an axis. The gradient is cut at the same places.
 
@@ -109,8 +148,7 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     >>> tr.ops.concat([tr.Tensor([1.0]), tr.Tensor([2.0, 3.0])]).data
     array([1., 2., 3.], dtype=float32)
     """
-    tensors = [as_tensor("tensors", t) for t in tensors]
-    shapes = [t.shape for t in tensors]
+    tensors, shapes = _of_one_dtype(tensors)
     if not tensors or not -len(shapes[0]) <= axis < len(shapes[0]):
         raise ValueError(
             f"tensors: got shapes {shapes} and axis {axis}, expected one or more tensors that have this axis"
@@ -118,11 +156,47 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     others = {(*s[: axis % len(s)], *s[axis % len(s) + 1 :]) if s else () for s in shapes}
     if len(others) > 1 or len({len(s) for s in shapes}) > 1:
         raise ValueError(f"tensors: got shapes {shapes}, expected them to agree in all axes but {axis}")
-    if len({t.dtype for t in tensors}) > 1:
-        raise TypeError(f"tensors: got dtypes {[str(t.dtype) for t in tensors]}, expected one dtype")
     cuts = np.cumsum([s[axis] for s in shapes])[:-1]
     y = np.concatenate([t.data for t in tensors], axis)
     return record("concat", y, tensors, lambda dy: np.split(dy, cuts, axis), axis=axis)
+
+
+@either_spelling
+def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
+    """Put tensors of one shape side by side along a new axis: y[i] = tensors[i], and each gets its part of dL/dy.
+
+    Raises
+    ------
+    ValueError
+        Where there is none, their shapes differ, or there is no such place for an axis.
+    TypeError
+        Where their dtypes differ.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.stack([tr.Tensor([1.0, 2.0]), tr.Tensor([3.0, 4.0])], axis=1).data
+    array([[1., 3.],
+           [2., 4.]], dtype=float32)
+    """
+    tensors, shapes = _of_one_dtype(tensors)
+    if len(set(shapes)) != 1:
+        raise ValueError(f"tensors: got shapes {shapes}, expected one or more tensors of one shape")
+    most = len(shapes[0])
+    if not -most - 1 <= axis <= most:
+        raise ValueError(f"axis: got {axis}, expected one from {-most - 1} to {most} for tensors of {most} dimensions")
+    y = np.stack([t.data for t in tensors], axis)
+    return record("stack", y, tensors, lambda dy: list(np.moveaxis(dy, axis, 0)), axis=axis)
+
+
+def _of_one_dtype(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[tuple[int, ...]]]:
+    """Tensors of a sequence, and their shapes."""
+    if isinstance(tensors, Tensor):
+        raise TypeError("tensors: got a single Tensor, expected a list of tensors")
+    tensors = [as_tensor("tensors", t) for t in tensors]
+    if len({t.dtype for t in tensors}) > 1:
+        raise TypeError(f"tensors: got dtypes {[str(t.dtype) for t in tensors]}, expected one dtype")
+    return tensors, [t.shape for t in tensors]
 
 
 def where(condition: Any, a: Tensor, b: Tensor) -> Tensor:

@@ -46,9 +46,9 @@ _Form = tuple[tuple[tuple[int, ...], ...], dict[str, Any]]  # shapes of the inpu
 
 
 @st.composite
-def _transposed(draw: st.DrawFn) -> _Form:
+def _permuted(draw: st.DrawFn) -> _Form:
     shape = draw(_any_shape)
-    return (shape,), {"axes": tuple(draw(st.permutations(range(len(shape)))))} if shape else {}
+    return (shape,), {"axes": tuple(draw(st.permutations(range(len(shape)))))}
 
 
 @st.composite
@@ -124,11 +124,11 @@ FORMS: dict[str, st.SearchStrategy[_Form]] = {
     "log_softmax": _along_axis(),
     "matmul": _multiplied(),
     "pad": _padded(),
+    "permute": _permuted(),
     "sigmoid": _alone,
     "softmax": _along_axis(),
     "sqrt": _alone,
     "tanh": _alone,
-    "transpose": _transposed(),
     "where": _stretched,
 }
 """Shapes and options of the operations that can be examined. They shrink to few numbers and defaults."""

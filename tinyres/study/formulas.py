@@ -31,6 +31,13 @@ FORMULAS: dict[str, Formula] = {
     "exp": Formula(("y = e^{x}",), ("dL/dx = dL/dy · y",)),
     "log": Formula(("y = log x",), ("dL/dx = dL/dy / x",)),
     "sqrt": Formula(("y = √x",), ("dL/dx = dL/dy / (2 y)",)),
+    "abs": Formula(("y = |x|",), ("dL/dx = dL/dy · sign x",), "no gradient at 0"),
+    "clip": Formula(
+        ("y = min(max(x, low), high)",),
+        ("dL/dx = dL/dy · [low ≤ x ≤ high]",),
+        "what was cut off has no influence on the loss",
+    ),
+    "astype": Formula(("y = x, rounded to another precision",), ("dL/dx = dL/dy, in that of x",)),
     "matmul": Formula(("y = a b",), ("dL/da = dL/dy b^{T}", "dL/db = a^{T} dL/dy"), "products of matrices"),
     "getitem": Formula(
         ("y = x[index]",),
@@ -38,16 +45,27 @@ FORMULAS: dict[str, Formula] = {
         "what was not taken has no influence on the loss; what was taken twice gets both gradients",
     ),
     "reshape": Formula(("y = x in another shape",), ("dL/dx = dL/dy in the shape of x",), "nothing is computed"),
-    "transpose": Formula(("y = x, axes permuted",), ("dL/dx = dL/dy, axes permuted back",), "nothing is computed"),
+    "permute": Formula(("y = x, axes permuted",), ("dL/dx = dL/dy, axes permuted back",), "nothing is computed"),
     "pad": Formula(
         ("y = x, with constants around it",), ("dL/dx = dL/dy where x is",), "what is constant needs no gradient"
     ),
     "concat": Formula(("y = [a, b, …]",), ("dL/da, dL/db, … = dL/dy, cut at the same places",)),
+    "stack": Formula(("y_{0} = a, y_{1} = b, …",), ("dL/da = dL/dy_{0}, dL/db = dL/dy_{1}, …",)),
     "where": Formula(
         ("y = a where the condition holds, else b",),
         ("dL/da = dL/dy where it holds, else 0", "dL/db = 0 where it holds, else dL/dy"),
     ),
     "sum": Formula(("y = Σ_{i} x_{i}",), ("dL/dx_{i} = dL/dy",), "every term counts the same"),
+    "var": Formula(
+        ("m = 1/n Σ_{i} x_{i}", "y = 1/d Σ_{i} (x_{i} − m)^{2}"),
+        ("dL/dx_{i} = dL/dy · 2 (x_{i} − m) / d",),
+        "d: the n values less the correction; what passes through m sums to 0",
+    ),
+    "std": Formula(
+        ("m = 1/n Σ_{i} x_{i}", "y = √(1/d Σ_{i} (x_{i} − m)^{2})"),
+        ("dL/dx_{i} = dL/dy · (x_{i} − m) / (d y)",),
+        "d: the n values less the correction; no gradient where y = 0",
+    ),
     "max": Formula(("y = max_{i} x_{i}",), ("dL/dx_{i} = dL/dy · [x_{i} = y] / k",), "k elements are equal to y"),
     "maximum": Formula(
         ("y = max(a, b)",),
@@ -80,7 +98,8 @@ FORMULAS: dict[str, Formula] = {
     ),
 }
 """Of all operations but those of `_VARIED`, by the name on the tape. `ops.mean` is a sum and a division there,
-`ops.flatten` a reshape, and `ops.global_avg_pool2d` an avg_pool2d."""
+`ops.min` a max between two neg, `ops.transpose` a permute, `ops.flatten`, `ops.squeeze` and
+`ops.unsqueeze` a reshape, and `ops.global_avg_pool2d` an avg_pool2d."""
 
 
 def _convolution(how: Mapping[str, Any], inputs: int) -> Formula:

@@ -83,8 +83,9 @@ def errors(op: str, seed: int = 0) -> Errors:
     the derivative of the sum is 0, h = (3 u R / f''')^(1/3), which is of the order u^(1/3); and there it is
     3/2 u R / h. f'' and f''' are measured by differences of f, in float64.
 
-    A kink is crossed where the gradient at x + h d or x - h d has its zeros in other places than the one at x: ReLU
-    and maximum pass a gradient on or do not, and where each of them does is which branch they took.
+    A kink is crossed where the gradient at x + h d or x - h d has its zeros in other places than the one at x, or the
+    same value with the other sign: ReLU and maximum pass a gradient on or do not, abs passes it on or turns it round,
+    and where each of them does is which branch they took.
 
     References
     ----------
@@ -148,14 +149,14 @@ def _gradients(problem: Problem, arrays: list[Array], v: Array) -> tuple[Array, 
 def _first_kink(problem: Problem, direction: list[Array], v: Array) -> float | None:
     """The smallest step to which branches are others than at 0, found among `STEPS` and then by halving."""
 
-    def branches(t: float) -> list[Array]:
-        moved = [a + t * d for a, d in zip(problem.inputs, direction, strict=True)]
-        return [g != 0 for g in _gradients(problem, moved, v)[1]]
+    def gradients(t: float) -> list[Array]:
+        return _gradients(problem, [a + t * d for a, d in zip(problem.inputs, direction, strict=True)], v)[1]
 
-    here = branches(0)
+    here = gradients(0)
 
     def crossed(h: float) -> bool:
-        return any(not np.array_equal(a, b) for t in (h, -h) for a, b in zip(branches(t), here, strict=True))
+        pairs = [pair for t in (h, -h) for pair in zip(gradients(t), here, strict=True)]
+        return any((((g == 0) != (g0 == 0)) | ((g == -g0) & (g != 0))).any() for g, g0 in pairs)
 
     after = next((h for h in STEPS if crossed(h)), None)
     if after is None:

@@ -52,7 +52,7 @@ _HINTS = {  # from easy to hard
     "sigmoid: y for y (1 - y)": "Write y = 1 / (1 + exp(-x)), use the chain rule, and express exp(-x) by y. "
     "For a large x the curve is flat: is the gradient 0 there?",
     "where: the branches' gradients exchanged": "An input gets dL/dy exactly where it was chosen.",
-    "transpose: the same axes back": "What undoes a permutation? For two axes it is the permutation itself; try three.",
+    "permute: the same axes back": "What undoes a permutation? For two axes it is the permutation itself; try three.",
     "concat: cut at lengths, not at their sums": "np.split takes the places to cut at, not how long the pieces are. "
     "With two tensors nobody sees the difference.",
     "pad: cut by what was put behind, not before": "How many elements stand before the first one of x?",

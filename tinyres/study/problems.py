@@ -25,6 +25,10 @@ def _concat(*tensors: Tensor, **options: Any) -> Tensor:
     return ops.concat(tensors, **options)
 
 
+def _stack(*tensors: Tensor, **options: Any) -> Tensor:
+    return ops.stack(tensors, **options)
+
+
 def _conv2d(x: Tensor, weight: Tensor, bias: Tensor, *residual: Tensor, **options: Any) -> Tensor:
     return ops.conv2d(x, weight, bias, residual=residual[0] if residual else None, **options)
 
@@ -44,6 +48,7 @@ _CALLS: dict[str, Callable[..., Tensor]] = {
     "concat": _concat,
     "conv2d": _conv2d,
     "cross_entropy": _cross_entropy,
+    "stack": _stack,
     "where": _where,
 }
 """Of those operations that take more than tensors and options, or tensors in another way."""
@@ -108,8 +113,11 @@ class Problem:
 # ---------------------------------------------------------------- examples
 _IMAGES: Shape = (2, 2, 4, 4)
 _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
+    "abs": (((3, 4),), {}),
+    "astype": (((3, 4),), {"dtype": np.float64}),
     "avg_pool2d": ((_IMAGES,), {"kernel_size": 2}),
     "batch_norm": (((4, 2, 2, 2), (2,), (2,), (4, 2, 2, 2)), {"training": True, "relu": True}),
+    "clip": (((3, 4),), {"min": -0.5, "max": 0.5}),
     "concat": (((2, 3), (2, 2)), {"axis": 1}),
     "conv2d": ((_IMAGES, (3, 2, 3, 3), (3,), (2, 3, 4, 4)), {"padding": 1, "relu": True}),
     "cross_entropy": (((4, 5),), {"label_smoothing": 0.1}),
@@ -124,15 +132,22 @@ _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "max_pool2d": ((_IMAGES,), {"kernel_size": 2}),
     "maximum": (((3, 4), (3, 4)), {}),
     "mean": (((3, 4),), {"axis": 1}),
+    "min": (((3, 4),), {"axis": 1}),
     "pad": (((2, 3),), {"padding": (1, 2)}),
+    "permute": (((2, 3, 4),), {"axes": (2, 0, 1)}),
     "relu": (((3, 4),), {}),
     "reshape": (((3, 4),), {"shape": (2, 6)}),
     "sigmoid": (((3, 4),), {}),
     "softmax": (((3, 4),), {}),
     "sqrt": (((3, 4),), {}),
+    "squeeze": (((3, 1),), {}),
+    "stack": (((2, 3), (2, 3)), {"axis": 1}),
+    "std": (((3, 4),), {"axis": 1}),
     "sum": (((3, 4),), {"axis": 1}),
     "tanh": (((3, 4),), {}),
-    "transpose": (((3, 4),), {}),
+    "transpose": (((3, 4),), {"axis0": 0, "axis1": 1}),
+    "unsqueeze": (((3, 4),), {"axis": 1}),
+    "var": (((3, 4),), {"axis": 1}),
     "where": (((3, 4), (4,)), {}),
 }
 POSITIVE = ("log", "sqrt")

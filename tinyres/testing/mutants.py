@@ -102,14 +102,14 @@ def _mutants() -> Iterator[Mutant]:
     )
     yield Mutant(
         "power: exponent not reduced",
-        "tensor.py",
+        "rules.py",
         "b * a ** np.where(b == 0, 1, b - 1))",
         "b * a ** np.where(b == 0, 1, b))",
         _TAPE,
     )
     yield Mutant(
         "matmul: a product of the wrong side",
-        "tensor.py",
+        "rules.py",
         "rows.swapaxes(-1, -2) @ dy\n",
         "(dy.swapaxes(-1, -2) @ rows)\n",
         _TAPE,
@@ -117,25 +117,39 @@ def _mutants() -> Iterator[Mutant]:
     )
     yield Mutant(
         "indexing: an element taken twice gets one of its gradients",
-        "tensor.py",
-        "                np.add.at(dx, index, dy)  # an element taken twice gets both gradients\n",
-        "                dx[index] = dy\n",
+        "rules.py",
+        "            np.add.at(dx, index, dy)  # an element taken twice gets both gradients\n",
+        "            dx[index] = dy\n",
         _TAPE,
     )
     yield Mutant(
         "max: equal maxima each get the whole gradient",
-        "tensor.py",
-        "            return (hit / hit.sum(axes, keepdims=True) * _with_axes(dy, axes, x.ndim),)",
-        "            return (hit * _with_axes(dy, axes, x.ndim),)",
+        "rules.py",
+        "        return (hit / hit.sum(axes, keepdims=True) * with_axes(dy, axes, x.ndim),)",
+        "        return (hit * with_axes(dy, axes, x.ndim),)",
         _TAPE,
     )
     yield Mutant("subtraction: the sign lost", "tensor.py", "lambda dy: (dy, -dy))", "lambda dy: (dy, dy))", _TAPE)
     yield Mutant("division: b for b^2", "tensor.py", "-dy * a / (b * b)))", "-dy * a / b))", _TAPE)
     yield Mutant("square root: half of the factor 2", "tensor.py", "(dy / (y + y),)", "(dy / y,)", _TAPE, "sqrt")
     yield Mutant(
-        "transpose: the same axes back", "tensor.py", "dy.transpose(inverse)", "dy.transpose(order)", _TAPE, "transpose"
+        "permute: the same axes back", "tensor.py", "dy.transpose(inverse)", "dy.transpose(order)", _TAPE, "permute"
     )
     yield Mutant("mean: 1/n forgotten", "tensor.py", "keepdims=keepdims) / count", "keepdims=keepdims)", _TAPE)
+    yield Mutant("absolute value: the sign lost", "tensor.py", "dy * np.sign(x)", "dy * np.ones_like(x)", _OPS + " abs")
+    yield Mutant(
+        "variance: the factor 2 lost", "rules.py", "(2 / degrees) * centred", "(1 / degrees) * centred", _OPS + " var"
+    )
+    yield Mutant(
+        "clip: nothing is cut off", "rules.py", "np.where(inside, dy, 0)", "np.where(True, dy, 0)", _OPS + " clip"
+    )
+    yield Mutant(
+        "stack: the gradient along the wrong axis",
+        "ops/shape.py",
+        "np.moveaxis(dy, axis, 0)",
+        "np.moveaxis(dy, 0, 0)",
+        _OPS + " stack",
+    )
     yield Mutant(
         "maximum: a tie goes to the first",
         "ops/elementary.py",

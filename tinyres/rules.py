@@ -1,0 +1,95 @@
+"""Derivatives that take more than a line: for each function its value, and the pullback that belongs to it.
+
+On arrays alone. `Tensor` puts both on the tape; those of one line are written there.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyres.tape import Array, Pullback
+
+Rule = tuple[Array, Pullback]
+
+
+def power(a: Array, b: Array, *, needs_b: bool) -> Rule:
+    """d(a ** b) = b a^(b - 1) da + a^b log(a) db, and no gradient to b where a = 0."""
+    y = a**b
+
+    def pullback(dy: Array) -> Sequence[Array | None]:
+        da = dy * np.where(b == 0, 0, b * a ** np.where(b == 0, 1, b - 1))
+        if not needs_b:
+            return da.astype(dy.dtype, copy=False), None
+        return da, dy * np.where(a == 0, 0, y * np.log(np.where(a == 0, 1, a)))
+
+    return y, pullback
+
+
+def matmul(a: Array, b: Array) -> Rule:
+    """For y = a b: da = dy b^T, db = a^T dy."""
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        # a vector is a matrix of one row (left) or one column (right)
+        rows, columns = (a[None] if a.ndim == 1 else a), (b[:, None] if b.ndim == 1 else b)
+        dy = np.expand_dims(dy, -1) if b.ndim == 1 else dy
+        dy = np.expand_dims(dy, -2) if a.ndim == 1 else dy
+        da, db = dy @ columns.swapaxes(-1, -2), rows.swapaxes(-1, -2) @ dy
+        return (da[..., 0, :] if a.ndim == 1 else da), (db[..., 0] if b.ndim == 1 else db)
+
+    return np.asarray(a @ b), pullback
+
+
+def getitem(x: Array, index: Any) -> Rule:
+    """Each element gets the gradients of all places it was taken to: dx[index] += dy."""
+    parts = index if isinstance(index, tuple) else (index,)
+    basic = all(i is None or i is ... or isinstance(i, int | slice) for i in parts)  # takes each element once
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        dx = np.zeros_like(x)
+        if basic:
+            dx[index] = dy
+        else:
+            np.add.at(dx, index, dy)  # an element taken twice gets both gradients
+        return (dx,)
+
+    return np.array(x[index]), pullback
+
+
+def largest(x: Array, axes: tuple[int, ...], *, keepdims: bool) -> Rule:
+    """dx_i = dy [x_i = y] / k, where k elements are equal to the maximum y: they share the gradient equally."""
+    top = np.asarray(x.max(axes, keepdims=True))
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        hit = (x == top).astype(x.dtype)
+        return (hit / hit.sum(axes, keepdims=True) * with_axes(dy, axes, x.ndim),)
+
+    return (top if keepdims else top.squeeze(axes)), pullback
+
+
+def variance(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool) -> Rule:
+    """y = sum_i (x_i - m)^2 / d with m the mean, so dx_j = dy 2 (x_j - m) / d.
+
+    That m depends on x as well adds nothing: its part is -2 / d sum_i (x_i - m) dm/dx_j, and the sum is 0.
+    """
+    centred = x - x.mean(axes, keepdims=True)
+    y = np.asarray((centred * centred).sum(axes, keepdims=keepdims) / x.dtype.type(degrees))
+    return y, lambda dy: (with_axes(dy, axes, x.ndim) * (2 / degrees) * centred,)
+
+
+def deviation(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool) -> Rule:
+    """y = sqrt(variance), so dx_j = dy (x_j - m) / (d y); and none where all x are equal, at the tip of a cone."""
+    square, pull = variance(x, axes, degrees=degrees, keepdims=keepdims)
+    y = np.sqrt(square)
+    return y, lambda dy: pull(dy * np.where(y == 0, 0, 0.5 / np.where(y == 0, 1, y)).astype(x.dtype, copy=False))
+
+
+def clip(x: Array, low: float | None, high: float | None) -> Rule:
+    """dx = dy where low <= x <= high, else 0: what was cut off has no influence."""
+    inside = (x >= (-np.inf if low is None else low)) & (x <= (np.inf if high is None else high))
+    return np.clip(x, low, high), lambda dy: (np.where(inside, dy, 0),)
+
+
+def with_axes(dy: Array, axes: tuple[int, ...], ndim: int) -> Array:
+    """Put the axes back, with length 1, that a reduction took away."""
+    return dy if dy.ndim == ndim else np.expand_dims(dy, axes)
