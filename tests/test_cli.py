@@ -428,7 +428,7 @@ def test_bad_data(tmp_path, dataset):
         (["--dataset", "cifar"], "dataset: got 'cifar', expected one of cifar10, cifar100, shapes or folder"),
         (["--optimizer", "adam"], "optimizer: got 'adam', expected sgd or adamw"),
         (["--schedule", "linear"], "schedule: got 'linear', expected one of"),
-        (["--shortcut", "D"], "shortcut: got 'D', expected A, B or C"),
+        (["--shortcut", "D"], "shortcut: got 'D', expected one of A, A-after, B, C"),
         (["--validation", "50"], "validation: got 50, expected less than the 50 training images"),
         (["--momentum", "1"], "momentum: got 1.0"),
         (["--warmup", "1"], "warmup: got 1.0"),

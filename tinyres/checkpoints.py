@@ -34,7 +34,9 @@ __all__ = [
     "write_whole",
 ]
 
-FORMAT = 2
+FORMAT = 3
+"""Of what is written. Format 2 is read too: what differs is option A, see `models.weights.upgrade`."""
+
 OPTIONS = ("num_classes", "stem", "shortcut")
 """What a checkpoint may say of its model besides the name: what a run can be asked for."""
 
@@ -166,11 +168,11 @@ def _info(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error
-    if form != FORMAT:
+    if form not in (2, FORMAT) or isinstance(form, bool):
         raise CheckpointError(
             f"{path}: format {reprlib.repr(form)}, expected {FORMAT}: written by another version of tinyres"
         )
-    return info
+    return models.upgrade(info) if form == 2 else info
 
 
 # ---------------------------------------------------------------- models from checkpoints

@@ -61,7 +61,7 @@ Stem = Annotated[
     str | None, typer.Option(help="cifar (3x3) or imagenet (7x7 and max-pool); the model's own by default.")
 ]
 Shortcut = Annotated[
-    str | None, typer.Option(help="Shortcuts where shapes change: A, B or C; the model's own by default.")
+    str | None, typer.Option(help="Shortcuts where shapes change: A, A-after, B or C; the model's own by default.")
 ]
 Checkpoint = Annotated[
     Path, typer.Argument(help="A checkpoint file, e.g. runs/NAME/best.safetensors.", show_default=False)

@@ -15,10 +15,12 @@ import safetensors
 from tinyres.tape import Array
 
 CONVERT = (
-    "python -c 'import sys, torch; from safetensors.torch import save_file; save_file({k: v.contiguous() for k, v in "
-    "torch.load(sys.argv[1], weights_only=True).items()}, sys.argv[2])' model.pth model.safetensors"
+    "python -c 'import sys, torch; from safetensors.torch import save_file; d = torch.load(sys.argv[1], "
+    'weights_only=True); save_file({k: v.contiguous() for k, v in d.get("state_dict", d).items()}, sys.argv[2])\' '
+    "model.pth model.safetensors"
 )
-"""Shell command that makes a safetensors file of a state dict that PyTorch saved; it needs torch and safetensors."""
+"""Shell command that makes a safetensors file of a state dict that PyTorch saved, or of a checkpoint with one under
+"state_dict"; it needs torch and safetensors."""
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, new and old
 

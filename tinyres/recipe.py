@@ -93,7 +93,7 @@ class Config:
         )
         expect("num_classes", self.num_classes is None or self.num_classes >= 1, "1 or more")
         expect("stem", self.stem in (None, *models.STEMS), f"one of {', '.join(models.STEMS)}")
-        expect("shortcut", self.shortcut in (None, "A", "B", "C"), "A, B or C")
+        expect("shortcut", self.shortcut in (None, *models.SHORTCUTS), f"one of {', '.join(models.SHORTCUTS)}")
         expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
         expect("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
         for name in ("epochs", "batch_size"):

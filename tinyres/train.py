@@ -10,6 +10,7 @@ was stopped goes on from ``last.safetensors`` as if it had not been, and what it
 `tinyres.verify`.
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -406,11 +407,16 @@ def read_config(folder: str | Path) -> Config:
     CheckpointError
         Where there is none, or it cannot be read, or has a field or a value that makes no sense.
     """
-    path = Path(folder) / "config.json"
+    path, last = Path(folder) / "config.json", Path(folder) / "last.safetensors"
     try:
-        return Config(**json.loads(path.read_text()))
+        config = Config(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
+    with contextlib.suppress(checkpoints.CheckpointError):  # whoever reads the checkpoint says what is wrong with it
+        made = (checkpoints.load_info(last) or {}).get("config") if last.exists() else None
+        if isinstance(made, dict) and made.get("shortcut") == "A-after":  # begun when that was the way of A
+            config = dataclasses.replace(config, shortcut="A-after")
+    return config
 
 
 def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:

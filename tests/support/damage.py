@@ -680,7 +680,7 @@ def nasties() -> list[Nasty]:
             "a format of 1 MB",
             ("checkpoint", "info"),
             lambda: sealed({}, json.dumps({"format": "A" * 10**6})),
-            "format 'A+[.]+A+', expected 2",
+            "format 'A+[.]+A+', expected 3",
         ),
     ]
     for name, (changes, message) in NASTY_DESCRIPTIONS.items():

@@ -108,7 +108,7 @@ class Pad(nn.Module):
         self.new, self.stride = new, stride
 
     def forward(self, x):
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new // 2, self.new - self.new // 2))
 
 
 class ResNet(nn.Module):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from tinyres.models.blocks import (
+    SHORTCUTS,
     BasicBlock,
     Bottleneck,
     PaddedIdentity,
@@ -18,7 +19,7 @@ from tinyres.models.blocks import (
 )
 from tinyres.models.resnet import FAMILY, STEMS, ResNet, check_name, create, image_size
 from tinyres.models.summary import BLOCKS, Cost, Row, compare_blocks, summarize
-from tinyres.models.weights import load_weights
+from tinyres.models.weights import load_weights, upgrade
 
 
 def __getattr__(name: str) -> Callable[..., ResNet]:
@@ -34,6 +35,7 @@ def __dir__() -> list[str]:
 __all__ = [
     "BLOCKS",
     "FAMILY",
+    "SHORTCUTS",
     "STEMS",
     "BasicBlock",
     "Bottleneck",
@@ -52,4 +54,5 @@ __all__ = [
     "make_shortcut",
     "projection",
     "summarize",
+    "upgrade",
 ]

@@ -233,6 +233,13 @@ class PreActBottleneck(PreActBlock):
 class PaddedIdentity(Module):
     """Every stride-th pixel, and zeros for the channels that are new: no parameters (the paper's option A).
 
+    Parameters
+    ----------
+    in_channels, out_channels, stride : int
+    before : int, optional
+        How many of the new channels come before the old ones; half of them by default, rounded down, as in the nets
+        whose CIFAR-10 weights are passed round most. The paper leaves it open.
+
     Examples
     --------
     >>> import numpy as np, tinyres as tr
@@ -241,12 +248,16 @@ class PaddedIdentity(Module):
     (2, 32, 4, 4)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, before: int | None = None) -> None:
         super().__init__()
-        self.new_channels, self.stride = out_channels - in_channels, stride
+        new = out_channels - in_channels
+        self.before = new // 2 if before is None else before
+        self.after, self.stride = new - self.before, stride
+        if not 0 <= self.before <= new:
+            raise ValueError(f"before: got {before}, expected 0 to {new}, the channels that are new")
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return ops.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool = True) -> Module:
@@ -265,10 +276,14 @@ def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool =
     return Sequential(conv, BatchNorm2d(out_channels)) if norm else Sequential(conv)
 
 
+SHORTCUTS = ("A", "A-after", "B", "C")
+"""The paper's options; "A-after" has all new channels after the old ones, as tinyres made A up to version 0.1."""
+
+
 def make_shortcut(
     option: str | None, in_channels: int, out_channels: int, stride: int, *, norm: bool = True
 ) -> Module | None:
-    """The shortcut of a block by the paper's option A, B or C; None where it is the identity, or the option is None.
+    """The shortcut of a block by one of `SHORTCUTS`; None where it is the identity, or the option is None.
 
     Examples
     --------
@@ -279,4 +294,6 @@ def make_shortcut(
     changes = stride != 1 or in_channels != out_channels
     if option == "C" or (option == "B" and changes):
         return projection(in_channels, out_channels, stride, norm=norm)
-    return PaddedIdentity(in_channels, out_channels, stride) if option == "A" and changes else None
+    if option in ("A", "A-after") and changes:
+        return PaddedIdentity(in_channels, out_channels, stride, before=0 if option == "A-after" else None)
+    return None

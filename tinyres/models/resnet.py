@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tinyres import ops
-from tinyres.models.blocks import BasicBlock, Bottleneck, PlainBlock, PreActBlock, PreActBottleneck, make_shortcut
+from tinyres.models.blocks import (
+    SHORTCUTS,
+    BasicBlock,
+    Bottleneck,
+    PlainBlock,
+    PreActBlock,
+    PreActBottleneck,
+    make_shortcut,
+)
 from tinyres.nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, Module, Sequential
 from tinyres.tensor import Tensor
 
@@ -32,9 +40,9 @@ class ResNet(Module):
         A 3x3 convolution, or one of 7x7 with stride 2 and a 3x3 max-pool with stride 2 (the paper, table 1).
     widths : sequence of int, optional
         Channels of each stage; 64, 128, 256, 512 by default.
-    shortcut : "A", "B", "C" or None
-        Where shapes change: A pads with zeros, B projects; C projects in every block (the paper, section 4.1).
-        None gives blocks no shortcut module at all, for blocks that have no shortcut.
+    shortcut : "A", "A-after", "B", "C" or None
+        Where shapes change: A pads with zeros, see `PaddedIdentity`, B projects; C projects in every block (the paper,
+        section 4.1). None gives blocks no shortcut module at all, for blocks that have no shortcut.
     zero_init_residual : bool
         Start every block as its shortcut, F(x) = 0; blocks of your own need a method `zero_residual` for it.
     **block_options
@@ -69,8 +77,8 @@ class ResNet(Module):
         widths = [64 * 2**i for i in range(len(layers))] if widths is None else widths
         if not layers or len(layers) != len(widths) or min(*layers, *widths) < 1:
             raise ValueError(f"layers: got {layers} with widths {widths}, expected as many of each, all 1 or more")
-        if shortcut not in ("A", "B", "C", None):
-            raise ValueError(f"shortcut: got {shortcut!r}, expected 'A', 'B', 'C' or None")
+        if shortcut not in (*SHORTCUTS, None):
+            raise ValueError(f"shortcut: got {shortcut!r}, expected one of {', '.join(map(repr, SHORTCUTS))} or None")
         if stem not in STEMS:
             raise ValueError(f"stem: got {stem!r}, expected one of {', '.join(map(repr, STEMS))}")
         expansion: int = getattr(block, "expansion", 1)

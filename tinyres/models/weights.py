@@ -1,11 +1,16 @@
 """Weights that others have trained: torchvision's and timm's residual networks have the same names and shapes."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tinyres.files import CheckpointError, part, read_arrays
+from tinyres.models.blocks import PaddedIdentity
+from tinyres.models.resnet import FAMILY
 from tinyres.nn import Module
+from tinyres.tape import Array
 
 
 def load_weights(model: Module, path: str | Path, *, replace_head: bool = False) -> str | None:
@@ -17,7 +22,8 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
         Such as ``resnet50()``: its names, shapes and dtypes are torchvision's, which are timm's.
     path : str or Path
         Of a state dict in safetensors, or of a checkpoint of `tinyres train`. Numbers are converted to the model's
-        dtype.
+        dtype. What PyTorch's wrappers for several devices put in front of every name, ``module.``, is left out, and
+        the classifier may be called ``linear``, as in the CIFAR nets that are passed round most.
     replace_head : bool
         Where the file's classifier (``fc``) has another number of classes than the model's, leave the model's as it
         is, freshly initialised, to be trained.
@@ -31,7 +37,9 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
     ------
     CheckpointError
         Where the file is missing, is no safetensors file (the message says how to convert a ``.pth`` file, which is
-        never opened), or does not fit: all missing, unexpected and mis-shaped names are listed.
+        never opened), or does not fit: all missing, unexpected and mis-shaped names are listed. Where it is a
+        checkpoint of a net whose option A is not the model's, which no shape would show. Where it has a classifier by
+        both names.
 
     Examples
     --------
@@ -45,6 +53,8 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
     arrays, metadata = read_arrays(path)
     if "tinyres" in metadata and part(arrays, "model"):
         arrays = part(arrays, "model")
+        _check_padding(path, model, metadata["tinyres"])
+    arrays = _usual_names(path, arrays)
     own = model.state_dict()
     for name in own:  # some tools leave out the counters, which nothing computes with
         if name.endswith("num_batches_tracked"):
@@ -60,3 +70,66 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return left
+
+
+def _usual_names(path: str | Path, arrays: dict[str, Array]) -> dict[str, Array]:
+    """Without what wrappers put in front of every name, and with `fc` for `linear`."""
+    if arrays and all(name.startswith("module.") for name in arrays):
+        arrays = part(arrays, "module")
+    heads = {name.partition(".")[0] for name in arrays} & {"fc", "linear"}
+    if len(heads) == 2:
+        raise CheckpointError(f"{path}: has both fc and linear, expected one classifier: remove or rename the other")
+    return {"fc." + name[7:] if name.startswith("linear.") else name: array for name, array in arrays.items()}
+
+
+# ---------------------------------------------------------------- option A, as it was and as it is
+def upgrade(info: dict[str, Any]) -> dict[str, Any]:
+    """The description of a checkpoint of format 2 as one of format 3.
+
+    There was one way of option A, with all new channels after the old ones, which is "A-after" now. Its arrays have the
+    same shapes, so a model that is made in the other way would read them, and guess.
+
+    Parameters
+    ----------
+    info : dict
+        As the file has it, which may be anything.
+
+    Returns
+    -------
+    dict
+        The same where there is no option A; else a copy that names it in the model's options and the configuration.
+
+    Examples
+    --------
+    >>> upgrade({"model": {"name": "resnet20", "options": {}}})
+    {'model': {'name': 'resnet20', 'options': {'shortcut': 'A-after'}}}
+    >>> upgrade({"model": {"name": "resnet50", "options": {}}})
+    {'model': {'name': 'resnet50', 'options': {}}}
+    """
+    try:
+        model, options = info["model"], info["model"]["options"]
+        if options.get("shortcut", FAMILY[model["name"]].get("shortcut")) != "A":
+            return info
+        upgraded = {**info, "model": {**model, "options": {**options, "shortcut": "A-after"}}}
+    except (KeyError, TypeError, AttributeError):  # of no model; whoever reads one says what is wrong
+        return info
+    if isinstance(config := info.get("config"), dict):
+        upgraded["config"] = {**config, "shortcut": "A-after"}
+    return upgraded
+
+
+def _check_padding(path: str | Path, model: Module, description: str) -> None:
+    """Refuse weights for one way of option A in a model of the other."""
+    try:
+        info = json.loads(description)
+        info = upgrade(info) if info["format"] == 2 else info
+        theirs: str = info["model"]["options"].get("shortcut", FAMILY[info["model"]["name"]].get("shortcut"))
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return  # it does not say of which model it is
+    pads = [m for _, m in model.named_modules() if isinstance(m, PaddedIdentity)]
+    places = {"A": [(m.before + m.after) // 2 for m in pads], "A-after": [0] * len(pads)}
+    if places.get(theirs, []) != [m.before for m in pads] and theirs in places:
+        raise CheckpointError(
+            f"{path}: was trained with shortcut {theirs!r}, and the model's zeros for new channels stand elsewhere: make "
+            f"the model with shortcut={theirs!r} (--shortcut {theirs})"
+        )
