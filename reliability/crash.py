@@ -55,6 +55,9 @@ class Told:
         if not self.tell and run.step % len(run.loader):
             self.states[run.step] = checkpoints.state_digest(*run.state())
 
+    def stopping(self, run: train.Run) -> None:
+        pass
+
     def epoch(self, run: train.Run, record: dict[str, float]) -> None:
         if not self.tell:
             self.states[run.step] = checkpoints.state_digest(*run.state())

@@ -1,21 +1,28 @@
 """The command line: what it prints, what it leaves behind, and one short message for each mistake."""
 
+import io
 import itertools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from rich.table import Table
 from typer.testing import CliRunner
 
 import tinyres as tr
 from tinyres import checkpoints, cli, machine, models, train
+from tinyres import console as console_module
 from tinyres.data import cifar
 
 # also run in new processes, so it is text
@@ -334,7 +341,7 @@ def test_profile_has_the_sizes_that_models_were_made_for(monkeypatch):
         (["tiny", "--sort", "name"], "--sort: got 'name', expected one of run, time, forward, backward"),
         (["tiny", "--stem", "wide"], "stem: got 'wide', expected one of 'cifar', 'imagenet'"),
         (["tiny", "--num-classes", "0"], "got 0, expected 1 or more"),
-        (["tiny", "--threads", "0"], "n: got 0 threads, expected 1 to"),
+        (["tiny", "--threads", "0"], "--threads: got 0 threads, expected 1 to"),
         (["tiny", "--json", "nowhere/out.json"], "--json: got nowhere/out.json, expected a file in a folder that is"),
         (["tiny", "--json", "."], "--json: got ., expected a file in a folder that is there"),
         (["tiny", "--batch-size", "1", "--image-size", "2"], "expected more than one value per channel in training"),
@@ -435,8 +442,8 @@ def test_bad_data(tmp_path, dataset):
         (["--label-smoothing", "2"], "label_smoothing: got 2.0"),
         (["--clip-norm", "0"], "clip_norm: got 0.0"),
         (["--seed", "-1"], "seed: got -1"),
-        (["--threads", "0"], "n: got 0 threads, expected 1 to"),
-        (["--threads", "100000"], "n: got 100000 threads, expected 1 to"),
+        (["--threads", "0"], "--threads: got 0 threads, expected 1 to"),
+        (["--threads", "100000"], "--threads: got 100000 threads, expected 1 to"),
     ],
 )
 def test_bad_options(tmp_path, options, message):
@@ -599,7 +606,78 @@ def test_process_that_is_stopped_saves_and_says_how_to_go_on(tmp_path, number):
     assert checkpoints.load(tmp_path / "run" / "last.safetensors")[1]["step"] == step
 
 
-def test_python_m_tinyres_cli():
-    command = [sys.executable, "-m", "tinyres.cli", "--version"]
+@pytest.mark.skipif(os.name == "nt", reason="signals to processes are not the same on Windows")
+def test_ctrl_c_while_it_starts_leaves_without_a_traceback():
+    """Wherever it comes: modules are loaded for a second before a command can hear of it."""
+    code = "import sys; sys.argv = ['tinyres', 'summary', 'resnet20']; import tinyres_command; print(flush=True); "
+    code += "tinyres_command.main()"
+    for delay in (0, 0.1, 0.3, 0.6, 1):
+        command = [sys.executable, "-c", code]
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert running.stdout.readline() == "\n"
+        time.sleep(delay)
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+        assert running.returncode in (130, 0)
+        assert "Traceback" not in err
+
+
+def test_second_ctrl_c_is_announced_and_leaves_with_130(tmp_path, monkeypatch):
+    step = cli.Bar.step
+
+    def stop(self, run, *arguments):
+        step(self, run, *arguments)
+        if run.step == 6:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli.Bar, "step", stop)
+    result = tinyres(*TRAIN, "--out", tmp_path / "run")
+    assert result.exit_code == 130
+    assert "Finishing the step, and saving. Ctrl-C again stops at once, and loses 2 steps." in result.stdout
+    assert result.stderr == "Stopped.\n"
+
+
+# ---------------------------------------------------------------- names that look like something else
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0\r\n", exclude_categories=["C", "Z"]), min_size=1)
+
+
+@given(NAMES | st.sampled_from(["[lr=0.1]", "[red]cat", "d[", "[/x]", ":smile:", "it's", "$HOME", "a b", "-x"]))
+def test_names_are_printed_as_they_are_and_hints_are_for_the_shell(name):
+    file = io.StringIO()
+    to = console_module.console(10**4)
+    to.file = file
+    to.print(name, soft_wrap=True)
+    table = Table("image")
+    table.add_row(name)
+    to.print(table)
+    assert file.getvalue().startswith(name + "\n")
+    assert f" {name} " in file.getvalue()
+    assert shlex.split(console_module.shell("tinyres", "train", "--out", name)) == ["tinyres", "train", "--out", name]
+
+
+def test_folders_classes_and_pictures_with_brackets(run, tmp_path):
+    folder = tmp_path / "runs" / "[lr=0.1] $x"
+    text = good(*TRAIN, "--out", folder)
+    assert f"Run folder: {folder}\n" in text
+    assert f"({folder / 'best.safetensors'})" in text
+    picture = tmp_path / "d[" / "x].png"
+    picture.parent.mkdir()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(picture)
+    assert str(picture) in good("predict", run / "best.safetensors", picture)  # whole, where it is no terminal
+    missing = tmp_path / "[/x].png"
+    assert f"Error: {missing}" in bad("predict", run / "best.safetensors", missing)
+
+
+def test_validation_that_diverges_fails(tmp_path):
+    with np.errstate(all="ignore"):
+        text = bad(*TRAIN, "--out", tmp_path / "run", "--lr", "1e6")
+    assert "became" in text
+    assert "Try a lower --lr" in text
+
+
+@pytest.mark.parametrize("module", ["tinyres", "tinyres.cli"])
+def test_python_m_tinyres(module):
+    command = [sys.executable, "-m", module, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["tinyres", tr.__version__])

@@ -350,7 +350,6 @@ LAYER = nn.Linear(2, 2)
         (LAYER.named_parameters(), "got a tuple among them, expected parameters"),
         ([LAYER.weight.data], "got a ndarray among them"),
         ([tr.Tensor([1.0])], r"got a tensor of shape \(1,\) that requires no gradient among them"),
-        ([LAYER.weight * 2], r"got a computed tensor of shape \(2, 2\) among them"),
         ([{"params": [LAYER.weight], "weight_deacy": 0.1}], "got a group .* expected a dict of some of params, lr"),
         ([{"lr": 0.1}], "got a group .* expected a dict of some of params, lr"),
         ([{"params": [LAYER.weight]}, LAYER.bias], "got a group"),
@@ -359,3 +358,8 @@ LAYER = nn.Linear(2, 2)
 def test_what_cannot_be_trained_is_refused(params, message):
     with pytest.raises(TypeError, match=f"params: {message}"):
         optim.SGD(params, lr=0.1)
+
+
+def test_what_was_computed_cannot_be_trained():
+    with pytest.raises(TypeError, match=r"params: got a computed tensor of shape \(2, 2\) among them"):
+        optim.SGD([LAYER.weight * 2], lr=0.1)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -317,6 +318,42 @@ def test_second_signal_stops_at_once(tmp_path):
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_signal_is_told_of_once_with_what_a_second_would_lose(tmp_path):
+    class Listener(Reporter):
+        told: ClassVar[list] = []
+
+        def stopping(self, run):
+            self.told.append((run.step, run.saved))
+
+    with pytest.raises(train.Interrupted):
+        fit(tmp_path / "run", Listener(6, stop(signal.SIGINT)))
+    assert Listener.told == [(6, 4)]
+    run = train.Run(config(), tmp_path / "run", resume=True)
+    assert run.saved == run.step == 6
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_validation_loss_that_is_no_number_ends_the_run_and_is_never_best(tmp_path, bad):
+    def break_(run):  # after the epoch's last step: training has seen nothing of it
+        run.model.fc.bias.data[0] = bad
+
+    with np.errstate(invalid="ignore"), pytest.raises(train.Diverged, match=r"the validation loss became (nan|inf)"):
+        fit(tmp_path / "run", Reporter(8, break_))
+    for name in ("best", "last"):
+        arrays, info = checkpoints.load(tmp_path / "run" / f"{name}.safetensors")
+        assert len(info["history"]) == 1
+        assert all(np.isfinite(a).all() for a in arrays.values())
+
+
+def test_a_test_loss_that_is_no_number_is_no_result(tmp_path):
+    def break_(run):
+        run.model.fc.bias.data[0] = np.nan
+
+    with np.errstate(invalid="ignore"), pytest.raises(train.Diverged, match="the test loss became nan at step 15"):
+        fit(tmp_path / "run", Reporter(15, break_), validation=0)
+    assert "test_loss" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_crash_loses_no_more_than_the_epoch(tmp_path, whole):

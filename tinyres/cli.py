@@ -11,8 +11,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 import tinyres as tr
@@ -25,12 +23,16 @@ from tinyres.console import (
     DataOption,
     Threads,
     UserError,
+    compiling,
     configuration,
+    console,
     errors,
     out,
-    plain,
+    prepare_kernels,
     reading,
+    shell,
     use_threads,
+    wide_enough,
 )
 from tinyres.export import to_onnx
 from tinyres.files import write_whole
@@ -186,19 +188,20 @@ def train(
                 config, folder, resume=resume, anomaly=detect_anomaly, recompute=recompute, progress=progress
             )
         for note in run.notes:
-            out.print(plain(note), soft_wrap=True)
+            out.print(note, soft_wrap=True)
         parameters = sum(p.size for p in run.model.parameters())
         images = len(run.data.train[1])
         network = f"{config.model} ({parameters:,} parameters)"
         out.print(f"{network} on {config.dataset} ({images:,} images), {tr.num_threads()} threads", soft_wrap=True)
         where = f"Run folder: {folder}" + (f", from step {run.step} of {run.total_steps}" if resume else "")
         out.print(where, soft_wrap=True)
+        prepare_kernels()
         try:
             with Bar() as bar:
                 result = run.fit(bar, every=every)
         except training.Interrupted:
             out.print(f"Stopped and saved at step {run.step} of {run.total_steps}. To go on:")
-            out.print(f"  tinyres train --out {folder} --resume", soft_wrap=True)
+            out.print(f"  {shell('tinyres', 'train', '--out', folder, '--resume')}", soft_wrap=True)
             raise typer.Exit(130) from None
         chosen = "best" if config.validation else "last"
         scores = f"Test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}"
@@ -301,8 +304,9 @@ def predict(
         table = Table("image", *(f"{i + 1}" for i in range(min(top, len(info["classes"])))))
         for path, probabilities in zip(images, found, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:top]
-            table.add_row(str(path), *(f"{info['classes'][k]} {probabilities[k]:.1%}" for k in best))
-        out.print(table)
+            cells = str(path), *(f"{info['classes'][k]} {probabilities[k]:.1%}" for k in best)
+            table.add_row(*cells)
+        wide_enough(table).print(table)
 
 
 # ---------------------------------------------------------------- export
@@ -334,7 +338,8 @@ def export_model(
             to_onnx(tr.nn.fuse(model, image_size=size), onnx, image_size=size, classes=info["classes"])
             mean, std = (", ".join(f"{v:.4f}" for v in info[name]) for name in ("mean", "std"))
             out.print(
-                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std", soft_wrap=True
+                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std",
+                soft_wrap=True,
             )
             out.print(f"  with mean {mean} and std {std}", soft_wrap=True)
 
@@ -388,7 +393,7 @@ def summary(
         for row in rows:
             cells = [_shown(kind, value) if (value := getattr(row, kind)) else "" for kind in COSTS]
             table.add_row(row.name, row.kind, " x ".join(map(str, row.output)), *cells)
-        out.print(table)
+        wide_enough(table).print(table)
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -496,8 +501,8 @@ def profile_model(
 
 
 def _print_profile(found: dict[str, Any], sort: str) -> None:
-    console = out if out.is_terminal else Console(highlight=False, width=WIDE)  # nothing breaks the lines of a file
-    first = 0 if console.width >= WIDE else len(RATES) - 1  # of the rates that there is room for
+    to = out if out.is_terminal else console(WIDE)  # nothing breaks the lines of a file
+    first = 0 if to.width >= WIDE else len(RATES) - 1  # of the rates that there is room for
     title = f"{found['model']}, {found['batch_size']} images of {found['image_size']} x {found['image_size']}"
     table = Table(title=title)
     for heading in ("module", "operation", "output"):
@@ -508,7 +513,7 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
     for row in sorted(found["rows"], key=SORTS[sort]):
         ways = [[_ms(row[way]["seconds"]), *_rates(row[way])[first:]] for way in ("forward", "backward")]
         table.add_row(row["module"], row["op"], " x ".join(map(str, row["output"])), *ways[0], *ways[1])
-    console.print(table)
+    to.print(table)
 
     table = Table(title="All of a kind", show_footer=True)
     table.add_column("", "step", overflow="fold")
@@ -519,7 +524,7 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
         times = [_ms(total[name]) for name in ("forward", "backward", "seconds")]
         kind = KINDS.get(total["kind"], total["kind"])
         table.add_row(kind, *times, f"{total['share']:.1%}", *_rates(total)[first:])
-    console.print(table)
+    to.print(table)
 
     steps, epoch, ceilings, hardware = (found[k] for k in ("all_step_seconds", "epoch", "ceilings", "hardware"))
     low, high = np.percentile(steps, (25, 75))
@@ -532,7 +537,7 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
     if found["peak_memory_bytes"] is not None:
         lines.append(f"Peak memory of this process {found['peak_memory_bytes'] / 2**20:,.0f} MiB")
     for line in lines:
-        out.print(plain(line), soft_wrap=True)
+        out.print(line, soft_wrap=True)
 
 
 WIDE = 150  # columns that the tables need; in a narrower terminal they have the last of these only
@@ -564,15 +569,12 @@ def warmup() -> None:
     """Compile all kernels now, so that no first training step waits for it. Needed once per version and machine."""
     steps = list(kernels.steps())
     start = time.perf_counter()
-    with Progress(
-        TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), console=out, transient=True
-    ) as bar:
-        task = bar.add_task("", total=len(steps))
+    with errors(), compiling(len(steps)) as named:
         for name, compile_kernel in steps:
-            bar.update(task, description=name)
+            named(name)
             compile_kernel()
-            bar.advance(task)
-    out.print(f"{len(steps)} kernels ready in {time.perf_counter() - start:.1f} s ({cache_folder()})", soft_wrap=True)
+    seconds = time.perf_counter() - start
+    out.print(f"{len(steps)} kernels ready in {seconds:.1f} s ({cache_folder()})", soft_wrap=True)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -9,15 +10,25 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 from tinyres import data
 from tinyres import train as training
 from tinyres.backend import set_num_threads
+from tinyres.kernels import warmup
+from tinyres.kernels.compile import cache_folder
 
 HARDWARE = "Run"  # heading of the options that do not change results
-out = Console(highlight=False)
+
+
+def console(width: int | None = None, *, stderr: bool = False) -> Console:
+    """Where text goes as it is: what looks like rich's markup or an emoji's name is some file's or class's own."""
+    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
+
+
+out = console()
 
 
 class UserError(Exception):
@@ -26,23 +37,65 @@ class UserError(Exception):
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Turn the errors a user can cause into one message and exit code 1."""
+    """Turn the errors a user can cause into one message and exit code 1, and Ctrl-C into exit code 130."""
     try:
         yield
+    except KeyboardInterrupt:
+        console(stderr=True).print("Stopped.")
+        raise typer.Exit(130) from None
     except (UserError, ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]Error:[/] {plain(error)}", soft_wrap=True)
+        message = Text.assemble(("Error:", "bold red"), f" {str(error) or type(error).__name__}")
+        console(stderr=True).print(message, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
-def plain(message: Exception | str) -> str:
-    """Its text, in which rich sees no markup."""
-    return escape(str(message) or type(message).__name__)
+def wide_enough(table: Table) -> Console:
+    """Where to print a table: on the terminal as it is, and elsewhere without breaking lines."""
+    if out.is_terminal:
+        return out
+    return console(max(out.width, console(10**6).measure(table).maximum))
+
+
+def shell(*words: object) -> str:
+    """A command line that a shell takes apart into these words again."""
+    return shlex.join(map(str, words))
 
 
 def use_threads(n: int | None) -> None:
     """As many as --threads says."""
     if n is not None:
-        set_num_threads(n)
+        try:
+            set_num_threads(n)
+        except ValueError as error:  # which names its own argument
+            raise UserError(f"--threads: {str(error).removeprefix('n: ')}") from None
+
+
+def prepare_kernels(shown: bool | None = None) -> None:
+    """Compile what a training step needs, or load it, and show how far that is where it takes long enough to wonder.
+
+    Only where somebody looks: elsewhere kernels are compiled as they are met, which is the same work.
+    """
+    if not (out.is_terminal if shown is None else shown) or any(cache_folder().glob("*.nbi")):
+        return
+    steps = list(warmup.steps())
+    out.print("Compiling kernels, once for this version and machine; later runs start at once.", soft_wrap=True)
+    with compiling(len(steps)) as named:
+        for name, compile_kernel in steps:
+            named(name)
+            compile_kernel()
+
+
+@contextlib.contextmanager
+def compiling(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar for kernels, and a function to call with the name of the next."""
+    columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def named(name: str) -> None:
+            bar.update(task, description=name, completed=bar.tasks[0].completed + bool(bar.tasks[0].description))
+
+        yield named
 
 
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=HARDWARE)]
@@ -86,7 +139,7 @@ class Bar:
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:4.0f} images/s  loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
             TextColumn("left of the run"),
         )
@@ -104,7 +157,7 @@ class Bar:
         for task in self.progress.task_ids:  # of the run before
             self.progress.remove_task(task)
         self.recent.clear()
-        fields: dict[str, Any] = {"epoch": self._epoch(run), "rate": 0.0, "loss": float("nan")}
+        fields: dict[str, Any] = {"epoch": self._epoch(run), "state": "first step"}
         self.task = self.progress.add_task("", total=run.total_steps, completed=run.step, **fields)
         self.images, self.since = 0, time.perf_counter()
         self.recent.append((self.since, 0))
@@ -117,7 +170,14 @@ class Bar:
             self.recent.popleft()
         start, before = self.recent[0]
         rate = (self.images - before) / max(now - start, 1e-9)
-        self.progress.update(self.task, completed=run.step, epoch=self._epoch(run), rate=rate, loss=loss)
+        state = f"{rate:4.0f} images/s  loss {loss:.4f}"
+        self.progress.update(self.task, completed=run.step, epoch=self._epoch(run), state=state)
+
+    def stopping(self, run: training.Run) -> None:
+        lost = run.step - run.saved
+        loses = "this step" if lost < 2 else f"{lost} steps"
+        text = f"Finishing the step, and saving. Ctrl-C again stops at once, and loses {loses}."
+        self.progress.print(text, soft_wrap=True)
 
     def epoch(self, run: training.Run, record: dict[str, float]) -> None:
         seconds = self.recent[-1][0] - self.since  # to the last step: without the validation

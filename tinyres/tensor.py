@@ -489,21 +489,23 @@ class Tensor:
     ) -> "Tensor":
         """Variance over the given axes (all of them by default), as in PyTorch: the sum of squares is divided by the
         number of values less `correction`. NumPy's is ``correction=0``."""
-        return self._spread("var", rules.variance, axis, correction, keepdims)
+        y, pullback = rules.variance(self._data, **self._spread(axis, correction, keepdims))
+        return record("var", y, (self,), pullback)
 
     @either_spelling
     def std(
         self, axis: int | tuple[int, ...] | None = None, *, correction: float = 1, keepdims: bool = False
     ) -> "Tensor":
         """Standard deviation, the square root of `var`; no gradient where it is 0."""
-        return self._spread("std", rules.deviation, axis, correction, keepdims)
+        y, pullback = rules.deviation(self._data, **self._spread(axis, correction, keepdims))
+        return record("std", y, (self,), pullback)
 
-    def _spread(self, name: str, rule: Callable[..., rules.Rule], axis: Any, correction: float, keep: bool) -> "Tensor":
+    def _spread(self, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> dict[str, Any]:
+        """What both rules want to know: over which axes, and by what the sum of squares is divided."""
         count = self._count("variance", axis)
         if not correction < count:
             raise ValueError(f"correction: got {correction}, expected less than the {count} values")
-        y, pullback = rule(self._data, _axes(axis, self.ndim), degrees=count - correction, keepdims=keep)
-        return record(name, y, (self,), pullback)
+        return {"axes": _axes(axis, self.ndim), "degrees": count - correction, "keepdims": keepdims}
 
     @either_spelling
     def max(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":

@@ -68,6 +68,9 @@ class Reporter(Protocol):
     def epoch(self, run: "Run", record: dict[str, float]) -> None:
         """After each epoch, with its line of metrics."""
 
+    def stopping(self, run: "Run") -> None:
+        """When a first signal asked to stop: the step goes on to its end, while a second would break it off."""
+
 
 class Interrupted(Exception):
     """The run was asked to stop; it has finished its step and is saved."""
@@ -173,7 +176,7 @@ class Run:
         self.total_steps = config.epochs * len(self.loader)
         self.lr = SCHEDULES[config.schedule](config, self.total_steps)
 
-        self.step = 0
+        self.step = self.saved = 0  # steps done, and of these saved
         self.history: list[dict[str, float]] = []
         self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
         if saved:
@@ -202,7 +205,8 @@ class Run:
         Interrupted
             On SIGINT or SIGTERM: the step was finished and saved.
         Diverged
-            Where the loss becomes NaN or infinite. The last checkpoint is kept.
+            Where the loss becomes NaN or infinite, or that of the validation or test images. The last checkpoint is
+            kept, and what came after it is not saved.
         """
         self.train_to(self.total_steps, reporter, every=every)
         return self._test()
@@ -213,7 +217,8 @@ class Run:
             reporter.start(self)
         steps, seconds = every or Every()
         saved = time.monotonic()
-        with stop_signals() as stopped, detect_anomaly() if self.anomaly else nullcontext():
+        told = (lambda: reporter.stopping(self)) if reporter else None
+        with stop_signals(told) as stopped, detect_anomaly() if self.anomaly else nullcontext():
             while self.step < step:
                 epoch, batch = divmod(self.step, len(self.loader))
                 for x, y in self.loader.epoch(epoch, batch):
@@ -244,12 +249,7 @@ class Run:
         logits = self.model(Tensor(x))
         loss = ops.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
         value = loss.item()
-        if not math.isfinite(value):
-            raise Diverged(
-                f"the loss became {value} at step {self.step} (epoch {self.step // len(self.loader) + 1}), at learning "
-                f"rate {lr:.4g}. Try a lower --lr, --clip-norm or more --warmup; to find the first operation that "
-                "gives such a value, run again with --detect-anomaly (tr.detect_anomaly() in Python)"
-            )
+        self._check_finite("the loss", value, self.step // len(self.loader) + 1, lr)
         loss.backward()
         if config.clip_norm:
             optim.clip_grad_norm(self.model.parameters(), config.clip_norm)
@@ -260,6 +260,14 @@ class Run:
         self.sums["correct"] += int((logits.data.argmax(1) == y).sum())
         self.sums["images"] += len(y)
         return value, lr
+
+    def _check_finite(self, what: str, value: float, epoch: float, lr: float) -> None:
+        if not math.isfinite(value):
+            raise Diverged(
+                f"{what} became {value} at step {self.step} (epoch {epoch}), at learning rate {lr:.4g}. Try a lower "
+                "--lr, --clip-norm or more --warmup; to find the first operation that gives such a value, run again "
+                "with --detect-anomaly (tr.detect_anomaly() in Python)"
+            )
 
     def _end_epoch(self) -> None:
         images = self.sums["images"]
@@ -272,6 +280,9 @@ class Run:
         }
         if self.config.validation:
             loss, accuracy = evaluate(self.model, self._loader(self.data.validation, EVAL_BATCH))
+            self._check_finite(
+                "the validation loss", loss, record["epoch"], record["lr"]
+            )  # nothing of such an epoch is saved
             record |= {"validation_loss": loss, "validation_accuracy": accuracy}
         best = max((r["validation_accuracy"] for r in self.history if "validation_accuracy" in r), default=-1.0)
         self.history.append(record)
@@ -285,6 +296,7 @@ class Run:
         chosen = "best" if self.config.validation else "last"
         model, _ = checkpoints.load_model(self.folder / f"{chosen}.safetensors")
         loss, accuracy = evaluate(model, self._loader(self.data.test, EVAL_BATCH))
+        self._check_finite("the test loss", loss, self.config.epochs, self.lr(self.step - 1))
         result = {"test_loss": loss, "test_accuracy": accuracy}
         self._write_metrics([*self.history, result])
         return result
@@ -326,6 +338,8 @@ class Run:
         """Write the whole state of the run to ``<name>.safetensors`` in its folder. What was last becomes previous."""
         keep = self.folder / "previous.safetensors" if name == "last" else None
         checkpoints.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
+        if name == "last":
+            self.saved = self.step
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
@@ -359,6 +373,7 @@ class Run:
         try:
             self.optimizer.load_state_dict(checkpoints.part(arrays, "optimizer"))
             self.step, self.history, self.sums = _progress(info, self.total_steps)
+            self.saved = self.step
         except (ValueError, KeyError) as error:
             raise checkpoints.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
@@ -445,8 +460,9 @@ def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
 
 # ---------------------------------------------------------------- stopping and showing
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of raising; a second one raises as usual. Yields a function: whether one came.
+def stop_signals(told: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
+    """Note SIGINT and SIGTERM instead of raising, and call `told` at the first; a second one raises as usual. Yields a
+    function: whether one came.
 
     Examples
     --------
@@ -461,6 +477,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         nonlocal came
         came = True
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if told:
+            told()
 
     before = {}
     try:

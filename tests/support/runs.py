@@ -42,6 +42,9 @@ class Reporter:
         if run.step == self.at:
             self.action(run)
 
+    def stopping(self, run):
+        self.stopped_at = run.step
+
     def epoch(self, run, record):
         self.epochs.append(record)
 

@@ -130,6 +130,6 @@ def _check_padding(path: str | Path, model: Module, description: str) -> None:
     places = {"A": [(m.before + m.after) // 2 for m in pads], "A-after": [0] * len(pads)}
     if places.get(theirs, []) != [m.before for m in pads] and theirs in places:
         raise CheckpointError(
-            f"{path}: was trained with shortcut {theirs!r}, and the model's zeros for new channels stand elsewhere: make "
-            f"the model with shortcut={theirs!r} (--shortcut {theirs})"
+            f"{path}: was trained with shortcut {theirs!r}, and the model's zeros for new channels stand elsewhere: "
+            f"make the model with shortcut={theirs!r} (--shortcut {theirs})"
         )

@@ -135,6 +135,10 @@ class _Tested:
         if self.reporter:
             self.reporter.epoch(run, record)
 
+    def stopping(self, run: train.Run) -> None:
+        if self.reporter:
+            self.reporter.stopping(run)
+
     def _test(self, run: train.Run) -> None:
         loader = data.Loader(*run.data.test, train.EVAL_BATCH, mean=run.data.mean, std=run.data.std, shuffle=False)
         self.errors.append(1 - train.evaluate(run.model, loader)[1])

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from tinyres import checkpoints, data, models
-from tinyres.console import Threads, UserError, errors, out, plain, use_threads
+from tinyres.console import Threads, UserError, errors, out, use_threads
 from tinyres.files import write_whole
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
@@ -77,7 +77,7 @@ def explain(
         out.print(_table(passes, model))
         for sentence in _verdict(passes):
             out.print(sentence, soft_wrap=True)
-        out.print(plain(f"Written: {path} ({len(html) / 1e6:.1f} MB). Open it in a browser."), soft_wrap=True)
+        out.print(f"Written: {path} ({len(html) / 1e6:.1f} MB). Open it in a browser.", soft_wrap=True)
 
 
 def _network(name: str, checkpoint: Path | None, seed: int) -> tuple[Module, dict[str, Any]]:

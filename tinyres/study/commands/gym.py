@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from tinyres.console import errors, out
 from tinyres.study import gym as study
@@ -38,11 +38,13 @@ def levels(context: typer.Context, folder: Folder = HERE) -> None:
         table = Table("", "level", "file", "", title="Each file has one fault; its gradient is wrong")
         for level in study.LEVELS:
             begun = (folder / level.name / level.file).exists()
-            state = "[green]solved[/]" if level.name in done.solved else "begun" if begun else ""
+            state = Text("solved", "green") if level.name in done.solved else "begun" if begun else ""
             table.add_row(f"{level.number}", level.op, level.mutant.file, state)
         out.print(table)
         if done.damaged:
-            out.print(f"{folder}/progress.json is damaged, so what was solved is not known; check each again.")
+            out.print(
+                f"{folder}/progress.json is damaged, so what was solved is not known; check each again.", soft_wrap=True
+            )
         following = study.next_level(done)
         rest = f"Next: tinyres study gym start {following.number}" if following else "Nothing is left to mend."
         out.print(f"{len(done.solved)} of {len(study.LEVELS)} solved. {rest}", soft_wrap=True)
@@ -61,7 +63,7 @@ def start(
         wanted = study.find(level) if level else study.next_level(study.progress(folder)) or study.LEVELS[-1]
         path, new = study.start(folder, wanted, again=again)
         state = "Broken" if new else "There already, and left as it is (--again begins anew)"
-        out.print(f"Level {wanted.number}, {wanted.op}. {state}: {escape(str(path))}", soft_wrap=True)
+        out.print(f"Level {wanted.number}, {wanted.op}. {state}: {path}", soft_wrap=True)
         out.print("Mend the gradient there, then: tinyres study gym check", soft_wrap=True)
 
 
@@ -72,13 +74,13 @@ def check(level: Which = None, folder: Folder = HERE) -> None:
         wanted = chosen(folder, level)
         report = study.check(folder, wanted)
         colour = "green" if report.solved else "red"
-        out.print(f"Level {wanted.number}: [bold {colour}]{escape(report.verdict)}[/]", soft_wrap=True)
+        out.print(f"Level {wanted.number}:", Text(report.verdict, f"bold {colour}"), soft_wrap=True)
         if report.case:
-            out.print(f"The smallest case that was found:\n\n{escape(report.case)}\n", soft_wrap=True)
+            out.print(f"The smallest case that was found:\n\n{report.case}\n", soft_wrap=True)
         if report.message:
-            out.print(escape(report.message), soft_wrap=True)
+            out.print(report.message, soft_wrap=True)
         if report.printed:
-            out.print(f"\nPrinted on this case:\n{escape(report.printed.rstrip())}", soft_wrap=True)
+            out.print(f"\nPrinted on this case:\n{report.printed.rstrip()}", soft_wrap=True)
         if not report.solved:
             raise typer.Exit(1)
         out.print(f"The fault was: {wanted.mutant.name}.", soft_wrap=True)
@@ -90,7 +92,7 @@ def check(level: Which = None, folder: Folder = HERE) -> None:
 def hint(level: Which = None, folder: Folder = HERE) -> None:
     """Where to look."""
     with errors():
-        out.print(escape(chosen(folder, level).hint), soft_wrap=True)
+        out.print(chosen(folder, level).hint, soft_wrap=True)
 
 
 @gym.command()
@@ -99,4 +101,4 @@ def solution(level: Which = None, folder: Folder = HERE) -> None:
     with errors():
         wanted = chosen(folder, level)
         out.print(f"{wanted.mutant.name}:", soft_wrap=True)
-        out.print(escape(study.solution(wanted)), soft_wrap=True, end="")
+        out.print(study.solution(wanted), soft_wrap=True, end="")
