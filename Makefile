@@ -1,6 +1,7 @@
 # make train   install into .venv and train ResNet-20 for about five minutes
 # make test    install what tests need, and run them
 # make check   lint, format and types: what every change has to pass besides
+# make nightly the tests with ten times the examples, and others each time
 # make docs    build the site, docs/_build/index.html
 # make bench   time a training step here and in PyTorch
 
@@ -8,18 +9,22 @@ VENV   ?= .venv
 PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3 python
 BIN    := $(VENV)/bin
 TRAIN  ?= --epochs 3
+TEST   ?= -n 2 --dist loadfile# two workers, each on one thread; a file's tests share what they have made
 
 # Those of PYTHON that are new enough, and of these the ones that can make an environment.
 recent = $(shell for p in $(PYTHON); do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done 2>/dev/null; true)
 usable = $(shell for p in $(recent); do $$p -c 'import ensurepip, venv' && echo $$p; done 2>/dev/null; true)
 
-.PHONY: train test check docs bench clean
+.PHONY: train test nightly check docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/tinyres train $(TRAIN)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST)
+
+nightly: $(VENV)/.installed-dev
+	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(TEST)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import settings
 from support.runs import install_tiny
 
-import tinyres as tr
+if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers none has more than a core; processes they start inherit it
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import tinyres as tr  # noqa: E402  # Numba, BLAS and PyTorch read the environment as they are loaded
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    tr.set_num_threads(1)  # tests of more threads say so
 
 # No deadline: the first example compiles kernels. Derandomized: a test that passed passes again.
 settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
