@@ -1,6 +1,10 @@
 """What all tests share: a Hypothesis profile, chosen by HYPOTHESIS_PROFILE ("ci", the default, or "nightly")."""
 
 import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers none has more than a core; processes they start inherit it
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by BLAS and PyTorch as they are loaded
+
 import shutil
 import sys
 
@@ -8,10 +12,7 @@ import pytest
 from hypothesis import settings
 from support.runs import install_tiny
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers none has more than a core; processes they start inherit it
-    os.environ["OMP_NUM_THREADS"] = "1"
-
-import tinyres as tr  # noqa: E402  # Numba, BLAS and PyTorch read the environment as they are loaded
+import tinyres as tr
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     tr.set_num_threads(1)  # tests of more threads say so
