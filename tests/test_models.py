@@ -290,3 +290,42 @@ def test_very_deep_nets_train_a_step(name):
     assert not np.array_equal(net.conv1.weight.data, before)
     state = net.state_dict()
     assert len(state) == len(set(state)) == 6 * (2 * 3 * len(net.layer1) + 1) + 2
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet20", "resnet18", "plain20"])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_any_number_of_channels(name, channels):
+    net = models.create(name, in_channels=channels, stem="cifar", num_classes=3).eval()
+    assert net(tr.zeros((2, channels, 8, 8))).shape == (2, 3)
+    with pytest.raises(ValueError, match=rf"x: got shape \(2, 3, 8, 8\), expected images \(N, {channels}, H, W\)"):
+        net(tr.zeros((2, 3, 8, 8)))
+
+
+def test_unknown_options_are_named_with_those_there_are():
+    with pytest.raises(TypeError, match=r"num_clases: no option of .* have num_classes, .*did you mean num_classes\?"):
+        models.create("resnet20", num_clases=3)
+    with pytest.raises(TypeError, match=r"groups: no option of these blocks or of a network"):
+        models.resnet20(groups=2)
+    with pytest.raises(TypeError, match=r"group: no option .*width_per_group, stride_on_1x1; did you mean groups\?"):
+        models.resnet50(group=2)
+
+
+def test_pictures_of_another_dtype_are_told_of_with_both_ways_out():
+    with pytest.raises(TypeError, match=r"that of x: write x\.astype\(np\.float32\), or .*net\.astype"):
+        models.resnet20()(tr.Tensor(np.zeros((1, 3, 8, 8))))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(3, 8, 0), "Conv2d: kernel_size: got 0, expected 1 or more"),
+        (lambda: nn.Conv2d(3, 8, (3, 0)), r"Conv2d: kernel_size: got \(3, 0\), expected 1 or more"),
+        (lambda: nn.Conv2d(3, 8, 3, stride=0), "Conv2d: stride: got 0, expected 1 or more"),
+        (lambda: nn.Conv2d(3, 8, 3, padding=-1), "Conv2d: padding: got -1, expected 0 or more"),
+        (lambda: nn.MaxPool2d(0), "MaxPool2d: kernel_size: got 0, expected 1 or more"),
+        (lambda: nn.AvgPool2d(2, stride=-1), "AvgPool2d: stride: got -1, expected 1 or more"),
+    ],
+)
+def test_layers_refuse_windows_that_are_none(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -6,6 +6,7 @@ channels in its first block. Names of modules and parameters are torchvision's.
 """
 
 import difflib
+import inspect
 import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,6 +37,8 @@ class ResNet(Module):
     layers : sequence of int
         Number of blocks in each stage.
     num_classes : int
+    in_channels : int
+        Of the images: 3 colours, 1 for grey ones, or as many as there are.
     stem : "cifar" or "imagenet"
         A 3x3 convolution, or one of 7x7 with stride 2 and a 3x3 max-pool with stride 2 (the paper, table 1).
     widths : sequence of int, optional
@@ -52,6 +55,8 @@ class ResNet(Module):
     ------
     ValueError
         Where `layers`, `widths`, `stem` or `shortcut` are not of this form.
+    TypeError
+        Where neither a network nor its blocks have an option of that name, with those that there are.
 
     Examples
     --------
@@ -67,6 +72,7 @@ class ResNet(Module):
         layers: Sequence[int],
         num_classes: int = 10,
         *,
+        in_channels: int = 3,
         stem: str = "cifar",
         widths: Sequence[int] | None = None,
         shortcut: str | None = "B",
@@ -81,13 +87,14 @@ class ResNet(Module):
             raise ValueError(f"shortcut: got {shortcut!r}, expected one of {', '.join(map(repr, SHORTCUTS))} or None")
         if stem not in STEMS:
             raise ValueError(f"stem: got {stem!r}, expected one of {', '.join(map(repr, STEMS))}")
+        _check_options(block, block_options)
         expansion: int = getattr(block, "expansion", 1)
         preactivation: bool = getattr(block, "preactivation", False)
 
         channels = widths[0]
         large = stem == "imagenet"
         self.conv1 = Conv2d(
-            3, channels, 7 if large else 3, stride=2 if large else 1, padding=3 if large else 1, bias=False
+            in_channels, channels, 7 if large else 3, stride=2 if large else 1, padding=3 if large else 1, bias=False
         )
         self.bn1 = BatchNorm2d(channels)
         self.maxpool = MaxPool2d(3, stride=2, padding=1) if large else None
@@ -130,9 +137,10 @@ class ResNet(Module):
             self._modules[stage].segment = blocks
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, 3, H, W) -> logits (N, num_classes)."""
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"x: got shape {x.shape}, expected images (N, 3, H, W)")
+        """Images (N, in_channels, H, W) -> logits (N, num_classes)."""
+        channels = self.conv1.weight.shape[1]
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(f"x: got shape {x.shape}, expected images (N, {channels}, H, W)")
         x = self.bn1(self.conv1(x), relu=True)
         if self.maxpool is not None:
             x = self.maxpool(x)
@@ -141,6 +149,21 @@ class ResNet(Module):
         if self.norm is not None:
             x = self.norm(x, relu=True)
         return self.fc(ops.flatten(self.avgpool(x)))
+
+
+def _check_options(block: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Refuse what neither a network nor its blocks know, by name: the block itself would only know of its own."""
+    own = {p.name: p.kind for p in inspect.signature(block).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in own.values():
+        return
+    named = [name for name, kind in own.items() if kind is inspect.Parameter.KEYWORD_ONLY and name != "activated"]
+    network = [p.name for p in inspect.signature(ResNet).parameters.values() if p.default is not p.empty]
+    for name in options:
+        if name not in own:
+            there = [*network, *named]
+            near = difflib.get_close_matches(name, there, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise TypeError(f"{name}: no option of these blocks or of a network, which have {', '.join(there)}{hint}")
 
 
 # ---------------------------------------------------------------- the family
@@ -190,6 +213,8 @@ def create(name: str, **options: Any) -> ResNet:
     ------
     ValueError
         Where there is no such model, with the nearest names.
+    TypeError
+        Where there is no such option, with those that there are.
 
     Examples
     --------

@@ -23,6 +23,13 @@ def _positive(layer: str, **values: int) -> None:
             raise ValueError(f"{layer}: {name}: got {value}, expected 1 or more")
 
 
+def _windows(layer: str, kernel_size: _Size, stride: _Size | None, padding: _Size) -> None:
+    sizes = {"kernel_size": (kernel_size, 1), "stride": (1 if stride is None else stride, 1), "padding": (padding, 0)}
+    for name, (value, least) in sizes.items():
+        if min(_pair(value)) < least:
+            raise ValueError(f"{layer}: {name}: got {value}, expected {least} or more")
+
+
 class Conv2d(Module):
     """Convolution, see `ops.conv2d`. Weights start as `init.kaiming_normal` (fan-out), the bias as zeros.
 
@@ -51,6 +58,7 @@ class Conv2d(Module):
                 f"Conv2d: groups: got {groups}, expected a divisor of in_channels {in_channels} and of "
                 f"out_channels {out_channels}"
             )
+        _windows("Conv2d", kernel_size, stride, padding)
         self.stride, self.padding, self.groups = stride, padding, groups
         self.weight = Parameter(init.kaiming_normal((out_channels, in_channels // groups, *_pair(kernel_size))))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
@@ -143,6 +151,7 @@ class MaxPool2d(Module):
 
     def __init__(self, kernel_size: _Size, *, stride: _Size | None = None, padding: _Size = 0) -> None:
         super().__init__()
+        _windows(type(self).__name__, kernel_size, stride, padding)
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,7 +25,10 @@ def images(x: Tensor, name: str = "x") -> None:
 def same_dtype(x: Tensor, **others: Tensor | None) -> None:
     for name, other in others.items():
         if other is not None and other.dtype != x.dtype:
-            raise TypeError(f"{name}: got dtype {other.dtype}, expected {x.dtype}, that of x")
+            raise TypeError(
+                f"{name}: got dtype {other.dtype}, expected {x.dtype}, that of x: write x.astype(np.{other.dtype}), or "
+                f"make what {name} belongs to {x.dtype} (net.astype(np.{x.dtype}))"
+            )
 
 
 def vector(name: str, value: Tensor | None, length: int, meaning: str) -> None:
