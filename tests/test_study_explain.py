@@ -453,5 +453,5 @@ def test_the_template_comes_with_the_package():
     assert "{{ data }}" in (PACKAGE / "study" / "explain.html.j2").read_text()
     build = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     assert "tinyres" in build["targets"]["sdist"]["include"]  # the whole folder, whatever its files are called
-    assert not {"include", "exclude", "only-include"} & build["targets"].get("wheel", {}).keys()
+    assert build["targets"]["wheel"] == {"only-include": ["tinyres", "tinyres_command.py"]}
     assert not {"include", "exclude", "only-include"} & build.keys()
