@@ -411,3 +411,11 @@ def test_long_lists_of_what_does_not_fit_are_cut(tmp_path):
     with pytest.raises(CheckpointError, match=r"expected \(16,\)\n  and \d+ more$") as caught:
         checkpoints.load_model(tmp_path / "a")
     assert len(str(caught.value).splitlines()) == 10
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_a_pipe_or_a_device_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(checkpoints.CheckpointError, match="a pipe or a device, expected a file"):
+            checkpoints.load(path)

@@ -67,6 +67,8 @@ def _opened(path: str | Path) -> Iterator[Any]:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
+    if path.exists() and not path.is_file():  # to open a pipe is to wait for whoever writes
+        raise CheckpointError(f"{path}: a pipe or a device, expected a file: write its content to one first")
     try:
         with path.open("rb") as start:
             first = start.read(9)
