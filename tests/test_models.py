@@ -296,7 +296,8 @@ def test_very_deep_nets_train_a_step(name):
 @pytest.mark.parametrize("channels", [1, 5])
 def test_images_of_any_number_of_channels(name, channels):
     net = models.create(name, in_channels=channels, stem="cifar", num_classes=3).eval()
-    assert net(tr.zeros((2, channels, 8, 8))).shape == (2, 3)
+    for made in (net, nn.fuse(net, image_size=8)):
+        assert made(tr.zeros((2, channels, 8, 8))).shape == (2, 3)
     with pytest.raises(ValueError, match=rf"x: got shape \(2, 3, 8, 8\), expected images \(N, {channels}, H, W\)"):
         net(tr.zeros((2, 3, 8, 8)))
 

@@ -91,6 +91,7 @@ class ResNet(Module):
         expansion: int = getattr(block, "expansion", 1)
         preactivation: bool = getattr(block, "preactivation", False)
 
+        self.in_channels = in_channels  # of the first convolution, whose place another module may take
         channels = widths[0]
         large = stem == "imagenet"
         self.conv1 = Conv2d(
@@ -138,9 +139,8 @@ class ResNet(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images (N, in_channels, H, W) -> logits (N, num_classes)."""
-        channels = self.conv1.weight.shape[1]
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(f"x: got shape {x.shape}, expected images (N, {channels}, H, W)")
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"x: got shape {x.shape}, expected images (N, {self.in_channels}, H, W)")
         x = self.bn1(self.conv1(x), relu=True)
         if self.maxpool is not None:
             x = self.maxpool(x)
