@@ -1,13 +1,15 @@
 """The command `tinyres`: loads and runs it, so that Ctrl-C while it loads leaves without a traceback."""
 
-import sys
+import os
+import signal
 
 
 def main() -> None:
     """Entry point."""
-    try:
-        from tinyres.cli import main as run  # loads Numba, which takes a second
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # a background job ignores it, and goes on to
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # nothing is open yet that would be lost
+    from tinyres.cli import main as run  # loads Numba, which takes a second
 
-        run()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    signal.signal(signal.SIGINT, before)
+    run()

@@ -356,7 +356,7 @@ def test_profile_mistakes(tmp_path, arguments, message):
 def test_warmup_compiles_each_kernel_once_and_says_so(monkeypatch):
     called = []
     steps = [(name, lambda name=name: called.append(name)) for name in ("one", "two")]
-    monkeypatch.setattr(cli.kernels, "steps", lambda: iter(steps))
+    monkeypatch.setattr(console_module.warmup, "steps", lambda: iter(steps))
     assert re.search(r"2 kernels ready in \d", good("warmup"))
     assert called == ["one", "two"]
 
@@ -609,8 +609,9 @@ def test_process_that_is_stopped_saves_and_says_how_to_go_on(tmp_path, number):
 @pytest.mark.skipif(os.name == "nt", reason="signals to processes are not the same on Windows")
 def test_ctrl_c_while_it_starts_leaves_without_a_traceback():
     """Wherever it comes: modules are loaded for a second before a command can hear of it."""
-    code = "import sys; sys.argv = ['tinyres', 'summary', 'resnet20']; import tinyres_command; print(flush=True); "
-    code += "tinyres_command.main()"
+    code = "import sys; sys.argv = ['tinyres', 'summary', 'resnet20']; import tinyres_command; "
+    code += "sys.addaudithook(lambda name, arguments: name == 'import' and arguments[0] == 'tinyres.cli' and "
+    code += "print(flush=True)); tinyres_command.main()"  # from when it begins to load
     for delay in (0, 0.1, 0.3, 0.6, 1):
         command = [sys.executable, "-c", code]
         running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -636,6 +637,21 @@ def test_second_ctrl_c_is_announced_and_leaves_with_130(tmp_path, monkeypatch):
     assert result.exit_code == 130
     assert "Finishing the step, and saving. Ctrl-C again stops at once, and loses 2 steps." in result.stdout
     assert result.stderr == "Stopped.\n"
+
+
+@pytest.mark.parametrize(("terminal", "cached"), [(True, False), (True, True), (False, False)])
+def test_kernels_are_announced_once_and_to_those_who_look(tmp_path, monkeypatch, terminal, cached):
+    to = console_module.console(100)
+    to.file, ran = io.StringIO(), []
+    monkeypatch.setattr(to, "_force_terminal", terminal)
+    monkeypatch.setattr(console_module, "out", to)
+    monkeypatch.setattr(console_module, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(console_module.warmup, "steps", lambda: iter([("one", lambda: ran.append(1))]))
+    if cached:  # as Numba has it: in a folder for each source
+        (tmp_path / "kernels_0" / "norm.nbi").parent.mkdir()
+        (tmp_path / "kernels_0" / "norm.nbi").touch()
+    console_module.prepare_kernels()
+    assert ("Compiling kernels, once" in to.file.getvalue()) == bool(ran) == (terminal and not cached)
 
 
 # ---------------------------------------------------------------- names that look like something else

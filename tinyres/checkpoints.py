@@ -168,7 +168,7 @@ def _info(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: a safetensors file, but no tinyres checkpoint (no description in its metadata)"
         ) from error
-    if form not in (2, FORMAT) or isinstance(form, bool):
+    if form not in (2, FORMAT):
         raise CheckpointError(
             f"{path}: format {reprlib.repr(form)}, expected {FORMAT}: written by another version of tinyres"
         )

@@ -23,7 +23,7 @@ from tinyres.console import (
     DataOption,
     Threads,
     UserError,
-    compiling,
+    compile_kernels,
     configuration,
     console,
     errors,
@@ -36,7 +36,6 @@ from tinyres.console import (
 )
 from tinyres.export import to_onnx
 from tinyres.files import write_whole
-from tinyres.kernels import warmup as kernels
 from tinyres.kernels.compile import cache_folder
 from tinyres.models import BLOCKS
 from tinyres.study.commands import app as study
@@ -304,8 +303,7 @@ def predict(
         table = Table("image", *(f"{i + 1}" for i in range(min(top, len(info["classes"])))))
         for path, probabilities in zip(images, found, strict=True):
             best = np.argsort(-probabilities, kind="stable")[:top]
-            cells = str(path), *(f"{info['classes'][k]} {probabilities[k]:.1%}" for k in best)
-            table.add_row(*cells)
+            table.add_row(str(path), *(f"{info['classes'][k]} {probabilities[k]:.1%}" for k in best))
         wide_enough(table).print(table)
 
 
@@ -338,8 +336,7 @@ def export_model(
             to_onnx(tr.nn.fuse(model, image_size=size), onnx, image_size=size, classes=info["classes"])
             mean, std = (", ".join(f"{v:.4f}" for v in info[name]) for name in ("mean", "std"))
             out.print(
-                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std",
-                soft_wrap=True,
+                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std", soft_wrap=True
             )
             out.print(f"  with mean {mean} and std {std}", soft_wrap=True)
 
@@ -567,14 +564,10 @@ def _time(seconds: float) -> str:
 @app.command()
 def warmup() -> None:
     """Compile all kernels now, so that no first training step waits for it. Needed once per version and machine."""
-    steps = list(kernels.steps())
     start = time.perf_counter()
-    with errors(), compiling(len(steps)) as named:
-        for name, compile_kernel in steps:
-            named(name)
-            compile_kernel()
-    seconds = time.perf_counter() - start
-    out.print(f"{len(steps)} kernels ready in {seconds:.1f} s ({cache_folder()})", soft_wrap=True)
+    with errors():
+        number = compile_kernels()
+    out.print(f"{number} kernels ready in {time.perf_counter() - start:.1f} s ({cache_folder()})", soft_wrap=True)
 
 
 def main() -> None:

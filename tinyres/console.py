@@ -70,32 +70,27 @@ def use_threads(n: int | None) -> None:
             raise UserError(f"--threads: {str(error).removeprefix('n: ')}") from None
 
 
-def prepare_kernels(shown: bool | None = None) -> None:
-    """Compile what a training step needs, or load it, and show how far that is where it takes long enough to wonder.
+def prepare_kernels() -> None:
+    """On a terminal with an empty cache, compile the kernels before the first step, where somebody would wonder.
 
-    Only where somebody looks: elsewhere kernels are compiled as they are met, which is the same work.
+    Elsewhere they are compiled as they are met, which is the same work.
     """
-    if not (out.is_terminal if shown is None else shown) or any(cache_folder().glob("*.nbi")):
-        return
+    if out.is_terminal and not any(cache_folder().rglob("*.nbi")):
+        out.print("Compiling kernels, once for this version and machine; later runs start at once.", soft_wrap=True)
+        compile_kernels()
+
+
+def compile_kernels() -> int:
+    """Compile all kernels of a training step, or load them, under a progress bar; how many there are."""
     steps = list(warmup.steps())
-    out.print("Compiling kernels, once for this version and machine; later runs start at once.", soft_wrap=True)
-    with compiling(len(steps)) as named:
-        for name, compile_kernel in steps:
-            named(name)
-            compile_kernel()
-
-
-@contextlib.contextmanager
-def compiling(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar for kernels, and a function to call with the name of the next."""
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, console=out, transient=True) as bar:
-        task = bar.add_task("", total=total)
-
-        def named(name: str) -> None:
-            bar.update(task, description=name, completed=bar.tasks[0].completed + bool(bar.tasks[0].description))
-
-        yield named
+        task = bar.add_task("", total=len(steps))
+        for name, compile_kernel in steps:
+            bar.update(task, description=name)
+            compile_kernel()
+            bar.advance(task)
+    return len(steps)
 
 
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=HARDWARE)]

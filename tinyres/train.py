@@ -280,9 +280,7 @@ class Run:
         }
         if self.config.validation:
             loss, accuracy = evaluate(self.model, self._loader(self.data.validation, EVAL_BATCH))
-            self._check_finite(
-                "the validation loss", loss, record["epoch"], record["lr"]
-            )  # nothing of such an epoch is saved
+            self._check_finite("the validation loss", loss, record["epoch"], record["lr"])  # before anything is saved
             record |= {"validation_loss": loss, "validation_accuracy": accuracy}
         best = max((r["validation_accuracy"] for r in self.history if "validation_accuracy" in r), default=-1.0)
         self.history.append(record)
@@ -421,6 +419,11 @@ def read_config(folder: str | Path) -> Config:
     ------
     CheckpointError
         Where there is none, or it cannot be read, or has a field or a value that makes no sense.
+
+    Notes
+    -----
+    A run that was begun when "A-after" was the way of option A says so in its last checkpoint, see `models.upgrade`,
+    and not in its configuration.
     """
     path, last = Path(folder) / "config.json", Path(folder) / "last.safetensors"
     try:
@@ -429,7 +432,7 @@ def read_config(folder: str | Path) -> Config:
         raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
     with contextlib.suppress(checkpoints.CheckpointError):  # whoever reads the checkpoint says what is wrong with it
         made = (checkpoints.load_info(last) or {}).get("config") if last.exists() else None
-        if isinstance(made, dict) and made.get("shortcut") == "A-after":  # begun when that was the way of A
+        if isinstance(made, dict) and made.get("shortcut") == "A-after":
             config = dataclasses.replace(config, shortcut="A-after")
     return config
 

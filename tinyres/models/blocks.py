@@ -240,6 +240,11 @@ class PaddedIdentity(Module):
         How many of the new channels come before the old ones; half of them by default, rounded down, as in the nets
         whose CIFAR-10 weights are passed round most. The paper leaves it open.
 
+    Raises
+    ------
+    ValueError
+        Where `before` is more than the channels that are new.
+
     Examples
     --------
     >>> import numpy as np, tinyres as tr
@@ -277,7 +282,7 @@ def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool =
 
 
 SHORTCUTS = ("A", "A-after", "B", "C")
-"""The paper's options; "A-after" has all new channels after the old ones, as tinyres made A up to version 0.1."""
+"""The paper's options; "A-after" has all new channels after the old ones: what A was up to format 2 of checkpoints."""
 
 
 def make_shortcut(

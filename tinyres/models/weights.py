@@ -107,10 +107,10 @@ def upgrade(info: dict[str, Any]) -> dict[str, Any]:
     {'model': {'name': 'resnet50', 'options': {}}}
     """
     try:
-        model, options = info["model"], info["model"]["options"]
-        if options.get("shortcut", FAMILY[model["name"]].get("shortcut")) != "A":
+        if _shortcut(info) != "A":
             return info
-        upgraded = {**info, "model": {**model, "options": {**options, "shortcut": "A-after"}}}
+        model = info["model"]
+        upgraded = {**info, "model": {**model, "options": {**model["options"], "shortcut": "A-after"}}}
     except (KeyError, TypeError, AttributeError):  # of no model; whoever reads one says what is wrong
         return info
     if isinstance(config := info.get("config"), dict):
@@ -118,17 +118,22 @@ def upgrade(info: dict[str, Any]) -> dict[str, Any]:
     return upgraded
 
 
+def _shortcut(info: dict[str, Any]) -> Any:
+    """That of the model which a checkpoint describes: as asked for, or the model's own."""
+    options, own = info["model"]["options"], FAMILY[info["model"]["name"]]
+    return options.get("shortcut", own.get("shortcut"))
+
+
 def _check_padding(path: str | Path, model: Module, description: str) -> None:
     """Refuse weights for one way of option A in a model of the other."""
     try:
         info = json.loads(description)
-        info = upgrade(info) if info["format"] == 2 else info
-        theirs: str = info["model"]["options"].get("shortcut", FAMILY[info["model"]["name"]].get("shortcut"))
+        theirs = _shortcut(upgrade(info) if info["format"] == 2 else info)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return  # it does not say of which model it is
     pads = [m for _, m in model.named_modules() if isinstance(m, PaddedIdentity)]
     places = {"A": [(m.before + m.after) // 2 for m in pads], "A-after": [0] * len(pads)}
-    if places.get(theirs, []) != [m.before for m in pads] and theirs in places:
+    if theirs in places and places[theirs] != [m.before for m in pads]:
         raise CheckpointError(
             f"{path}: was trained with shortcut {theirs!r}, and the model's zeros for new channels stand elsewhere: "
             f"make the model with shortcut={theirs!r} (--shortcut {theirs})"
