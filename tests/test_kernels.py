@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import weakref
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from numba.core.codegen import JITCodeLibrary
 from numba.core.dispatcher import Dispatcher
 
 import tinyres as tr
@@ -704,6 +706,30 @@ def test_kernels_that_call_others(tmp_path):
         assert (result.stdout.strip(), result.returncode) == (hits, 0), result.stderr
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
+    """It would be lost in LLVM's calls of Python. The kernel is whole, and the handler is as it was."""
+
+    @compile.jit(cache=False)
+    def add(a, b):
+        return a + b
+
+    finalize = JITCodeLibrary._finalize_final_module
+
+    def interrupted(library):
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        return finalize(library)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(JITCodeLibrary, "_finalize_final_module", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add(1, 2)
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert add(1, 2) == 3
+
+
 OTHER_PROCESSOR = """
 import json
 import numpy as np
@@ -755,6 +781,8 @@ def test_other_processors(name, features, width, fma, tmp_path):
         pytest.skip("needs an x86-64 processor")
     if fma and not {"avx2", "fma"} <= compile.host_features():
         pytest.skip("needs a processor with AVX2")
+    if (width, fma) == (kernels.simd.WIDTH, kernels.simd.HAS_FMA):
+        pytest.skip("is this processor's own, on which all other tests are")
     env = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "TINYRES_CACHE": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", OTHER_PROCESSOR], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

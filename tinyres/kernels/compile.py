@@ -5,10 +5,13 @@ calls. So the folder is named after everything the code depends on: the source o
 versions of Numba and llvmlite, and the processor. An edit anywhere gives a new, empty folder.
 """
 
+import contextlib
 import gc
 import hashlib
 import os
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,23 @@ class _Part(JITCodeLibrary):
         return None
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits meanwhile: LLVM calls back into Python, and what is raised there is printed and lost."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    came: list[tuple[int, Any]] = []
+    signal.signal(signal.SIGINT, lambda *signal_and_frame: came.append(signal_and_frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            handler(*came[0])
+
+
 class _Kernel(Compiler):
     """Numba's compiler, but the kernel's own library is the only whole one: those made on the way are its parts."""
 
@@ -111,7 +131,8 @@ class _Kernel(Compiler):
         codegen._library_class = _Part  # only here: whoever compiles holds Numba's lock
         gc.disable()  # most of what is made is in use to the end: to look for what is not takes long and finds little
         try:
-            return super().compile_extra(function)
+            with _uninterrupted():
+                return super().compile_extra(function)
         finally:
             codegen._library_class = before
             if collecting:
