@@ -7,9 +7,10 @@
 Every kind of file that tinyres reads: checkpoints, weights, configurations, CIFAR's archives and folders, pictures.
 First the nasties that were made by hand: bombs, absurd shapes, paths that climb out. Then small good files after some
 random changes, which half of the time get past the outermost check, such as a checksum or a compression. Last, each bit
-of a checkpoint's arrays is turned over. Loading must end, in less than a second of the processor's time and 512 MiB of
-memory (the largest picture that is allowed takes half of that), with a result that can be used or with an exception
-that the function's docstring names; and each bit must be noticed.
+of a checkpoint's arrays is turned over. Loading must end, in less than a second of the processor's time (in five where
+a picture has as many pixels as are allowed, 179 million) and 1,200 MiB of memory (of which the largest picture takes
+1,000), with a result that can be used or with an exception that the function's docstring names; and each bit must be
+noticed.
 """
 
 import argparse
@@ -25,24 +26,29 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 import tinyres as tr
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `support` is
 from support.damage import MEMORY_DISK, Kind, Nasty, kinds, nasties, small_world, taken_apart
 
-MEMORY = 512  # MiB beyond what the process has before it loads anything
+MEMORY = 1200  # MiB beyond what the process has before it loads anything
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mutations", type=int, default=100_000, help="random damages, shared out among the kinds")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pixels", type=int, help="of the largest picture; as many as Pillow takes by default")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="of the bits, turn over each N-th")
     parser.add_argument("--only", nargs="+", metavar="KIND", help="these kinds of files")
     parser.add_argument("--seconds", type=float, default=1.0, help="of the processor's time, allowed for one file")
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     options = parser.parse_args()
     tr.set_num_threads(1)
+    if options.pixels:
+        Image.MAX_IMAGE_PIXELS = options.pixels // 2  # twice as many are refused
     warnings.simplefilter("ignore")  # Pillow's, about damage
     with small_world(), tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder, np.errstate(all="ignore"):
         every = kinds()
@@ -57,7 +63,7 @@ def main() -> None:
         results = {
             "nasties": by_hand(chosen, places, options.seconds),
             "mutations": at_random(chosen, places, options),
-            "bits": every_bit(every["checkpoint"], every["run"].good, Path(folder)),
+            "bits": every_bit(every["checkpoint"], every["run"].good, Path(folder), options.every),
         }
     results["peak MiB"] = peak() - before
     wrong = [f"{row['kind']}: {row['name']}: {row['wrong']}" for row in results["nasties"] if row["wrong"]]
@@ -99,7 +105,7 @@ def by_hand(chosen: dict[str, Kind], places: dict[str, Path], most: float) -> li
             seconds = time.process_time() - began
             if wrong is None and not expected(nasty, message, path):
                 wrong = f"said {message!r:.200}, expected {nasty.message!r}"
-            elif seconds > most:
+            elif seconds > most * (5 if "as large as may be" in nasty.name else 1):
                 wrong = f"took {seconds:.2f} s"
             rows.append({"kind": name, "name": nasty.name, "wrong": wrong, "message": message, "seconds": seconds})
     slowest = max(rows, key=lambda row: row["seconds"], default={"seconds": 0, "name": "none"})
@@ -147,17 +153,18 @@ def at_random(chosen: dict[str, Kind], places: dict[str, Path], options: argpars
     return results
 
 
-def every_bit(kind: Kind, content: bytes, folder: Path) -> dict[str, int]:
-    """Turn over each bit of a checkpoint's arrays, one at a time."""
+def every_bit(kind: Kind, content: bytes, folder: Path, step: int) -> dict[str, int]:
+    """Turn over each bit of a checkpoint's arrays, or each `step`-th, one at a time."""
     size = 8 * len(taken_apart(content)[1])
     damaged = bytearray(content)
     noticed = 0
-    for bit in range(size):
+    bits = range(0, size, step)
+    for bit in bits:
         place, mask = bit // 8 - size // 8, 1 << bit % 8
         damaged[place] ^= mask
         noticed += kind.outcome(bytes(damaged), folder) != "loaded"
         damaged[place] ^= mask
-    return {"turned": size, "noticed": noticed}
+    return {"turned": len(bits), "noticed": noticed}
 
 
 if __name__ == "__main__":

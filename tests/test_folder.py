@@ -185,8 +185,11 @@ def test_kinds_that_start_other_programs_are_refused(place):
 
 def test_bombs_and_other_mistakes(place, monkeypatch):
     path = saved(place, noise(9, 9))
-    monkeypatch.setattr(data.pictures, "MOST_PIXELS", 80)
-    with pytest.raises(PictureError, match="9 x 9 pixels, more than 80"):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60)
+    with pytest.warns(Image.DecompressionBombWarning, match="81 pixels"):
+        assert read_picture(path, 8).shape == (3, 8, 8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(PictureError, match=r"81 pixels.* exceeds limit of 80 pixels"):
         read_picture(path, 8)
     with pytest.raises(PictureError, match=r"none\.png: no such file"):
         read_picture(place / "none.png", 8)
@@ -195,6 +198,24 @@ def test_bombs_and_other_mistakes(place, monkeypatch):
     for size, resize in ((0, None), (8, 7)):
         with pytest.raises(ValueError, match=f"size: got {size} with resize {resize}"):
             read_picture(path, size, resize=resize)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+@pytest.mark.parametrize("size", [(400, 300), (300, 431), (700, 40)])
+def test_huge_pictures_are_read_at_a_smaller_scale(place, monkeypatch, name, size):
+    """And nothing else changes: a smooth picture looks the same."""
+    across = np.linspace(0, 255, size[0]) * np.ones((size[1], 1))
+    picture = np.stack([across, across[:, ::-1], np.linspace(0, 255, size[1])[:, None] * np.ones(size[0])], -1)
+    Image.fromarray(picture.astype(np.uint8)).save(place / name, quality=95)
+    plain = read_picture(place / name, 16, resize=20)
+    seen = []
+    upright = data.pictures._upright
+    monkeypatch.setattr(data.pictures, "HUGE", 1000)
+    monkeypatch.setattr(data.pictures, "_upright", lambda file: seen.append(upright(file)) or seen[-1])
+    np.testing.assert_allclose(read_picture(place / name, 16, resize=20), plain, atol=4)
+    smaller = min(size) >= 80 and name == "a.jpg"  # twice what the side is scaled to, twice
+    assert (seen[0].size[0] <= size[0] / 2) == smaller
+    assert min(seen[0].size) >= min(*size, 40)
 
 
 # ---------------------------------------------------------------- folders

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyres.data.cifar import DatasetError, DatasetNotFound
-from tinyres.data.pictures import PictureError, read_picture
+from tinyres.data.pictures import SUFFIXES, PictureError, find_pictures, read_picture
 
-SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 HELD_OUT = 5  # one picture in so many, where the split is made here
 MOST_BAD = 0.01  # part of the pictures that may be damaged
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
@@ -158,17 +157,11 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise DatasetNotFound(f"{folder} holds no folders of classes; expected {LAYOUT}")
-    found = {name: _pictures(folder / name) for name in names}
+    found = {name: find_pictures(folder / name) for name in names}
     for name, files in found.items():
         if not files:
             raise DatasetError(f"{folder / name}: no pictures; expected some of {', '.join(sorted(SUFFIXES))}")
     return found
-
-
-def _pictures(folder: Path) -> list[Path]:
-    files = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    shown = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    return sorted(shown, key=lambda p: p.parts)  # paths themselves are compared without case on Windows
 
 
 def _part(files: list[Path], split: str, seed: int) -> list[Path]:

@@ -1,13 +1,15 @@
 """From a picture file to an array of the network's size."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 # What a file holds is told by its content, and of what Pillow knows some kinds start other programs (EPS: Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MOST_PIXELS = 50_000_000  # a small file can claim to be far larger, and would fill the memory, and a second
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+HUGE = 50_000_000  # pixels of a JPEG that is not decoded in full: it would take 200 MB, in each of a folder's readers
 MOST_SIDE = 1024  # of a network's images: a file can ask for any, and every layer takes memory for them
 
 
@@ -29,6 +31,23 @@ def short_side(size: int) -> int:
     return round(size * 256 / 224) if size >= 128 else size
 
 
+def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
+    """All pictures in a folder and the folders in it, told by their suffix; none that is hidden. In order of names.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("b.jpg", "a.PNG", "notes.txt", ".hidden.png"):
+    ...     (folder / name).touch()
+    >>> [path.name for path in find_pictures(folder)]
+    ['a.PNG', 'b.jpg']
+    """
+    files = (p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    shown = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    return sorted(shown, key=lambda p: p.parts)  # paths themselves are compared without case on Windows
+
+
 def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None = None) -> np.ndarray:
     """Read a picture, scale it, and cut a square from its middle.
 
@@ -45,6 +64,11 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     -------
     uint8 array of shape (3, size, size)
         Red, green and blue.
+
+    Warns
+    -----
+    PIL.Image.DecompressionBombWarning
+        Where it has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million. Twice as many are refused.
 
     Raises
     ------
@@ -67,8 +91,8 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
         raise ValueError(f"size: got {size} with resize {resize}, {expected}")
     try:
         with Image.open(path, formats=FORMATS) as file:
-            if file.width * file.height > MOST_PIXELS:
-                raise ValueError(f"{file.width} x {file.height} pixels, more than {MOST_PIXELS:,}")
+            if file.width * file.height > HUGE:
+                file.draft(None, (2 * side, 2 * side))  # JPEGs alone: an eighth, a quarter or a half, never below this
             picture = _upright(file)
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
