@@ -1,11 +1,13 @@
 """The command line: what it prints, what it leaves behind, and one short message for each mistake."""
 
+import contextlib
 import io
 import itertools
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import tinyres as tr
-from tinyres import checkpoints, cli, machine, models, train
+from tinyres import checkpoints, cli, machine, models, profile, train
 from tinyres import console as console_module
 from tinyres.data import cifar
 
@@ -40,22 +42,28 @@ tr.set_num_threads(1)
 TRAIN = ["train", "--dataset", "shapes", "--model", "tiny", "--epochs", "2", "--batch-size", "12", "--validation", "8"]
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch, tmp_path):
+@contextlib.contextmanager
+def small_world(folder):
     """Small models and data, an empty current folder, and no data or network from outside."""
     threads = tr.num_threads()
-    for table in (models.FAMILY, train.DATASETS):
-        for name, value in table.items():
-            monkeypatch.setitem(table, name, value)
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
+        for table in (models.FAMILY, train.DATASETS):
+            for name, value in table.items():
+                patch.setitem(table, name, value)
         patch.setitem(models.FAMILY, "tiny", None)
         exec(TINY, {})
-        monkeypatch.chdir(tmp_path)
+        patch.chdir(folder)
         patch.delenv("TINYRES_DATA", raising=False)
-        patch.setattr(cifar.pooch, "os_cache", lambda project: tmp_path / "cache")
+        patch.setattr(cifar.pooch, "os_cache", lambda project: folder / "cache")
         patch.setattr(cifar, "_probe", no_network)
         yield
     tr.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def tiny(tmp_path):
+    with small_world(tmp_path):
+        yield
 
 
 def no_network(url):
@@ -83,10 +91,18 @@ def bad(*arguments, code=1):
     return " ".join(re.sub("[│╭╮╰╯─]", " ", result.stderr).split())
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    with small_world(folder):
+        good(*TRAIN, "--out", folder / "run")
+    return folder / "run"
+
+
 @pytest.fixture
-def run(tmp_path):
-    good(*TRAIN, "--out", tmp_path / "run")
-    return tmp_path / "run"
+def run(tmp_path, trained):
+    """A run of its own for each test."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def contents(folder):
@@ -102,6 +118,16 @@ def test_help(command, option):
     text = good(*command, option)
     assert "Usage" in text
     assert "--help" in text
+
+
+@pytest.mark.parametrize("command", [["train"], ["predict"], ["study", "degradation"]])
+def test_help_breaks_lines_where_the_terminal_ends(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = good(*command, "--help").split("╭")[0]
+    for paragraph in text.split("\n" + " " * 80 + "\n")[2:]:
+        lines = [line.strip() for line in paragraph.splitlines()]
+        for line, after in itertools.pairwise(lines):
+            assert len(line) + 1 + len(after.split()[0]) > 78, f"{line!r} has room for {after.split()[0]!r}"
 
 
 def test_no_command_shows_help():
@@ -154,7 +180,7 @@ def test_eval_agrees_with_the_end_of_training(run):
 
 
 def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
-    step = cli.Bar.step
+    step = console_module.Bar.step
 
     def stop(self, run, *arguments):
         step(self, run, *arguments)
@@ -162,7 +188,7 @@ def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.Bar, "step", stop)
+        patch.setattr(console_module.Bar, "step", stop)
         result = tinyres(*TRAIN, "--out", tmp_path / "other")
     assert result.exit_code == 130
     assert "Stopped and saved at step 6 of 8. To go on:" in result.stdout
@@ -183,6 +209,35 @@ def test_fallback_to_shapes_says_so_in_one_line(tmp_path):
     assert told.startswith(line)
     assert "--data DIR" in told
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"] == "shapes"
+
+
+@pytest.mark.parametrize("end", [True, False])
+def test_resume_with_more_epochs_goes_on(tmp_path, end):
+    """From the end, and from the middle: what is left is trained at the rates of the longer run."""
+    options = ["--checkpoint-every", "3", "--out", tmp_path / "run"]
+    good(*TRAIN, *options)
+    if not end:  # as if stopped at step 6 of 8
+        (tmp_path / "run" / "previous.safetensors").replace(tmp_path / "run" / "last.safetensors")
+    text = good("train", "--resume", "--epochs", "3", *options)
+    assert f"from step {8 if end else 6} of 12" in text
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
+    config = train.read_config(tmp_path / "run")
+    rates = train.SCHEDULES[config.schedule](config, 12)
+    assert lines[2]["lr"] == rates(11)
+    assert (lines[1]["lr"] == rates(7)) == (not end)  # epoch 2 was trained by the shorter run's, or by the longer one's
+    assert "Certified: steps" in good("verify", tmp_path / "run")
+    message = bad("train", "--resume", "--epochs", "2", *options)
+    assert f"--epochs: got 2, but the run in {tmp_path / 'run'} has 3; leave it out to resume, or give more" in message
+
+
+def test_verify_of_a_run_that_was_stopped_before_it_used_its_new_epochs(run):
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 9}))
+    assert "Certified: steps 4 to 8" in good("verify", run)
+    (run / "config.json").write_text(json.dumps({**config, "epochs": 1}))
+    assert "belongs to a run with another configuration" in bad("verify", run)
 
 
 # ---------------------------------------------------------------- predict
@@ -225,6 +280,54 @@ def test_predict_agrees_with_the_network(run, tmp_path):
         assert re.search(rf"{i}\.png +│ {tr.data.SHAPES_CLASSES[best]} {p[i, best]:.1%}", text)
 
 
+def test_predict_folders_and_json(run, tmp_path):
+    """Pictures of a folder are found, in order, each once, and say what they say alone."""
+    folder = tmp_path / "some [of] them"
+    (folder / "more").mkdir(parents=True)
+    images, _ = tr.data.shapes(3, "test", size=16)
+    paths = [folder / "a.png", folder / "more" / "b.PNG", folder / "z.png"]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    (folder / "notes.txt").write_text("no picture")
+    weights = run / "best.safetensors"
+    found = json.loads(good("predict", weights, folder, paths[0], "--json", "--top", "2"))
+    assert [entry["image"] for entry in found] == [str(path) for path in paths]
+    assert all(len(entry["top"]) == 2 for entry in found)
+    for path, entry in zip(paths, found, strict=True):
+        (alone,) = json.loads(good("predict", weights, path, "--json", "--top", "99"))
+        assert [top["class"] for top in alone["top"][:2]] == [top["class"] for top in entry["top"]]
+        assert {top["class"] for top in alone["top"]} == set(tr.data.SHAPES_CLASSES)
+        assert sum(top["probability"] for top in alone["top"]) == pytest.approx(1)
+        np.testing.assert_allclose(
+            [top["probability"] for top in alone["top"][:2]],
+            [top["probability"] for top in entry["top"]],
+            rtol=1e-5,  # sums of another batch
+        )
+
+
+def test_predict_a_folder_in_parts(run, tmp_path, monkeypatch):
+    """What is read together does not matter."""
+    for i, image in enumerate(tr.data.shapes(5, "test", size=16)[0]):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{i}.png")
+    whole = good("predict", run / "best.safetensors", tmp_path)
+    monkeypatch.setattr("tinyres.cli.predict.EVAL_BATCH", 2)
+    assert good("predict", run / "best.safetensors", tmp_path) == whole
+
+
+def test_predict_passes_over_what_a_folder_has_damaged(run, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    assert "no pictures in this folder" in bad("predict", run / "best.safetensors", folder)
+    (folder / "bad.png").write_bytes(b"no picture")
+    assert "none of the 1 pictures can be read" in bad("predict", run / "best.safetensors", folder)
+    Image.new("RGB", (16, 16)).save(folder / "good.png")
+    result = tinyres("predict", run / "best.safetensors", folder, "--json")
+    assert result.exit_code == 0
+    assert [entry["image"] for entry in json.loads(result.stdout)] == [str(folder / "good.png")]
+    assert result.stderr.startswith(f"Passed over: {folder / 'bad.png'}: not an image")
+    assert "bad.png: not an image" in bad("predict", run / "best.safetensors", folder, folder / "bad.png")
+
+
 # ---------------------------------------------------------------- summary, profile, warmup
 def test_summary_as_json_and_as_a_table():
     found = json.loads(good("summary", "resnet20", "--json"))
@@ -239,6 +342,25 @@ def test_summary_as_json_and_as_a_table():
     assert (found["image_size"], found["multiply_adds"]) == (224, 3_857_973_248)
     assert json.loads(good("summary", "resnet18", "--stem", "cifar", "--json"))["image_size"] == 32
     assert json.loads(good("summary", "resnet34", "--shortcut", "A", "--json"))["multiply_adds"] == 3_644_493_824
+
+
+@pytest.mark.parametrize("name", ["resnet152", "preact_resnet1001", "resnext50_32x4d", "plain20"])
+def test_summary_at_80_columns_keeps_names_whole(name, monkeypatch):
+    to = Console(highlight=False, width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr(console_module, "out", to)
+    lines = good("summary", name).splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = models.summarize(models.create(name), models.image_size(name))
+    words = [line.split() for line in lines]
+    for row in rows:
+        output = "x".join(map(str, row.output))
+        assert any(word[:1] == [row.name] and output in word for word in words), row.name
+
+
+def test_summary_of_pictures_with_other_channels():
+    found = json.loads(good("summary", "tiny", "--in-channels", "1", "--json"))
+    assert found["layers"][0]["parameters"] == 8 * 9
+    assert "in_channels: got 0, expected 1 or more" in bad("summary", "tiny", "--in-channels", "0")
 
 
 def test_summary_compares_blocks():
@@ -308,7 +430,9 @@ def test_profile_options_reach_the_measurement(tmp_path):
 
 @pytest.mark.usefixtures("ceilings")
 def test_profile_in_a_narrow_terminal_loses_no_name(monkeypatch):
-    monkeypatch.setattr(cli, "out", Console(highlight=False, width=80, force_terminal=True, color_system=None))
+    monkeypatch.setattr(
+        "tinyres.cli.profile.out", Console(highlight=False, width=80, force_terminal=True, color_system=None)
+    )
     text = good("profile", "tiny", "--batch-size", "2", "--steps", "1")
     assert max(map(len, text.splitlines()[:-3])) <= 80
     assert "…" not in text
@@ -323,7 +447,7 @@ def test_profile_has_the_sizes_that_models_were_made_for(monkeypatch):
         asked.append(options)
         raise ValueError("enough")
 
-    monkeypatch.setattr(tr.profile, "profile", stop)
+    monkeypatch.setattr(profile, "profile", stop)
     for arguments in (["resnet20"], ["resnet18"], ["resnet18", "--stem", "cifar"]):
         assert bad("profile", *arguments) == "Error: enough"
     assert [(options["batch_size"], options["image_size"]) for options in asked] == [(128, 32), (16, 224), (128, 32)]
@@ -548,7 +672,6 @@ def test_bad_pictures(run, tmp_path):
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     assert "cut.png: not an image" in bad("predict", best, "cut.png")
-    assert "run: not an image" in bad("predict", best, run)
     assert "--top: got 0, expected 1 or more" in bad("predict", best, "whole.png", "--top", "0")
 
 
@@ -561,13 +684,13 @@ def test_bad_split_model_and_size(run):
 
 
 def test_divergence_is_one_message(tmp_path, monkeypatch):
-    step = cli.Bar.step
+    step = console_module.Bar.step
 
     def poison(self, run, *arguments):
         step(self, run, *arguments)
         run.model.fc.bias.data[0] = np.nan
 
-    monkeypatch.setattr(cli.Bar, "step", poison)
+    monkeypatch.setattr(console_module.Bar, "step", poison)
     with np.errstate(invalid="ignore"):
         message = bad(*TRAIN, "--out", tmp_path / "run")
     assert "the loss became nan at step 1 (epoch 1), at learning rate" in message
@@ -624,7 +747,7 @@ def test_ctrl_c_while_it_starts_leaves_without_a_traceback():
 
 
 def test_second_ctrl_c_is_announced_and_leaves_with_130(tmp_path, monkeypatch):
-    step = cli.Bar.step
+    step = console_module.Bar.step
 
     def stop(self, run, *arguments):
         step(self, run, *arguments)
@@ -632,7 +755,7 @@ def test_second_ctrl_c_is_announced_and_leaves_with_130(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli.Bar, "step", stop)
+    monkeypatch.setattr(console_module.Bar, "step", stop)
     result = tinyres(*TRAIN, "--out", tmp_path / "run")
     assert result.exit_code == 130
     assert "Finishing the step, and saving. Ctrl-C again stops at once, and loses 2 steps." in result.stdout
@@ -690,6 +813,25 @@ def test_validation_that_diverges_fails(tmp_path):
         text = bad(*TRAIN, "--out", tmp_path / "run", "--lr", "1e6")
     assert "became" in text
     assert "Try a lower --lr" in text
+
+
+def test_terminals_that_know_ascii_alone(run, tmp_path):
+    """Every name is printed, as its code points where it must be; nothing fails over a progress bar or a frame."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "katze-äöü.png")
+    code = TINY + "from tinyres.cli import main; main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    for arguments in (
+        ["predict", run / "best.safetensors", "katze-äöü.png"],
+        ["predict", run / "best.safetensors", "nicht-äöü.png"],
+        ["train", "--help"],
+    ):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        found = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=False)
+        assert b"Traceback" not in found.stderr
+        text = (found.stdout + found.stderr).decode("ascii")
+        if "predict" in arguments:
+            assert re.search(r"-(\\[a-z0-9]+)+\.png", text)
+        assert found.returncode == int("nicht-äöü.png" in arguments), text
 
 
 @pytest.mark.parametrize("module", ["tinyres", "tinyres.cli"])

@@ -39,11 +39,20 @@ def small(**options):
 
 
 # ---------------------------------------------------------------- sizes
+@pytest.fixture
+def undrawn():
+    """Who counts weights has no need of their values, which take longer to draw than to count."""
+    with nn.init.nothing_drawn():
+        yield
+
+
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if name != "resnet1202"])  # that one is built below
 def test_parameter_counts_are_the_papers(name):
     assert size(models.create(name)) == PARAMETERS[name]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 def test_plain_nets_are_as_large_as_residual_ones(depth):
     plain, residual = models.create(f"plain{depth}"), models.create(f"resnet{depth}")
@@ -88,6 +97,7 @@ PAPERS = {  # multiply-adds in 10^9: as the paper prints them (table 1; ResNet-1
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("name", PAPERS)
 def test_multiply_adds_at_224_pixels_are_the_papers(name):
     shortcut, printed, counted = PAPERS[name]
@@ -96,6 +106,7 @@ def test_multiply_adds_at_224_pixels_are_the_papers(name):
     assert abs(counted / 1e9 - printed) < 0.06
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("name", "sizes"),
     [  # output sizes of table 1

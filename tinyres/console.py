@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -49,11 +49,21 @@ def errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def wide_enough(table: Table) -> Console:
-    """Where to print a table: on the terminal as it is, and elsewhere without breaking lines."""
+def show(table: Table) -> None:
+    """Print a table: on the terminal as wide as that is, and elsewhere without breaking lines."""
+    to = out if out.is_terminal else console(max(out.width, console(10**6).measure(table).maximum))
+    to.print(table)
+
+
+@contextlib.contextmanager
+def busy(with_what: str) -> Iterator[None]:
+    """Say what takes a while: on a terminal for as long as it lasts, elsewhere in a line."""
     if out.is_terminal:
-        return out
-    return console(max(out.width, console(10**6).measure(table).maximum))
+        with out.status(with_what):
+            yield
+    else:
+        out.print(with_what, soft_wrap=True)
+        yield
 
 
 def shell(*words: object) -> str:
@@ -70,6 +80,11 @@ def use_threads(n: int | None) -> None:
             raise UserError(f"--threads: {str(error).removeprefix('n: ')}") from None
 
 
+def progress(*columns: ProgressColumn) -> Progress:
+    """A progress bar on a terminal, which leaves nothing behind; elsewhere none, that would leave an empty line."""
+    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal, speed_estimate_period=60)
+
+
 def prepare_kernels() -> None:
     """On a terminal with an empty cache, compile the kernels before the first step, where somebody would wonder.
 
@@ -84,7 +99,7 @@ def compile_kernels() -> int:
     """Compile all kernels of a training step, or load them, under a progress bar; how many there are."""
     steps = list(warmup.steps())
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=out, transient=True) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task("", total=len(steps))
         for name, compile_kernel in steps:
             bar.update(task, description=name)
@@ -101,7 +116,7 @@ DataOption = Annotated[str | None, typer.Option(help="Folder that holds the data
 def reading() -> Iterator[Callable[[int, int], None]]:
     """A progress bar for pictures that are read, and a function to move it."""
     columns = TextColumn("reading pictures"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, console=out, transient=True) as bar:
+    with progress(*columns) as bar:
         task = bar.add_task("", total=None, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=done < total)
 
@@ -138,7 +153,7 @@ class Bar:
             TimeRemainingColumn(),
             TextColumn("left of the run"),
         )
-        self.progress = Progress(*columns, console=out, transient=True, speed_estimate_period=60)
+        self.progress = progress(*columns)
         self.recent: deque[tuple[float, int]] = deque()  # (time, images so far), over the last ten seconds
 
     def __enter__(self) -> "Bar":

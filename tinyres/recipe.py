@@ -3,7 +3,7 @@
 import math
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -107,6 +107,20 @@ class Config:
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
         models.check_name(self.model)
+
+    def extends(self, other: Any) -> bool:
+        """Whether a run of this configuration may go on from a state of `other`'s, a dict: it has the same in all
+        fields, but perhaps more epochs.
+
+        Examples
+        --------
+        >>> Config(epochs=20).extends(asdict(Config(epochs=10))), Config(epochs=10).extends(asdict(Config(epochs=20)))
+        (True, False)
+        >>> Config(lr=0.1).extends(asdict(Config(lr=0.2)))
+        False
+        """
+        epochs: Any = other.get("epochs") if isinstance(other, dict) else None
+        return fits(epochs, int) and 1 <= epochs <= self.epochs and other == {**asdict(self), "epochs": epochs}
 
     @property
     def model_options(self) -> dict[str, Any]:

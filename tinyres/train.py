@@ -118,7 +118,9 @@ class Run:
     folder : str or Path
         Made if it is not there.
     resume : bool
-        Go on from the folder's ``last.safetensors``; or begin, where a run was stopped before it saved anything.
+        Go on from the folder's ``last.safetensors``; or begin, where a run was stopped before it saved anything. The
+        configuration may have more epochs than the run had: then the learning rate of each step that is left is that
+        of a run of so many.
     anomaly : bool
         Train under `detect_anomaly`.
     recompute : int
@@ -181,9 +183,8 @@ class Run:
         self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
         if saved:
             self._restore(*saved)
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write_json("config.json", dataclasses.asdict(config))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write_json("config.json", dataclasses.asdict(config))  # perhaps with more epochs than before
 
     def fit(self, reporter: Reporter | None = None, *, every: Every | None = None) -> dict[str, float]:
         """Train to the end, and test the chosen checkpoint.
@@ -365,7 +366,7 @@ class Run:
 
     def _restore(self, arrays: dict[str, Array], info: dict[str, Any]) -> None:
         path = self.folder / "last.safetensors"
-        if info.get("config") != dataclasses.asdict(self.config):
+        if not self.config.extends(info.get("config")):
             raise checkpoints.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
         checkpoints.load_arrays(path, self.model, arrays)
         try:

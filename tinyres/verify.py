@@ -4,6 +4,7 @@ It works because a run is a function of its configuration (see `tinyres.train`):
 and its libraries, and the same kind of processor, must find the same weights to the last bit.
 """
 
+import dataclasses
 import json
 import reprlib
 import shutil
@@ -62,6 +63,8 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
     arrays, info = checkpoints.load(last)
     others = {path: checkpoints.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
     stop = _step(last, info)
+    if config.extends(info.get("config")):
+        config = dataclasses.replace(config, epochs=info["config"]["epochs"])  # it may have been given more since
     earlier = previous in others and _step(previous, others[previous]) < stop
     with tempfile.TemporaryDirectory(prefix="tinyres-verify-") as elsewhere:
         again = Path(elsewhere) / "run"

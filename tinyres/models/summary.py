@@ -6,6 +6,7 @@ import numpy as np
 
 from tinyres.models.blocks import BasicBlock, Bottleneck, PlainBlock, PreActBlock, PreActBottleneck
 from tinyres.nn import Conv2d, Linear, Module
+from tinyres.nn.init import nothing_drawn
 from tinyres.tape import no_grad
 from tinyres.tensor import Tensor
 
@@ -139,7 +140,9 @@ def compare_blocks(names: list[str], image_size: int = 224) -> dict[str, list[Co
         costs[name] = []
         for width, smaller, count in STAGES:
             size = max(1, image_size // smaller)
-            rows = summarize(BLOCKS[name](width, width // BLOCKS[name].expansion), size, width)
+            with nothing_drawn():
+                block = BLOCKS[name](width, width // BLOCKS[name].expansion)
+            rows = summarize(block, size, width)
             totals = (sum(row[i] for row in rows) for i in (3, 4, 5))  # type: ignore[misc]
             costs[name].append(Cost(width, size, count, *totals))
     return costs

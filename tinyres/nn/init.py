@@ -1,6 +1,7 @@
 """Initial values of parameters, all from one generator: `tr.manual_seed` makes a network reproducible."""
 
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +30,9 @@ def manual_seed(seed: int) -> None:
 
 
 @contextmanager
-def nothing_drawn(most: int) -> Iterator[None]:
-    """Parameters made meanwhile hold what the memory held: for a model that is filled from a file next.
+def nothing_drawn(most: int = sys.maxsize) -> Iterator[None]:
+    """Parameters made meanwhile are zero, which takes no time: for a model that is only looked at, or is filled from a
+    file next.
 
     A file can ask for a model of any size. ValueError for a parameter of more than `most` numbers.
 
@@ -53,7 +55,7 @@ def nothing_drawn(most: int) -> Iterator[None]:
 def _undrawn(shape: tuple[int, ...], dtype: Any, most: int) -> Array:
     if math.prod(shape) > most:
         raise ValueError(f"a parameter of shape {shape} has more numbers than the {most:,} that are allowed")
-    return np.empty(shape, dtype)
+    return np.zeros(shape, dtype)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:

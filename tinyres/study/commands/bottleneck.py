@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres.console import errors, out
+from tinyres.console import errors, show
 from tinyres.study import bottleneck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 
@@ -27,6 +27,6 @@ def bottleneck(
             pairs = zip(basic[3:], other[3:], strict=True)
             cells = [f"{a:,} / {b:,}\n= {a / b:.1f}" for a, b in pairs]
             table.add_row(f"{basic.width}", f"{basic.size}^2", *cells)
-        out.print(table)
+        show(table)
         numbers = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
         write(folder, "bottleneck", {"image_size": image_size, "blocks": numbers}, figure)

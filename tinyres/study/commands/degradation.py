@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from tinyres import train as training
-from tinyres.console import DataOption, Threads, configuration, errors, out, use_threads
+from tinyres.console import DataOption, Threads, configuration, errors, out, prepare_kernels, show, use_threads
 from tinyres.study import degradation as study
 from tinyres.study import plots
 from tinyres.study.commands.shared import Dataset, Names, Out, Seed, Subset, app, folder_for, write
@@ -40,6 +40,7 @@ def degradation(
         given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "lr": lr, "seed": seed}
         config = configuration({**study.RECIPE, "batch_size": batch_size, **given})
         folder = folder_for("degradation", out_folder)
+        prepare_kernels()
         try:
             with Names() as bar:
                 curves = study.degradation(config, folder, tuple(networks.split(",")), bar)
@@ -51,7 +52,7 @@ def degradation(
             table.add_column(heading, justify="right")
         for curve in curves:
             table.add_row(curve.model, f"{curve.train[-1]:.2%}", f"{curve.test[-1]:.2%}")
-        out.print(table)
+        show(table)
         sentences = study.verdict(curves)
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres.console import errors, out
+from tinyres.console import errors, out, show
 from tinyres.study import gradcheck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 
@@ -30,7 +30,7 @@ def gradcheck(
             for dtype, curve in one.curves.items():
                 numbers = curve.best_step, curve.predicted_step, curve.best_error, curve.predicted_error, one.kink
                 table.add_row(one.op, dtype, *("-" if n is None else f"{n:.1e}" for n in numbers))
-        out.print(table)
+        show(table)
         sentences = [sentence for one in found for sentence in study.verdict(one)]
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)

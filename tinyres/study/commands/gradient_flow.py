@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import models
-from tinyres.console import DataOption, Threads, configuration, errors, out, use_threads
+from tinyres.console import DataOption, Threads, busy, configuration, errors, out, prepare_kernels, show, use_threads
 from tinyres.recipe import load_data
 from tinyres.study import gradient_flow as study
 from tinyres.study import plots, probe
@@ -40,9 +40,10 @@ def gradient_flow(
         )  # fmt: skip
         found = load_data(config)
         folder = folder_for("gradient-flow", out_folder)
+        prepare_kernels()
         flows = []
         for name in names:
-            with out.status(f"{name}: {steps} steps"):
+            with busy(f"{name}: {steps} steps"):
                 flows.append(
                     study.gradient_flow(name, config, found, steps, activation=activation, batch_norm=batch_norm)
                 )
@@ -55,7 +56,7 @@ def gradient_flow(
                 closed, dead = (max(getattr(layer, kind) for layer in layers) for kind in ("closed", "dead"))
                 row = f"{step}", f"{loss:.4g}", f"{product:.3g}", f"{mean:.3g}", f"{closed:.1%}", f"{dead:.1%}"
                 table.add_row("" if step else flow.model, *row, end_section=step == flow.moments[-1].step)
-        out.print(table)
+        show(table)
         out.print("Closed activations and dead channels: of the layer that has most.", soft_wrap=True)
         sentences = study.verdict(flows)
         for flow in flows:

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tinyres.console import errors, out
+from tinyres.console import errors, out, show
 from tinyres.study import gym as study
 from tinyres.study.commands.shared import app
 
@@ -40,7 +40,7 @@ def levels(context: typer.Context, folder: Folder = HERE) -> None:
             begun = (folder / level.name / level.file).exists()
             state = Text("solved", "green") if level.name in done.solved else "begun" if begun else ""
             table.add_row(f"{level.number}", level.op, level.mutant.file, state)
-        out.print(table)
+        show(table)
         if done.damaged:
             out.print(
                 f"{folder}/progress.json is damaged, so what was solved is not known; check each again.", soft_wrap=True

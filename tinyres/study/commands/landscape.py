@@ -6,12 +6,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tinyres import models
 from tinyres import train as training
-from tinyres.console import DataOption, Threads, UserError, configuration, errors, out, use_threads
+from tinyres.console import (
+    DataOption,
+    Threads,
+    UserError,
+    configuration,
+    errors,
+    out,
+    prepare_kernels,
+    progress,
+    show,
+    use_threads,
+)
 from tinyres.study import degradation, plots
 from tinyres.study import landscape as study
 from tinyres.study.commands.shared import Names, Out, Seed, app, folder_for, write
@@ -67,6 +78,7 @@ def landscape(
                 "--networks: these would be trained; expected runs that are there, or this option, not both"
             )
         folder = folder_for("landscape", out_folder)
+        prepare_kernels()
         try:
             if not runs:
                 given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "seed": seed}
@@ -75,16 +87,15 @@ def landscape(
             if len({net.name for net in nets}) < len(nets):
                 nets = [net._replace(name=str(run)) for net, run in zip(nets, runs, strict=True)]
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("points")
-            with Progress(*columns, TimeRemainingColumn(), console=out, transient=True) as bar:
+            with progress(*columns, TimeRemainingColumn()) as bar:
                 tasks = [bar.add_task(net.name, total=points**2) for net in nets]
-                surfaces = study.explore(
-                    nets,
-                    folder,
-                    points=points,
-                    radius=radius,
-                    seed=seed,
-                    progress=lambda k, done, total: bar.update(tasks[k], completed=done),
-                )
+
+                def moved(k: int, done: int, total: int) -> None:
+                    bar.update(tasks[k], completed=done)
+                    if done == total and not out.is_terminal:
+                        out.print(f"{nets[k].name}: {total} points", soft_wrap=True)
+
+                surfaces = study.explore(nets, folder, points=points, radius=radius, seed=seed, progress=moved)
         except training.Interrupted:
             out.print("Stopped and saved. The same command goes on from there.")
             raise typer.Exit(130) from None
@@ -99,7 +110,7 @@ def landscape(
             table.add_row(
                 net.name, f"{net.loss:.3f}", f"{net.error:.1%}", *rises, f"{net.basin:.0%}", f"{net.bent:.0%}"
             )
-        out.print(table)
+        show(table)
         sentences = study.verdict(found)
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from tinyres import models
-from tinyres.console import Threads, errors, out, use_threads
+from tinyres.console import Threads, busy, errors, out, prepare_kernels, show, use_threads
 from tinyres.nn.init import manual_seed
 from tinyres.study import memory as study
 from tinyres.study import plots
@@ -47,7 +47,9 @@ def memory(
         batch = (16 if own_size == 224 else 128) if batch_size is None else batch_size
         manual_seed(0)
         net = models.create(model)
-        found = study.memory(net, batch_size=batch, image_size=size, segments=segment or None, steps=steps)
+        prepare_kernels()
+        with busy(f"{model}: steps of {batch} images"):
+            found = study.memory(net, batch_size=batch, image_size=size, segments=segment or None, steps=steps)
         predicted = study.predicted_bytes(net, batch, size)
         folder = folder_for("memory", out_folder)
         _print_kept(found[0], top)
@@ -77,7 +79,7 @@ def _print_kept(step: study.Step, top: int) -> None:
     for kept in sorted(step.kept, key=lambda kept: -kept.bytes)[:top]:
         what = f"{kept.why}: {' x '.join(map(str, kept.shape))}"
         table.add_row(f"{kept.op} {kept.module}", what, study.shown(kept.bytes), ", ".join(kept.also))
-    out.print(table)
+    show(table)
 
 
 def _print_shares(step: study.Step) -> None:
@@ -89,7 +91,7 @@ def _print_shares(step: study.Step) -> None:
     for label, count in sorted(held.items(), key=lambda item: -item[1]):
         share = f"{count / step.after_forward:.1%}"
         table.add_row(label, f"{labels.count(label)}", study.shown(count), share)
-    out.print(table)
+    show(table)
 
 
 def _print_trade(steps: list[study.Step]) -> None:
@@ -103,4 +105,4 @@ def _print_trade(steps: list[study.Step]) -> None:
             f"{step.peak / steps[0].peak:.0%}", f"{middle:.3f} s ({low:.3f} to {high:.3f})",
             f"{middle / median(steps[0].seconds):.0%}",
         )  # fmt: skip
-    out.print(table)
+    show(table)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres.console import DataOption, Threads, configuration, errors, out, use_threads
+from tinyres.console import DataOption, Threads, busy, configuration, errors, out, prepare_kernels, show, use_threads
 from tinyres.recipe import load_data
 from tinyres.study import plots, probe
 from tinyres.study import skip_path as study
@@ -36,7 +36,8 @@ def skip_path(
         )  # fmt: skip
         found = load_data(config)
         folder = folder_for("skip-path", out_folder)
-        with out.status(f"{name}: {steps} steps"):
+        prepare_kernels()
+        with busy(f"{name}: {steps} steps"):
             moments = study.skip_path(name, config, found, steps)
         table = Table("block", "shortcut", title=f"{name} on {len(found.train[1]):,} images of {config.dataset}")
         shown = moments[:1] + moments[1:][-1:]
@@ -46,7 +47,7 @@ def skip_path(
         for rows in zip(*(moment.measured for moment in shown), strict=True):
             cells = [(_ratio(split.ratio), f"{split.cosine:.2f}") for split in rows]
             table.add_row(rows[0].block, rows[0].kind, *(text for pair in cells for text in pair))
-        out.print(table)
+        show(table)
         out.print("Ratio: norm of the part through the shortcut, by that through the branch.", soft_wrap=True)
         sentences = study.verdict(name, moments)
         if moments[-1].step < steps:

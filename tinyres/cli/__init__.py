@@ -1,0 +1,62 @@
+"""The command line: a command a file, each parses, calls, prints."""
+
+import contextlib
+import inspect
+import io
+import re
+import sys
+import warnings
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image
+
+import tinyres as tr
+from tinyres.cli import evaluate, export, predict, profile, summary, train, verify, warmup
+from tinyres.console import out
+from tinyres.study.commands import app as study
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Residual networks from scratch, trained on a CPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, command in (
+    ("train", train.train),
+    ("verify", verify.verify),
+    ("eval", evaluate.evaluate),
+    ("predict", predict.predict),
+    ("export", export.export),
+    ("summary", summary.summary),
+    ("profile", profile.profile),
+    ("warmup", warmup.warmup),
+):
+    app.command(name)(command)
+app.add_typer(study, name="study")
+for info in (*app.registered_commands, *study.registered_commands):  # the terminal breaks the lines, not this source
+    info.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(info.callback.__doc__ or ""))
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        out.print(f"tinyres {tr.__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the `tinyres` command."""
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever names a large picture knows it
+    np.seterr(all="ignore")  # a run that diverges says so itself
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # somebody's own stream
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a class may have a name in any script
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

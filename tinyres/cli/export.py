@@ -1,0 +1,43 @@
+"""`tinyres export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyres import checkpoints, nn
+from tinyres.cli.options import Checkpoint
+from tinyres.console import UserError, errors, out
+from tinyres.export import to_onnx
+
+
+def export(
+    checkpoint_file: Checkpoint,
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="Write an ONNX model, for other runtimes; needs the extra onnx.", show_default=False),
+    ] = None,
+    safetensors: Annotated[
+        Path | None, typer.Option(help="Write the weights alone, as PyTorch's users load them.", show_default=False)
+    ] = None,
+) -> None:
+    """Write the model of a checkpoint for other programs.
+
+    The ONNX model takes normalised images (batch, 3, height, width), any number at a time; batch norm is folded into
+    its convolutions. The weights have torchvision's names: safetensors.torch.load_file and load_state_dict read them.
+    """
+    with errors():
+        if onnx is None and safetensors is None:
+            raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
+        model, info = checkpoints.load_model(checkpoint_file)
+        if safetensors is not None:
+            checkpoints.save_weights(safetensors, model)
+            out.print(f"Wrote the weights to {safetensors}", soft_wrap=True)
+        if onnx is not None:
+            size = info["image_size"]
+            to_onnx(nn.fuse(model, image_size=size), onnx, image_size=size, classes=info["classes"])
+            mean, std = (", ".join(f"{v:.4f}" for v in info[name]) for name in ("mean", "std"))
+            out.print(
+                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std", soft_wrap=True
+            )
+            out.print(f"  with mean {mean} and std {std}", soft_wrap=True)

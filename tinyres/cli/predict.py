@@ -1,0 +1,100 @@
+"""`tinyres predict`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from tinyres import checkpoints, nn, ops
+from tinyres.cli.options import Checkpoint, Json
+from tinyres.console import Threads, UserError, console, errors, reading, show, use_threads
+from tinyres.data import Loader, PictureError, find_pictures, read_picture
+from tinyres.tape import Array, no_grad
+from tinyres.tensor import Tensor
+from tinyres.train import EVAL_BATCH
+
+
+def predict(
+    checkpoint_file: Checkpoint,
+    images: Annotated[
+        list[Path], typer.Argument(help="PNG or JPEG files, of any size, or folders of them.", show_default=False)
+    ],
+    top: Annotated[int, typer.Option(help="How many classes to show.")] = 3,
+    as_json: Json = False,
+    threads: Threads = None,
+) -> None:
+    """The most likely classes of pictures, with their probabilities.
+
+    A picture is scaled so that its shorter side fits, and cut to a square around its middle, as in training. What
+    cannot be read of a folder is passed over, and named.
+    """
+    with errors():
+        use_threads(threads)
+        if top < 1:
+            raise UserError(f"--top: got {top}, expected 1 or more")
+        model, info = checkpoints.load_model(checkpoint_file)
+        model = nn.fuse(model, image_size=info["image_size"])
+        paths = _expand(images)
+        read: list[Path] = []
+        found: list[Array] = []
+        with reading() as progress:
+            for start in range(0, len(paths), EVAL_BATCH):  # few at a time: a folder may be larger than the memory
+                pixels = _read(paths[start : start + EVAL_BATCH], images, info)
+                if pixels:
+                    read += pixels
+                    found.append(_probabilities(model, np.stack(list(pixels.values())), info))
+                progress(min(start + EVAL_BATCH, len(paths)), len(paths))
+        if not read:
+            raise UserError(f"none of the {len(paths)} pictures can be read")
+        _show(read, np.concatenate(found), info["classes"], top, as_json)
+
+
+def _expand(images: list[Path]) -> list[Path]:
+    """Folders as the pictures in them; each once."""
+    paths: dict[Path, None] = {}
+    for path in images:
+        inside = find_pictures(path) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(f"{path}: no pictures in this folder")
+        paths |= dict.fromkeys(inside)
+    return list(paths)
+
+
+def _read(paths: list[Path], named: list[Path], info: dict[str, Any]) -> dict[Path, Array]:
+    """Pixels of those pictures that can be read, as all must that were named."""
+    pixels = {}
+    for path in paths:
+        try:
+            pixels[path] = read_picture(path, info["image_size"], resize=info.get("resize"))
+        except PictureError as error:
+            if path in named:
+                raise
+            console(stderr=True).print(f"Passed over: {error}", soft_wrap=True)
+    return pixels
+
+
+def _probabilities(model: nn.Module, pixels: Array, info: dict[str, Any]) -> Array:
+    labels = np.zeros(len(pixels), np.int64)  # unknown; the loader wants some
+    loader = Loader(pixels, labels, EVAL_BATCH, mean=info["mean"], std=info["std"], shuffle=False)
+    with no_grad():
+        return np.concatenate([ops.softmax(model(Tensor(x))).data for x, _ in loader.epoch(0)])
+
+
+def _show(paths: list[Path], probabilities: Array, classes: list[str], top: int, as_json: bool) -> None:
+    top = min(top, len(classes))
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+    rows = [[(classes[k], float(p[k])) for k in ks] for p, ks in zip(probabilities, best, strict=True)]
+    if as_json:
+        shown = [
+            {"image": str(path), "top": [{"class": name, "probability": p} for name, p in row]}
+            for path, row in zip(paths, rows, strict=True)
+        ]
+        print(json.dumps(shown, indent=2))
+        return
+    table = Table("image", *(f"{i + 1}" for i in range(top)))
+    for path, row in zip(paths, rows, strict=True):
+        table.add_row(str(path), *(f"{name} {p:.1%}" for name, p in row))
+    show(table)

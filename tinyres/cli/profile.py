@@ -1,0 +1,142 @@
+"""`tinyres profile`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from tinyres import models
+from tinyres import profile as profiling
+from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
+from tinyres.console import Threads, UserError, console, errors, out, prepare_kernels, use_threads
+from tinyres.files import write_whole
+
+SORTS: dict[str, Callable[[dict[str, Any]], float]] = {
+    "run": lambda row: 0,  # as they come
+    "time": lambda row: -row["forward"]["seconds"] - row["backward"]["seconds"],
+    "forward": lambda row: -row["forward"]["seconds"],
+    "backward": lambda row: -row["backward"]["seconds"],
+}
+EPOCHS = {32: 50_000, 224: 1_281_167}
+"""Training images of the data set that a model was designed for: CIFAR-10 or ImageNet."""
+
+
+def profile(
+    model: Annotated[str, typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False)],
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False)
+    ] = None,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    in_channels: InChannels = None,
+    stem: Stem = None,
+    shortcut: Shortcut = None,
+    steps: Annotated[int, typer.Option(help="How many to measure, after a few that warm up.")] = 10,
+    images: Annotated[
+        int | None,
+        typer.Option(help="Images in an epoch: CIFAR-10's 50,000, or ImageNet's 1,281,167.", show_default=False),
+    ] = None,
+    sort: Annotated[str, typer.Option(help=f"Order of operations: {', '.join(SORTS)}.")] = "run",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file as well.", show_default=False)
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Where the time of a training step goes: each operation, forward and backward, beside what this machine can do.
+
+    Work is counted, not measured: multiply-adds as two floating-point operations, convolutions as direct ones, an array
+    once for each pass over it. "of ceiling" is of the nearer one: the GFLOP/s of a large matrix product, or the GB/s of
+    a large copy, both measured in the same run. Caches can be faster than that copy.
+
+    tinyres profile resnet20 --batch-size 128 --sort time
+    """
+    with errors():
+        models.check_name(model)
+        own_size = models.image_size(model, stem)
+        size = own_size if image_size is None else image_size
+        batch_size = (16 if own_size == 224 else 128) if batch_size is None else batch_size
+        images = EPOCHS[own_size] if images is None else images
+        for option, value in {"batch-size": batch_size, "image-size": size, "steps": steps, "images": images}.items():
+            if value < 1:
+                raise UserError(f"--{option}: got {value}, expected 1 or more")
+        if sort not in SORTS:
+            raise UserError(f"--sort: got {sort!r}, expected one of {', '.join(SORTS)}")
+        if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
+            raise UserError(f"--json: got {json_file}, expected a file in a folder that is there")
+        use_threads(threads)
+        options = given(num_classes=num_classes, in_channels=in_channels, stem=stem, shortcut=shortcut)
+        net = models.create(model, **options)
+        prepare_kernels()
+        sizes = {"batch_size": batch_size, "image_size": size, "channels": in_channels or 3}
+        found = profiling.profile(net, **sizes, steps=steps).as_dict(images)
+        found = {"model": model, "options": options, **found}
+        if json_file is not None:
+            write_whole(json_file, (json.dumps(found, indent=2) + "\n").encode())
+        _print_profile(found, sort)
+
+
+def _print_profile(found: dict[str, Any], sort: str) -> None:
+    to = out if out.is_terminal else console(WIDE)  # nothing breaks the lines of a file
+    first = 0 if to.width >= WIDE else len(RATES) - 1  # of the rates that there is room for
+    title = f"{found['model']}, {found['batch_size']} images of {found['image_size']} x {found['image_size']}"
+    table = Table(title=title)
+    for heading in ("module", "operation", "output"):
+        table.add_column(heading, overflow="fold")
+    for way in ("forward", "backward"):
+        for heading in (f"{way}\nms", *RATES[first:]):
+            table.add_column(heading, justify="right", overflow="fold")
+    for row in sorted(found["rows"], key=SORTS[sort]):
+        ways = [[_ms(row[way]["seconds"]), *_rates(row[way])[first:]] for way in ("forward", "backward")]
+        table.add_row(row["module"], row["op"], " x ".join(map(str, row["output"])), *ways[0], *ways[1])
+    to.print(table)
+
+    table = Table(title="All of a kind", show_footer=True)
+    table.add_column("", "step", overflow="fold")
+    footers = {"forward\nms": "", "backward\nms": "", "both\nms": _ms(found["step_seconds"]), "of step": "100.0%"}
+    for heading in (*footers, *RATES[first:]):
+        table.add_column(heading, footers.get(heading, ""), justify="right", overflow="fold")
+    for total in found["totals"]:
+        times = [_ms(total[name]) for name in ("forward", "backward", "seconds")]
+        kind = KINDS.get(total["kind"], total["kind"])
+        table.add_row(kind, *times, f"{total['share']:.1%}", *_rates(total)[first:])
+    to.print(table)
+
+    steps, epoch, ceilings, hardware = (found[k] for k in ("all_step_seconds", "epoch", "ceilings", "hardware"))
+    low, high = np.percentile(steps, (25, 75))
+    lines = [
+        f"Step {_ms(found['step_seconds'])} ms (middle half {_ms(low)} to {_ms(high)}, n = {len(steps)}): "
+        f"{found['images_per_second']:,.1f} images/s, {epoch['images']:,} images in {_time(epoch['seconds'])}",
+        f"Ceilings {ceilings['gflop_per_second']:.0f} GFLOP/s (sgemm) and {ceilings['gb_per_second']:.1f} GB/s (copy), "
+        f"{hardware['threads']} threads, {hardware['processor']}",
+    ]
+    if found["peak_memory_bytes"] is not None:
+        lines.append(f"Peak memory of this process {found['peak_memory_bytes'] / 2**20:,.0f} MiB")
+    for line in lines:
+        out.print(line, soft_wrap=True)
+
+
+WIDE = 150  # columns that the tables need; in a narrower terminal they have the last of these only
+RATES = ("GFLOP/s", "GB/s", "of\nceiling")
+KINDS = {"rest": "rest: tape and Python", "uneven": "uneven: step less all medians above"}
+"""What is printed of kinds that are no operations."""
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.2f}" if seconds else ""
+
+
+def _rates(cost: dict[str, Any]) -> list[str]:
+    """RATES, and nothing where there is nothing to tell."""
+    nearer = max(cost["of_sgemm"], cost["of_copy"])
+    rates = (cost["gflop_per_second"], ".1f"), (cost["gb_per_second"], ".1f"), (nearer, ".0%")
+    return [f"{rate:{form}}" if rate else "" for rate, form in rates]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"

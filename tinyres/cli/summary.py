@@ -1,0 +1,104 @@
+"""`tinyres summary`."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from tinyres import models
+from tinyres.cli.options import ImageSize, InChannels, Json, NumClasses, Shortcut, Stem, given
+from tinyres.console import UserError, errors, show
+from tinyres.nn.init import nothing_drawn
+
+
+def summary(
+    model: Annotated[str | None, typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False)] = None,
+    image_size: ImageSize = None,
+    num_classes: NumClasses = None,
+    in_channels: InChannels = None,
+    stem: Stem = None,
+    shortcut: Shortcut = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Instead of a model, blocks beside each other at equal width: {', '.join(models.BLOCKS)}.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Layers of a model with output sizes, parameters, multiply-adds and activations of one image.
+
+    tinyres summary resnet50
+
+    tinyres summary --compare basic,bottleneck
+    """
+    with errors():
+        if image_size is not None and image_size < 1:
+            raise UserError(f"--image-size: got {image_size}, expected 1 or more")
+        if (model is None) == (compare is None):
+            raise UserError("summary: expected the name of a model, or --compare with the names of blocks")
+        if compare is not None:
+            _compare(compare.split(","), image_size or 224, as_json)
+            return
+        assert model is not None
+        models.check_name(model)
+        size = image_size or models.image_size(model, stem)
+        options = given(num_classes=num_classes, in_channels=in_channels, stem=stem, shortcut=shortcut)
+        with nothing_drawn():
+            net = models.create(model, **options)
+        rows = models.summarize(net, size, in_channels or 3)
+        total = {name: sum(getattr(row, name) for row in rows) for name in COSTS}
+        if as_json:
+            layers = [row._asdict() for row in rows]
+            print(json.dumps({"model": model, "image_size": size, **total, "layers": layers}, indent=2))
+            return
+        title = f"{model}, images of {size} x {size}"
+        table = Table(title=title, show_footer=True, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        table.add_column("layer", "total", no_wrap=True)  # what is told apart by it must be read; it fits 80 columns
+        table.add_column("kind", overflow="fold")
+        table.add_column("output", justify="right", overflow="fold")
+        for kind, heading in COSTS.items():
+            table.add_column(heading, _shown(kind, total[kind]), justify="right", overflow="fold")
+        for row in rows:
+            cells = [_shown(kind, value) if (value := getattr(row, kind)) else "" for kind in COSTS]
+            table.add_row(row.name, row.kind, "x".join(map(str, row.output)), *cells)
+        show(table)
+
+
+COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds", "activation_bytes": "MiB"}
+"""What is counted, and the headings of its columns."""
+
+
+def _shown(kind: str, value: int) -> str:
+    return f"{value / 2**20:,.2f}" if kind == "activation_bytes" else f"{value:,}"
+
+
+def _compare(names: list[str], image_size: int, as_json: bool) -> None:
+    """What blocks cost in the stages of ResNet-50, each as a multiple of the last one named."""
+    costs = models.compare_blocks(names, image_size)
+    if as_json:
+        blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
+        print(json.dumps({"image_size": image_size, "blocks": blocks}, indent=2))
+        return
+    last = names[-1]
+    title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
+    table = Table("w", "pixels", "block", title=title)
+    for heading in COSTS.values():
+        table.add_column(heading, justify="right", overflow="fold")  # no digit is lost where the terminal is narrow
+    for i, stage in enumerate(costs[last]):
+        for name in costs:
+            cost = costs[name][i]
+            cells = []
+            for kind in COSTS:
+                value, other = getattr(cost, kind), getattr(stage, kind)
+                cells.append(_shown(kind, value) + ("" if name == last else f"\n{value / other:.1f} x"))
+            first = name == names[0]
+            table.add_row(f"{cost.width}" if first else "", f"{cost.size}^2" if first else "", name, *cells)
+        table.add_section()
+    for name, stages in costs.items():
+        cells = [_shown(kind, sum(getattr(c, kind) * c.blocks for c in stages)) for kind in COSTS]
+        table.add_row("all", "", f"{sum(c.blocks for c in stages)} {name}", *cells)
+    show(table)

@@ -1,0 +1,183 @@
+"""`tinyres train`."""
+
+import dataclasses
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyres import train as training
+from tinyres.backend import num_threads
+from tinyres.cli.options import Shortcut, Stem
+from tinyres.console import (
+    HARDWARE,
+    Bar,
+    DataOption,
+    Threads,
+    UserError,
+    configuration,
+    errors,
+    out,
+    prepare_kernels,
+    reading,
+    shell,
+    use_threads,
+)
+
+DEFAULTS = training.Config()
+RECIPE, VARIATION = "Recipe", "Variation of images"
+
+
+def train(
+    context: typer.Context,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="cifar10, cifar100, shapes, folder (pictures of your own in --data, train/CLASS/*.jpg and "
+            "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes."
+        ),
+    ] = "auto",
+    data: DataOption = DEFAULTS.data,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side that a folder's pictures are cut to; the model's own by default.")
+    ] = DEFAULTS.image_size,
+    model: Annotated[
+        str, typer.Option(help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.")
+    ] = DEFAULTS.model,
+    stem: Stem = DEFAULTS.stem,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Start from these weights, safetensors of torchvision's or timm's names, or a checkpoint."),
+    ] = DEFAULTS.weights,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Classes to tell apart; must be those of the data, and is by default.")
+    ] = DEFAULTS.num_classes,
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", help="Run folder; by default a new one in runs/.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder --out.")] = False,
+    shortcut: Shortcut = DEFAULTS.shortcut,
+    epochs: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=RECIPE)] = DEFAULTS.optimizer,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=RECIPE)] = DEFAULTS.lr,
+    schedule: Annotated[
+        str, typer.Option(help=f"{', '.join(training.SCHEDULES)}.", rich_help_panel=RECIPE)
+    ] = DEFAULTS.schedule,
+    warmup: Annotated[
+        float, typer.Option(help="Part of all steps in which the rate rises.", rich_help_panel=RECIPE)
+    ] = DEFAULTS.warmup,
+    momentum: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.momentum,
+    nesterov: Annotated[bool, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.nesterov,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.weight_decay,
+    decay_bias: Annotated[
+        bool, typer.Option(help="Whether biases and batch norm decay as well.", rich_help_panel=RECIPE)
+    ] = DEFAULTS.decay_bias,
+    label_smoothing: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.label_smoothing,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=RECIPE)
+    ] = DEFAULTS.clip_norm,
+    pad: Annotated[
+        int, typer.Option(help="Pixels around an image before a crop.", rich_help_panel=VARIATION)
+    ] = DEFAULTS.pad,
+    flip: Annotated[bool, typer.Option(help="Mirror half of the images.", rich_help_panel=VARIATION)] = DEFAULTS.flip,
+    cutout: Annotated[int, typer.Option(help="Side of a blanked square.", rich_help_panel=VARIATION)] = DEFAULTS.cutout,
+    validation: Annotated[
+        int,
+        typer.Option(help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none."),
+    ] = DEFAULTS.validation,
+    subset: Annotated[
+        int | None, typer.Option(help="Train on so many images only, chosen at random; not of a folder.")
+    ] = DEFAULTS.subset,
+    seed: Annotated[int, typer.Option(help="One seed, one result.")] = DEFAULTS.seed,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|Nm",
+            help="Save after so many steps, or minutes (10m), besides the end of each epoch.",
+            rich_help_panel=HARDWARE,
+            show_default=False,
+        ),
+    ] = None,
+    threads: Threads = None,
+    detect_anomaly: Annotated[
+        bool,
+        typer.Option(
+            "--detect-anomaly", help="Stop at the first operation that gives NaN or infinity.", rich_help_panel=HARDWARE
+        ),
+    ] = False,
+    recompute: Annotated[
+        int,
+        typer.Option(
+            metavar="BLOCKS",
+            help="Save memory: keep only what goes into so many blocks, and run them again in backward. 0 keeps all.",
+            min=0,
+            rich_help_panel=HARDWARE,
+        ),
+    ] = 0,
+) -> None:
+    """Train a network, and test the checkpoint that did best on held-out images.
+
+    The run folder gets config.json, metrics.jsonl, last.safetensors, best.safetensors and curves.png. Ctrl-C finishes
+    the step and saves; --resume goes on from there, and with a larger --epochs beyond the end, at the learning rates of
+    a run of so many. previous.safetensors is the checkpoint before the last.
+    """
+    with errors():
+        use_threads(threads)
+        every = _every(checkpoint_every)
+        fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
+        if resume:
+            config = _config_to_resume(context, out_folder, fields)
+        else:
+            if out_folder and training.holds_run(out_folder):
+                raise UserError(training.ALREADY.format(out_folder))
+            config = configuration(fields)
+        folder = out_folder or Path("runs") / f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+        with reading() as progress:
+            run = training.Run(
+                config, folder, resume=resume, anomaly=detect_anomaly, recompute=recompute, progress=progress
+            )
+        for note in run.notes:
+            out.print(note, soft_wrap=True)
+        parameters = sum(p.size for p in run.model.parameters())
+        images = len(run.data.train[1])
+        network = f"{config.model} ({parameters:,} parameters)"
+        out.print(f"{network} on {config.dataset} ({images:,} images), {num_threads()} threads", soft_wrap=True)
+        where = f"Run folder: {folder}" + (f", from step {run.step} of {run.total_steps}" if resume else "")
+        out.print(where, soft_wrap=True)
+        prepare_kernels()
+        try:
+            with Bar() as bar:
+                result = run.fit(bar, every=every)
+        except training.Interrupted:
+            out.print(f"Stopped and saved at step {run.step} of {run.total_steps}. To go on:")
+            out.print(f"  {shell('tinyres', 'train', '--out', folder, '--resume')}", soft_wrap=True)
+            raise typer.Exit(130) from None
+        chosen = "best" if config.validation else "last"
+        scores = f"Test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}"
+        out.print(f"{scores} ({folder / chosen}.safetensors)", soft_wrap=True)
+
+
+def _every(text: str | None) -> training.Every | None:
+    try:
+        return None if text is None else training.Every.parse(text)
+    except ValueError as error:
+        raise UserError(f"--checkpoint-every: {error}") from None
+
+
+def _config_to_resume(context: typer.Context, folder: Path | None, fields: dict[str, Any]) -> training.Config:
+    """The run's own configuration, perhaps with more epochs; other options that were given must agree with it."""
+    if folder is None:
+        raise UserError("--resume needs the run's folder: --out DIR")
+    config = training.read_config(folder)
+    given = [n for n in fields if (s := context.get_parameter_source(n)) and s.name == "COMMANDLINE"]
+    for name in given:
+        own, value = getattr(config, name), fields[name]
+        if name == "epochs" and value > own:
+            config = dataclasses.replace(config, epochs=value)
+        elif own != value:
+            option, mend = "--" + name.replace("_", "-"), "leave it out to resume"
+            mend += ", or give more" if name == "epochs" else ""
+            raise UserError(f"{option}: got {value}, but the run in {folder} has {own}; {mend}")
+    return config

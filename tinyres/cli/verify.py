@@ -1,0 +1,35 @@
+"""`tinyres verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tinyres import train as training
+from tinyres import verify as verification
+from tinyres.backend import num_threads
+from tinyres.console import Bar, Threads, errors, out, reading, use_threads
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/NAME.", show_default=False)],
+    threads: Threads = None,
+) -> None:
+    """Run the steps between a run's last two checkpoints again, and compare every bit of the result.
+
+    Nothing in the folder is changed. The number of threads does not matter; another processor, or another version of
+    tinyres or its libraries, may round differently.
+    """
+    with errors():
+        use_threads(threads)
+        with reading() as progress, Bar() as bar:
+            try:
+                found = verification.verify(folder, bar, progress=progress)
+            except training.Interrupted:
+                raise typer.Exit(130) from None
+        out.print(
+            f"Certified: steps {found.start} to {found.stop}, run again on {num_threads()} threads, give the state "
+            f"of {folder / 'last.safetensors'} to the last bit",
+            soft_wrap=True,
+        )
+        out.print(f"SHA-256 {found.sha256}", soft_wrap=True)
