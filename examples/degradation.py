@@ -2,8 +2,8 @@
 
     python examples/degradation.py
 
-This takes a minute, and is too short to show more than how it is done. For the paper's effect give it CIFAR-10, depths
-20 and 56, and an hour: `tinyres study degradation` does that.
+This takes half a minute, and is too short to show more than how it is done. For the paper's effect give it CIFAR-10,
+depths 20 and 56, and an hour: `tinyres study degradation` does that.
 """
 
 from tinyres import train
@@ -11,7 +11,7 @@ from tinyres.study import degradation, plots
 
 
 def main():
-    recipe = train.Config(**degradation.RECIPE | {"dataset": "shapes", "subset": 500, "epochs": 2, "batch_size": 50})
+    recipe = train.Config(**degradation.RECIPE | {"dataset": "shapes", "subset": 200, "epochs": 2, "batch_size": 50})
     curves = degradation.degradation(recipe, "degradation", ("plain20", "resnet20"))  # run again, it is only read
     for curve in curves:
         train_errors = ", ".join(f"{error:.0%}" for error in curve.train)

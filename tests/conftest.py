@@ -1,5 +1,6 @@
 """What all tests share: a Hypothesis profile, chosen by HYPOTHESIS_PROFILE ("ci", the default, or "nightly")."""
 
+import gc
 import os
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers none has more than a core; processes they start inherit it
@@ -18,9 +19,25 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     tr.set_num_threads(1)  # tests of more threads say so
 
 # No deadline: the first example compiles kernels. Derandomized: a test that passed passes again.
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=100)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish():
+    """Thirteen thousand tests live to the end: the collector of garbage need not look at them each time."""
+    gc.collect()
+    gc.freeze()
+
+
+FIRST = ["ops", "docs", "kernels", "cli", "train", "study_explain_page", "hostile", "concurrency", "study_gym"]
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest first, so that no worker is left alone with one of them; and of the first two, the
+    one compiles nearly all kernels, which the other does not need."""
+    names = [f"test_{name}" for name in FIRST]
+    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -211,22 +211,34 @@ def test_run_may_be_stopped_again_and_again(tmp_path, whole):
     assert result(folder) == whole
 
 
-@pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    """40 steps, ten epochs."""
-    with pytest.MonkeyPatch.context() as patch:
-        install_tiny(patch)
-        return fit(tmp_path_factory.mktemp("long") / "run", epochs=10)[1]
+def test_stop_at_each_of_40_steps(tmp_path):
+    """Weights, optimizer, metrics: after each step, and at the end, all as of the run that was not stopped, to the last
+    bit."""
+    states = {}
 
+    def note(run):
+        states[run.step] = checkpoints.state_digest(*run.state())
 
-@pytest.mark.parametrize("step", range(1, 40))
-def test_stop_at_each_of_40_steps(tmp_path, long, step):
-    """Weights, optimizer, metrics: all as of the run that was not stopped, to the last bit."""
-    folder = tmp_path / "run"
-    with pytest.raises(train.Interrupted):
-        fit(folder, Reporter(step, stop(signal.SIGTERM)), epochs=10)
-    train.Run(train.read_config(folder), folder, resume=True).fit()
-    assert result(folder) == long
+    whole = train.Run(config(epochs=10), tmp_path / "whole")
+    for step in range(1, 41):
+        whole.train_to(step)
+        note(whole)
+    whole.fit()
+    expected, states = states, {}
+
+    train.Run(config(epochs=10), tmp_path / "run")
+    for step in range(1, 40):
+        run = train.Run(train.read_config(tmp_path / "run"), tmp_path / "run", resume=True)
+        assert run.step == step - 1
+        with pytest.raises(train.Interrupted):
+            run.fit(Reporter(step, stop(signal.SIGTERM)))
+        note(run)
+    run = train.Run(train.read_config(tmp_path / "run"), tmp_path / "run", resume=True)
+    run.fit()
+    note(run)
+    assert states == expected
+    assert len(states) == 40
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
 
 
 def test_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path, whole):
@@ -540,8 +552,8 @@ def test_schedules_end_with_the_run(name):
 def test_it_learns_shapes(tmp_path, monkeypatch):
     """Four kinds of shapes, 800 pictures of 12 pixels, some seconds.
 
-    Chance is 25 % of 160 test images, with a standard deviation of 3.4 %. About 70 % is reached; 45 % is asked for, six
-    deviations above chance, since another processor rounds otherwise and training is chaotic.
+    Chance is 25 % of 160 test images, with a standard deviation of 3.4 %. 60 to 75 % are reached; 45 % is asked for,
+    six deviations above chance, since another processor rounds otherwise and training is chaotic.
     """
 
     def read(split):
@@ -550,7 +562,7 @@ def test_it_learns_shapes(tmp_path, monkeypatch):
 
     monkeypatch.setitem(train.DATASETS, "shapes", (read, tr.data.SHAPES_CLASSES))
     reporter = Reporter()
-    scores, _ = fit(tmp_path / "run", reporter, epochs=7, batch_size=10, validation=100, pad=0)
+    scores, _ = fit(tmp_path / "run", reporter, epochs=7, batch_size=20, validation=100, pad=0)
     assert scores["test_accuracy"] > 0.45
     assert reporter.epochs[-1]["train_loss"] < reporter.epochs[0]["train_loss"] - 0.3
 

@@ -5,7 +5,9 @@ the edge. Of a pixel whose centre is d pixels outside the edge, about 1/2 - d is
 smooth at any size and angle. Lengths are in units of half an image, whose corners are (-1, -1) and (1, 1).
 """
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -57,11 +59,15 @@ def shapes(
             raise ValueError(f"{name}: expected {least} or more, got {value}")
     images = np.empty((n, 3, size, size), np.uint8)
     labels = np.empty(n, np.int64)
-    for block, start in enumerate(range(0, n, BLOCK)):
-        rng = np.random.default_rng([seed, list(SIZES).index(split), block])
+
+    def draw(start: int) -> None:
+        rng = np.random.default_rng([seed, list(SIZES).index(split), start // BLOCK])
         block_images, block_labels = _draw(rng, size)
         images[start : start + BLOCK] = block_images[: n - start]
         labels[start : start + BLOCK] = block_labels[: n - start]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy works on whole blocks without the GIL
+        list(pool.map(draw, range(0, n, BLOCK)))
     return images, labels
 
 
