@@ -78,8 +78,8 @@ def test_scaling_keeps_a_gradient(place, height, width, size, more):
     pixels = np.repeat(np.tile(ramp.round().astype(np.uint8), (height, 1))[..., None], 3, axis=2)
     found = read_picture(saved(place, pixels), size, resize=size + more)
     assert (found == found[:1, :1]).all()
-    scale = min(height, width) / (size + more)
-    at = (width - scale * size) // 2 + scale * (np.arange(size) + 0.5) - 0.5  # of each new pixel, in old ones
+    scale, square = min(height, width) / (size + more), min(height, width) * size / (size + more)
+    at = (width - square) // 2 + scale * (np.arange(size) + 0.5) - 0.5  # of each new pixel, in old ones
     inner = np.minimum(at, width - 1 - at) >= 2 * max(scale, 1)  # nearer the edge, the filter is cut off
     assert np.abs(found[0, 0] - np.interp(at, np.arange(width), ramp))[inner].max(initial=0) <= 2
 

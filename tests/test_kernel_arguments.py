@@ -6,6 +6,7 @@ an array.
 """
 
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -134,7 +135,8 @@ def run(function, arguments, memories=None):
     }
     given = {**arguments, **{name: g.array for name, g in guarded.items()}}
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN
             result = function(**given)
     except (TypeError, ValueError) as error:
         result = error
@@ -222,6 +224,20 @@ def spoilt(draw):
 def test_an_argument_that_does_not_fit_is_refused_or_right(problem):
     for _ in assert_refused_or_right(*problem):
         pass
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("wrong", [(1, True), (1, 1.0)])
+def test_what_is_equal_to_the_right_argument_is_not_taken_for_it(wrong, order):
+    """What was found of one is not remembered of the other, whichever comes first."""
+    x, weight = np.ones((1, 2, 3 + order, 5), F4), np.ones((2, 2, 1, 1), F4)  # of a shape that no other test has
+    for padding in [wrong, (1, 1), wrong][::order]:
+        given = {"bias": None, "residual": None, "relu": False, "stride": (1, 1), "padding": padding}
+        if padding is wrong:
+            with pytest.raises(TypeError, match=r"conv2d: padding: got \(1, (True|1\.0)\), expected a tuple of ints"):
+                kernels.conv2d(x, weight, **given)
+        else:
+            assert kernels.conv2d(x, weight, **given).shape == (1, 2, 5 + order, 7)
 
 
 @st.composite

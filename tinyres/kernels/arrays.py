@@ -46,7 +46,9 @@ def check(kernel, *arguments):
     A NumPy scalar, which NumPy returns for an array without axes, is as good as one.
     """
     fault = _fault(kernel, tuple([
-        (a.dtype, a.shape) if isinstance(a, _ARRAYS) else a if a is None or isinstance(a, tuple) else type(a)
+        (a.dtype, a.shape) if isinstance(a, _ARRAYS) else
+        (a, tuple(map(type, a))) if isinstance(a, tuple) else  # (1, True) and (1, 1.0) equal (1, 1)
+        a if a is None else type(a)
         for a in arguments
     ]))  # fmt: skip
     if fault:
@@ -96,16 +98,16 @@ _ARGUMENTS = {kernel: [_Argument.of(text) for text in texts] for kernel, texts i
 
 @lru_cache(maxsize=4096)
 def _fault(kernel, forms):
-    """None, or the first error and its message. Of an array, its form is (dtype, shape)."""
+    """None, or the first error and its message. Of an array, the form is (dtype, shape), of a tuple itself and its types."""
     sizes, owners, dtype = {}, {}, None  # of each letter its number, and the argument that it was first seen in
     for argument, given in zip(_ARGUMENTS[kernel], forms, strict=True):
         name, letters = argument.name, argument.letters
         if given is None and argument.optional:
             continue
         if not argument.array:
-            if not isinstance(given, tuple) or len(given) != len(letters) or not all(map(_is_int, given)):
+            shape = given[0] if isinstance(given, tuple) and not _is_array(given) else None
+            if shape is None or len(shape) != len(letters) or not all(map(_is_int, shape)):
                 return TypeError, f"{name}: got {_shown(given)}, expected a tuple of ints {argument.form}"
-            shape = given
         elif not _is_array(given):
             return TypeError, f"{name}: got {_shown(given)}, expected a NumPy array {argument.form}"
         else:
@@ -165,4 +167,6 @@ def _is_int(number):
 
 
 def _shown(form):
-    return form.__name__ if isinstance(form, type) else "an array" if _is_array(form) else repr(form)
+    if isinstance(form, type):
+        return form.__name__
+    return "an array" if _is_array(form) else repr(form and form[0])
