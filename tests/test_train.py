@@ -63,6 +63,15 @@ def test_run_writes_its_files_and_tells_its_story(tmp_path):
         assert record["train_accuracy"] * 42 == pytest.approx(round(record["train_accuracy"] * 42))
 
 
+@pytest.mark.parametrize(("epochs", "few"), [(1, True), (74, True), (75, False)])
+def test_a_run_too_short_to_learn_says_so_before_it_begins(tmp_path, epochs, few):
+    run = train.Run(config(epochs=epochs), tmp_path / "run")
+    told = [note for note in run.notes if "may end near chance" in note]
+    assert bool(told) == few
+    if few:
+        assert told[0].startswith(f"A run of {4 * epochs} steps, at a learning rate up to 0.05, ")
+
+
 def test_curves_are_a_picture(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="curves.png is drawn by matplotlib, which is not installed")
     monkeypatch.setattr(train, "curves", CURVES)

@@ -56,7 +56,7 @@ def summary(
             print(json.dumps({"model": model, "image_size": size, **total, "layers": layers}, indent=2))
             return
         title = f"{model}, images of {size} x {size}"
-        table = Table(title=title, show_footer=True, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+        table = Table(title=title, caption=CAPTION, show_footer=True, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("layer", "total", no_wrap=True)  # what is told apart by it must be read; it fits 80 columns
         table.add_column("kind", overflow="fold")
         table.add_column("output", justify="right", overflow="fold")
@@ -70,6 +70,7 @@ def summary(
 
 COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds", "activation_bytes": "MiB"}
 """What is counted, and the headings of its columns."""
+CAPTION = "MiB of activations: the outputs of one image"
 
 
 def _shown(kind: str, value: int) -> str:
@@ -85,7 +86,7 @@ def _compare(names: list[str], image_size: int, as_json: bool) -> None:
         return
     last = names[-1]
     title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
-    table = Table("w", "pixels", "block", title=title)
+    table = Table("w", "pixels", "block", title=title, caption=CAPTION)
     for heading in COSTS.values():
         table.add_column(heading, justify="right", overflow="fold")  # no digit is lost where the terminal is narrow
     for i, stage in enumerate(costs[last]):

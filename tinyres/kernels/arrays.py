@@ -98,7 +98,7 @@ _ARGUMENTS = {kernel: [_Argument.of(text) for text in texts] for kernel, texts i
 
 @lru_cache(maxsize=4096)
 def _fault(kernel, forms):
-    """None, or the first error and its message. Of an array, the form is (dtype, shape), of a tuple itself and its types."""
+    """None, or the first error and its message. An array's form is (dtype, shape), a tuple's itself and its types."""
     sizes, owners, dtype = {}, {}, None  # of each letter its number, and the argument that it was first seen in
     for argument, given in zip(_ARGUMENTS[kernel], forms, strict=True):
         name, letters = argument.name, argument.letters
