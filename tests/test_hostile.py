@@ -131,7 +131,7 @@ def report(tmp_path_factory):
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, nasty.name) for nasty in NASTIES for kind in nasty.kinds])
 def test_nasty(report, kind, name):
-    """As expected, and soon: in three seconds, since machines that run tests may be slow; the script allows one."""
+    """As expected, and soon."""
     (row,) = [row for row in report[0]["nasties"] if (row["kind"], row["name"]) == (kind, name)]
     assert row["wrong"] is None
     assert row["message"] is None or len(row["message"]) < 1000
@@ -140,7 +140,7 @@ def test_nasty(report, kind, name):
 def test_memory_is_bounded(report):
     """By the largest picture that is allowed, one of 16 bits: 4 bytes a pixel to decode, and 2 to narrow them to 8. A
     bomb of a gigabyte cannot hide."""
-    assert report[0]["peak MiB"] <= 1200 * PIXELS / PILLOWS
+    assert report[0]["peak MiB"] <= 200 + 1000 * PIXELS / PILLOWS  # the script's 1,200, where as many are allowed
 
 
 def test_every_flipped_bit_of_a_run_is_noticed(report):
