@@ -1,4 +1,4 @@
-# make train   install into .venv and train ResNet-20 for about five minutes
+# make train   install into .venv and train ResNet-20 for three to six minutes
 # make test    install what tests need, and run them
 # make check   lint, format and types: what every change has to pass besides
 # make nightly the tests with 2,000 examples of each property, and others each time
@@ -9,7 +9,8 @@ VENV   ?= .venv
 PYTHON ?= python3.11 python3.12 python3.13 python3.14 python3 python
 BIN    := $(VENV)/bin
 TRAIN  ?= --epochs 3
-TEST   ?= -n 2 --dist loadfile --no-loadscope-reorder# two workers, each on one thread; a file's tests share what they have made
+# two workers, each on one thread; a file's tests share what they have made, and files come in the order of tests/conftest.py
+TEST   ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # Those of PYTHON that are new enough, and of these the ones that can make an environment.
 recent = $(shell for p in $(PYTHON); do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done 2>/dev/null; true)

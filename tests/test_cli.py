@@ -124,9 +124,10 @@ def test_help(command, option):
 def test_help_breaks_lines_where_the_terminal_ends(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     text = good(*command, "--help").split("╭")[0]
-    for paragraph in text.split("\n" + " " * 80 + "\n")[2:]:
-        lines = [line.strip() for line in paragraph.splitlines()]
-        for line, after in itertools.pairwise(lines):
+    paragraphs = [paragraph.splitlines() for paragraph in text.split("\n" + " " * 80 + "\n")[1:]]
+    assert max(map(len, paragraphs)) > 1  # one at least is longer than a line
+    for lines in paragraphs:
+        for line, after in itertools.pairwise(line.strip() for line in lines):
             assert len(line) + 1 + len(after.split()[0]) > 78, f"{line!r} has room for {after.split()[0]!r}"
 
 

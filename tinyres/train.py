@@ -54,8 +54,8 @@ IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 
 """Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
 FEW = (
-    "A run of {} steps, at a learning rate up to {:g}, may end near chance. More --epochs, a smaller --batch-size or "
-    "--lr 0.1 help."
+    "A run of {} steps, at a learning rate up to {:g}, may end near chance. More --epochs, a smaller --batch-size{} "
+    "may help."
 )
 ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
 
@@ -182,8 +182,9 @@ class Run:
         self.loader = self._loader(self.data.train, config.batch_size, shuffle=True, augment=augment, seed=config.seed)
         self.total_steps = config.epochs * len(self.loader)
         self.lr = SCHEDULES[config.schedule](config, self.total_steps)
-        if self.total_steps < FEW_STEPS and not config.weights:
-            self.notes.append(FEW.format(self.total_steps, config.lr))
+        if self.total_steps < FEW_STEPS and not config.weights and not saved:
+            lower = " or --lr 0.1" if config.lr > 0.1 else ""
+            self.notes.append(FEW.format(self.total_steps, config.lr, lower))
 
         self.step = self.saved = 0  # steps done, and of these saved
         self.history: list[dict[str, float]] = []

@@ -5,11 +5,12 @@ the edge. Of a pixel whose centre is d pixels outside the edge, about 1/2 - d is
 smooth at any size and angle. Lengths are in units of half an image, whose corners are (-1, -1) and (1, 1).
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
+from tinyres.backend import num_threads
 
 SIZES = {"train": 20_000, "test": 4_000}
 BLOCK = 200  # images drawn from one generator: image i does not depend on how many are asked for
@@ -66,7 +67,8 @@ def shapes(
         images[start : start + BLOCK] = block_images[: n - start]
         labels[start : start + BLOCK] = block_labels[: n - start]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy works on whole blocks without the GIL
+    # NumPy works on whole blocks without the GIL; few at a time, since each takes a hundred times its images' memory
+    with ThreadPoolExecutor(min(4, num_threads())) as pool:
         list(pool.map(draw, range(0, n, BLOCK)))
     return images, labels
 
