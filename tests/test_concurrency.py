@@ -179,6 +179,7 @@ def test_what_is_made_of_a_constant_is_not_shared_before_it_is_complete():
 def test_threads_add_up_the_gradient_of_a_shared_leaf():
     """And what the tape holds of it is counted right: it can be written to as soon as the last graph is gone."""
     n, shared = 60, tr.Tensor(np.ones(3), requires_grad=True)
+    others = set(tape._locks)  # what tests before this one have left to the collector of garbage
 
     def let_others_run(frame, event, argument):  # after each line of the tape
         time.sleep(0)
@@ -195,7 +196,7 @@ def test_threads_add_up_the_gradient_of_a_shared_leaf():
     at_once(*[run] * 4)
     np.testing.assert_array_equal(shared.grad, 4 * (n - n // 3) * 2.0)
     assert shared.data.flags.writeable
-    assert not tape._locks
+    assert tape._locks.keys() <= others
     assert not tape._released
 
 
