@@ -1,6 +1,6 @@
 # make train   install into .venv and train ResNet-20 for three to six minutes
 # make test    install what tests need, and run them
-# make check   lint, format and types: what every change has to pass besides
+# make check   lint, format, types, and a site without a warning: what every change has to pass besides
 # make nightly the tests with 2,000 examples of each property, and others each time
 # make docs    build the site, docs/_build/index.html
 # make bench   time a training step here and in PyTorch
@@ -27,7 +27,7 @@ test: $(VENV)/.installed-dev
 nightly: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(TEST)
 
-check: $(VENV)/.installed-dev
+check: docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

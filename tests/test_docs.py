@@ -1,18 +1,13 @@
-"""The site builds without a warning, its links lead somewhere, its code runs, and no public name is missing."""
+"""The code of every page and docstring does what it says, and nothing public is without a page, text and example."""
 
 import dataclasses
 import doctest
-import importlib
 import inspect
 import re
-import subprocess
-import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
-from looks import CONTRAST
+from support.public import MODULES, public
 
 import tinyres as tr
 from tinyres.study.commands import app
@@ -20,98 +15,9 @@ from tinyres.study.commands import app
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
-MODULES = [
-    "tinyres",
-    *(f"tinyres.{name}" for name in tr.__all__ if inspect.ismodule(getattr(tr, name))),
-    "tinyres.nn.init",
-    "tinyres.testing.strategies",
-    "tinyres.verify",
-]
 
 
-# ---------------------------------------------------------------- the site
-class Page(HTMLParser):
-    """What a page can be linked by, what it links to, and what a browser fetches with it."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.anchors, self.links, self.fetched, self.pictures = {""}, [], [], []
-        self.text = path.read_text()
-        self.feed(self.text)
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.anchors.add(values.get("id", ""))
-        if tag == "a" and "href" in values:
-            self.links.append(values["href"])
-        if "src" in values:
-            self.fetched.append(values["src"])
-        if tag == "img":
-            self.pictures.append((values["src"], self.links[-1:]))
-        if tag == "link" and "stylesheet" in values.get("rel", ""):
-            self.fetched.append(values["href"])
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The site, built once for these tests: its folder, and its pages by path."""
-    pytest.importorskip("sphinx")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", folder / "doctrees", DOCS, folder]
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return folder, {path: Page(path) for path in folder.rglob("*.html")}
-
-
-def test_the_site_builds_without_warnings(site):
-    folder, pages = site
-    for source in PAGES:
-        assert folder / source.relative_to(DOCS).with_suffix(".html") in pages
-
-
-def test_links_lead_somewhere(site):
-    _, pages = site
-    count = 0
-    for path, page in pages.items():
-        for link in page.links + page.fetched:
-            parts = urlsplit(link)
-            if parts.scheme:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            assert target.is_file(), f"{path.name}: {link}"
-            if target in pages and parts.path + parts.fragment != "#":
-                assert unquote(parts.fragment) in pages[target].anchors, f"{path.name}: {link}"
-            count += 1
-    assert count > 1000
-
-
-def test_pages_can_be_read_without_a_network(site):
-    folder, pages = site
-    assert not [src for page in pages.values() for src in page.fetched if urlsplit(src).netloc]
-    style = (folder / "_static" / "tinyres.css").read_text()
-    assert "@import" not in style
-    for url in re.findall(r'url\("?(.*?)"?\)', style):
-        assert (folder / "_static" / url).is_file(), url
-
-
-def test_formulas_are_mathml(site):
-    folder, _ = site
-    text = (folder / "tour" / "batch_norm.html").read_text()
-    assert text.count('display="block"') >= 6
-    formulas = re.findall("<math.*?</math>", text, re.S)
-    left = [f for f in formulas if "\\" in f or "&</mi>" in f or "<merror" in f]
-    assert left == [], "a formula that the converter does not know"
-
-
-def test_every_public_name_is_in_the_api(site):
-    _, pages = site
-    known = set().union(*(page.anchors for page in pages.values()))
-    for module in MODULES:
-        for name, value in public(module):
-            assert f"{module}.{name}" in known, f"{module}.{name}"
-            assert value.__doc__
-
-
+# ---------------------------------------------------------------- pages
 def test_every_study_has_a_section_and_an_api():
     text, api = ((DOCS / name).read_text() for name in ("studies.md", "api/study.md"))
     groups = [group.name for group in app.registered_groups]
@@ -129,137 +35,7 @@ def test_every_picture_is_shown_and_small():
         assert path.stat().st_size < 300_000, path
 
 
-def test_the_font_of_formulas_comes_with_its_licence(site):
-    folder, _ = site
-    for static in (DOCS / "_static", folder / "_static"):
-        font = (static / "stix-two-math.woff2").read_bytes()
-        assert font.startswith(b"wOF2")
-        assert len(font) < 1_000_000
-        assert "SIL OPEN FONT LICENSE Version 1.1" in (static / "stix-two-math-licence.txt").read_text()
-
-
-def test_a_picture_opens_large(site):
-    _, pages = site
-    pictures = [shown for page in pages.values() for shown in page.pictures if "_images/" in shown[0]]
-    assert len(pictures) >= len([*DOCS.glob("*.png")]) - 1  # one is README's
-    for source, links in pictures:
-        assert [source] == links
-
-
-def test_parameters_that_share_a_text_are_one_entry(site):
-    _, pages = site
-    entries = 0
-    for path, page in pages.items():
-        for fields in re.findall(r'<dd class="field-(?:odd|even)">(.*?)</dd>', page.text, re.S):
-            texts = re.findall(r"<li><p><strong>.*?</strong> (.*?)</p>", fields, re.S)
-            described = [text for text in texts if "</em>) – " in text]
-            assert len(set(described)) == len(described), f"{path.name}: {described}"
-            entries += len(described)
-    assert entries > 150
-    (models,) = (page.text for path, page in pages.items() if path.match("api/models.html"))
-    entry = "<strong>in_channels, channels</strong> (<em>int</em>) – Of the input, and of the block;"
-    assert entry in models
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_kind_of_code_stands_out_from_its_ground(site, scheme):
-    folder, _ = site
-    style = (folder / "_static" / "pygments.css").read_text()
-    where = r"^" if scheme == "light" else r'^body\[data-theme="dark"\] '
-    rules = dict(re.findall(where + r"\.highlight ?(\.\w+)? \{(.*?)\}", style, re.M))
-
-    def colour(kind, name):
-        return re.search(rf"(?<![-\w]){name}: (#\w+)", rules[kind])
-
-    kinds = [kind for kind in rules if colour(kind, "color")]
-    assert {"", ".c1", ".mi", ".k", ".s2"} <= set(kinds)
-    for kind in kinds:
-        ground = colour(kind, "background-color") or colour("", "background")
-        assert contrast(colour(kind, "color")[1], ground[1]) >= 4.5, kind  # WCAG 2.2, 1.4.3
-
-
-def contrast(*colours):
-    """Of two, written as ``#rrggbb`` or ``#rgb``."""
-    light = []
-    for colour in colours:
-        digits = colour[1:] if len(colour) == 7 else "".join(digit * 2 for digit in colour[1:])
-        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-        parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        light.append(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
-    return (max(light) + 0.05) / (min(light) + 0.05)
-
-
-# ---------------------------------------------------------------- the site, looked at
-@pytest.fixture
-def look(site, browser):
-    """Shows pages of the site one after the other, offline; of those of source, which are all alike, one."""
-    folder, pages = site
-    context = browser.new_context(offline=True)
-    page = context.new_page()
-
-    def show(*names):
-        for path in sorted(pages):
-            if path.stem in names if names else "_modules" not in path.parts or path.stem == "train":
-                page.goto(path.as_uri())
-                yield path.relative_to(folder), page
-
-    yield show
-    context.close()
-
-
-def test_all_text_stands_out_from_its_ground(look):
-    count = 0
-    for path, page in look("studies", "gym", "conv2d", "training_loop", "recompute", "genindex"):
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            found = page.evaluate(CONTRAST)
-            assert found[0][0] >= 4.5, f"{path}, {scheme}: {found[:3]}"
-            count += 1
-    assert count >= 12
-
-
-def wider_than_their_boxes(page, selector):
-    return page.evaluate(f"""[...document.querySelectorAll("{selector}")].filter(e => e.scrollWidth > e.clientWidth)
-        .map(e => [e.tagName, e.scrollWidth, e.clientWidth, e.textContent.trim().slice(0, 60)])""")
-
-
-def test_code_and_formulas_fit_a_window_and_pages_a_phone(look):
-    for path, page in look():
-        for width in (390, 1280, 1664) if "api" not in path.parts else (390, 1280):
-            # the theme shows a page's contents beside it from 1664 on
-            page.set_viewport_size({"width": width, "height": 900})
-            boxes = "html, .content" if width == 390 else "html, pre, div.math, .table-wrapper"
-            assert wider_than_their_boxes(page, boxes) == [], f"{path} at {width}"
-
-
-def test_formulas_are_set_in_the_font_that_comes_along(look):
-    for path, page in look("studies", "conv2d"):
-        page.evaluate("document.fonts.ready.then(() => 0)")
-        client = page.context.new_cdp_session(page)
-        client.send("DOM.enable")
-        client.send("CSS.enable")
-        root = client.send("DOM.getDocument")["root"]["nodeId"]
-        signs = client.send("DOM.querySelectorAll", {"nodeId": root, "selector": "mi, mn, mo"})["nodeIds"]
-        assert len(signs) > 20
-        for sign in signs[:40]:
-            fonts = client.send("CSS.getPlatformFontsForNode", {"nodeId": sign})["fonts"]
-            used = {(font["familyName"], font["isCustomFont"]) for font in fonts}
-            assert used == {("STIX Two Math", True)}, path
-
-
 # ---------------------------------------------------------------- docstrings
-def public(module):
-    """Functions and classes that a module offers, by name."""
-    found = importlib.import_module(module)
-    for name in getattr(found, "__all__", vars(found)):
-        value = getattr(found, name)
-        if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)):
-            continue
-        ours = value.__module__.startswith("tinyres") if hasattr(found, "__all__") else value.__module__ == module
-        if ours:  # tr.float32 is NumPy's
-            yield name, value
-
-
 def shown_elsewhere(value):
     """Errors are raised, protocols implemented, and records returned: the examples are where that happens."""
     record = inspect.isclass(value) and (issubclass(value, tuple) or dataclasses.is_dataclass(value))
