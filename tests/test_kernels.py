@@ -706,7 +706,13 @@ def test_kernels_that_call_others(tmp_path):
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
-    """It would be lost in LLVM's calls of Python. The kernel is whole, and the handler is as it was."""
+    """It would be lost in LLVM's calls of Python. The kernel is whole, and the handler is as it was and told each time."""
+    came = []
+
+    def tell(*signal_and_frame):
+        came.append(signal_and_frame)
+        if len(came) == times:
+            raise KeyboardInterrupt
 
     @compile.jit(cache=False)
     def add(a, b):
@@ -719,10 +725,14 @@ def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
             signal.raise_signal(signal.SIGINT)
         return finalize(library)
 
-    before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(JITCodeLibrary, "_finalize_final_module", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        add(1, 2)
+    before = signal.signal(signal.SIGINT, tell)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            add(1, 2)
+    finally:
+        handler = signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
-    assert signal.getsignal(signal.SIGINT) is before
+    assert handler is tell
+    assert len(came) == times
     assert add(1, 2) == 3

@@ -115,8 +115,8 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-        if came:
-            handler(*came[0])
+        for one in came:
+            handler(*one)
 
 
 class _Kernel(Compiler):
