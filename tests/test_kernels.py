@@ -706,7 +706,7 @@ def test_kernels_that_call_others(tmp_path):
 
 @pytest.mark.parametrize("times", [1, 3])
 def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
-    """It would be lost in LLVM's calls of Python. The kernel is whole, and the handler is as it was and told each time."""
+    """It would be lost in LLVM's calls of Python. The kernel is whole; the handler is as it was, and told each time."""
     came = []
 
     def tell(*signal_and_frame):

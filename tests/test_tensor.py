@@ -481,6 +481,11 @@ def test_max_is_no_pair():
     for of in (t.max(1), ops.max(t, 1), t.min(dim=0)):
         with pytest.raises(TypeError, match="for the places, call argmax"):
             _, _ = of
+        for name in ("values", "indices"):
+            with pytest.raises(AttributeError, match="for the places, call argmax"):
+                getattr(of, name)
+        with pytest.raises(AttributeError, match="'Tensor' object has no attribute 'index'"):
+            of.index  # noqa: B018
     np.testing.assert_array_equal(t.argmax(1), [1, 0])
     assert (t.max(1) * 2).sum().item() == 16
     assert [v.item() for v in t.max(1) * 1] == [3, 5]

@@ -554,8 +554,14 @@ class _Extremes(Tensor):
         tensor.__class__ = cls
         return tensor
 
+    _ALONE = "max and min give values alone, not a pair of values and places: for the places, call argmax"
+
     def __iter__(self) -> Iterator[Tensor]:
-        raise TypeError("max and min give values alone, not a pair of values and places: for the places, call argmax")
+        raise TypeError(self._ALONE)
+
+    def __getattr__(self, name: str) -> Any:
+        pair = name in ("values", "indices")
+        raise AttributeError(self._ALONE if pair else f"'Tensor' object has no attribute {name!r}")
 
 
 OF_NUMPY = {
