@@ -33,7 +33,8 @@ check: docs
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/sphinx-build -W --keep-going docs docs/_build
+	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
+	@echo "The site is docs/_build/index.html."
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet torch==2.13.0
