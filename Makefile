@@ -1,4 +1,4 @@
-# make train   install into .venv and train ResNet-20 for three to six minutes
+# make train   install into .venv and train ResNet-20 for two to six minutes
 # make test    install what tests need, and run them
 # make check   lint, format, types, and a site without a warning: what every change has to pass besides
 # make nightly the tests with 2,000 examples of each property, and others each time
