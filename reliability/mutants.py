@@ -1,6 +1,6 @@
 """Break the gradients on purpose, one small edit at a time, and see that the tests notice each.
 
-    python reliability/mutants.py                    # all of them, about half an hour
+    python reliability/mutants.py                    # all of them, 10 to 30 minutes
     python reliability/mutants.py --only pool        # those with this word in their names
     python reliability/mutants.py --list
 
