@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 
 def main() -> None:
@@ -9,7 +10,12 @@ def main() -> None:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:  # a background job ignores it, and goes on to
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))  # nothing is open yet that would be lost
-    from tinyres.cli import main as run  # loads Numba, which takes a second
+    try:
+        from tinyres.cli import main as run  # loads Numba, which takes a second
+    except ImportError as error:
+        if type(error).__name__ != "UnknownInstructionSet":  # which is the user's mistake
+            raise
+        sys.exit(f"Error: {error}")
 
     signal.signal(signal.SIGINT, before)
     run()

@@ -30,13 +30,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-FIRST = ["ops", "other_processors", "train", "kernels", "docs", "cli", "study_explain_page"]
+FIRST = ["ops", "isa", "train", "kernels", "docs", "cli", "study_explain_page"]
 FIRST += ["concurrency", "study_gym", "hostile", "examples"]
 
 
 def pytest_collection_modifyitems(items):
     """The files that take longest first, so that no worker is left alone with one of them; and of the first two, the
-    one compiles nearly all kernels, and the other compiles for other processors."""
+    one compiles nearly all kernels, and the other compiles for other instruction sets."""
     names = [f"test_{name}" for name in FIRST]
     items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
 

@@ -39,12 +39,14 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"arrays", "threads"},
+    {"arrays", "isa", "threads"},
     {"compile", "memory"},
     {"simd"},
     {"conv"},
     {"weight_grad"},
-    {"im2col", "winograd", "elementwise", "norm", "pool", "image"},
+    {"winograd.plan"},
+    {"winograd.transforms", "winograd.products"},
+    {"im2col", "winograd.__init__", "elementwise", "norm", "pool", "image"},
     {"update"},
     {"__init__"},
     {"warmup"},

@@ -640,7 +640,7 @@ def test_cache_folder_depends_on_source_and_processor(monkeypatch, tmp_path):
     folder = compile.cache_folder()
     assert folder == compile.cache_folder()
     assert folder.parent == tmp_path / "kernels"
-    monkeypatch.setattr(compile, "host_features", lambda: frozenset({"another"}))
+    monkeypatch.setattr(compile, "features", lambda: frozenset({"another"}))
     assert compile.cache_folder() != folder
 
 

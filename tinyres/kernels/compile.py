@@ -2,7 +2,8 @@
 
 Numba's own cache notices edits in the file that holds a function, not in the files that function
 calls. So the folder is named after everything the code depends on: the source of every kernel, the
-versions of Numba and llvmlite, and the processor. An edit anywhere gives a new, empty folder.
+versions of Numba and llvmlite, the processor, and the instruction set in use. An edit anywhere gives a
+new, empty folder.
 """
 
 import contextlib
@@ -24,30 +25,17 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.registry import cpu_target
 
+from tinyres.kernels.isa import ACTIVE, features
 from tinyres.kernels.threads import Parallel
-
-
-def host_features() -> frozenset[str]:
-    """Instruction-set features Numba compiles for, e.g. ``{"avx2", "fma", ...}``.
-
-    Follows ``NUMBA_CPU_FEATURES`` and ``NUMBA_CPU_NAME`` where they are set, so that code for an older
-    processor can be built and tested on a newer one.
-    """
-    if numba.config.CPU_FEATURES is not None:
-        names = numba.config.CPU_FEATURES.split(",")
-        return frozenset(name[1:] for name in names if name.startswith("+"))
-    if numba.config.CPU_NAME is not None:
-        return frozenset()
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
 
 
 def cache_folder() -> Path:
     """Folder that holds the compiled kernels of exactly this source on exactly this processor."""
     key = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    for source in sorted(Path(__file__).parent.rglob("*.py")):
         key.update(source.name.encode() + source.read_bytes())
     key.update(f"{numba.__version__} {llvmlite.__version__}".encode())
-    key.update(f"{numba.config.CPU_NAME or llvm.get_host_cpu_name()} {sorted(host_features())}".encode())
+    key.update(f"{ACTIVE.name} {numba.config.CPU_NAME or llvm.get_host_cpu_name()} {sorted(features())}".encode())
     root = os.environ.get("TINYRES_CACHE") or platformdirs.user_cache_dir("tinyres")
     return Path(root) / "kernels" / key.hexdigest()[:16]
 

@@ -8,9 +8,9 @@ two loop nests, `_correlate` here and `_weight_grad` of `weight_grad.py`:
 =================  =======================  =========================  =======================
                    rows of the tile         columns                    summed over
 =================  =======================  =========================  =======================
-forward            8 output pixels          output channels            KH runs of KW * C
-input gradient     8 input pixels           input channels             the same, for dy
-weight gradient    8 of the KH * KW * C     output channels            rows of output pixels
+forward            output pixels            output channels            KH runs of KW * C
+input gradient     input pixels             input channels             the same, for dy
+weight gradient    some of the KH * KW * C  output channels            rows of output pixels
 =================  =======================  =========================  =======================
 
 The input gradient of stride 1 is the forward kernel on flipped, transposed weights. With a larger stride
@@ -32,21 +32,23 @@ from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
-    TILE_ROWS,
+    Matrix,
+    Tile,
+    address,
+    ahead_of,
     clear,
     copy,
+    fetch,
     lanes,
     load,
     loads_turned,
     loads_within,
     maximum,
-    prefetch,
     prefetch_to_write,
     single,
     splat,
     store,
     stores,
-    tile_columns,
     tile_of_one,
     tile_of_two,
     wide,
@@ -75,7 +77,7 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     x, flat = channels_last(x), contiguous(weight).reshape(-1)
     window, place = (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow)
     for group in groups_of(x.shape[3], weight.shape):
-        taps = Taps(flat, (group.o, group.c, kh, kw), group.tap, (group.c * kh * kw, kh * kw, kw, 1))
+        taps = Taps(flat, group.tap, group.o, group.c, kh, kw, group.c * kh * kw, kh * kw, kw, 1)
         _launch(x, weight, taps, y, window, place, (group.x_channel, group.y_channel), finish)
     return y.transpose(0, 3, 1, 2)
 
@@ -96,7 +98,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
         dx = (zeros if some_meet_no_tap else empty)((n, height, width, channels), dy.dtype)
     else:
         dx = in_channels_last(total, dy, weight)
-    finish = Finish.of(None, None, False, dx)
+    finish = Finish.of(None, None, False, dx, add=total is not None)
     for a, b in np.ndindex(min(sh, height), min(sw, width)):
         (qh, kh0), (qw, kw0) = divmod(a + ph, sh), divmod(b + pw, sw)
         taps_h, taps_w = len(range(kh0, kh, sh)), len(range(kw0, kw, sw))
@@ -105,10 +107,9 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
             window = (taps_h, taps_w, 1, 1, qh - taps_h + 1, qw - taps_w + 1)
             place = (a, b, sh, sw, -(-(height - a) // sh), -(-(width - b) // sw))
             for group in groups_of(channels, weight.shape):
-                strides = (kh * kw, group.c * kh * kw, -sh * kw, -sw)
-                taps = Taps(flat, (group.c, group.o, taps_h, taps_w), group.tap + last, strides)
-                channels_of = group.y_channel, group.x_channel
-                _launch(dy, weight, taps, dx, window, place, channels_of, finish, accumulate=total is not None)
+                steps = kh * kw, group.c * kh * kw, -sh * kw, -sw
+                taps = Taps(flat, group.tap + last, group.c, group.o, taps_h, taps_w, *steps)
+                _launch(dy, weight, taps, dx, window, place, (group.y_channel, group.x_channel), finish)
     return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
@@ -128,19 +129,21 @@ def in_channels_last(total, dy, weight):
 
 
 class Finish(NamedTuple):
-    """What is done to a sum before it is stored: + bias, + residual, ReLU."""
+    """What is done to a sum before it is stored: + what is there, + bias, + residual, ReLU."""
 
     bias: np.ndarray  # of each output channel
     residual: np.ndarray  # flat, of y's size
     residuals: int  # that are added: with 0 it is not read
     floor: float  # what is less becomes this: 0 for ReLU, else -infinity
-    needed: bool  # any of it
+    needed: bool  # any of these
+    add: bool  # whether y holds numbers to be added to
 
     @classmethod
-    def of(cls, bias, residual, relu, y):
-        add, needed = residual is not None, relu or not (bias is None and residual is None)
+    def of(cls, bias, residual, relu, y, *, add=False):
+        needed = relu or not (bias is None and residual is None)
         bias = np.zeros(y.shape[3], y.dtype) if bias is None else contiguous(bias)
-        return cls(bias, (residual if add else y).reshape(-1), int(add), 0.0 if relu else -np.inf, needed)
+        floor, flat = 0.0 if relu else -np.inf, (y if residual is None else residual).reshape(-1)
+        return cls(bias, flat, int(residual is not None), floor, needed, add)
 
 
 class _Group(NamedTuple):
@@ -166,21 +169,27 @@ class Taps(NamedTuple):
     """A view of a weight array, written out, so that one compiled kernel serves all of its transpositions."""
 
     flat: np.ndarray
-    shape: tuple[int, int, int, int]  # (output channels, input channels, KH, KW)
     start: int
-    strides: tuple[int, int, int, int]  # in elements, for the same axes
+    o: int  # output channels,
+    c: int  # input channels,
+    kh: int
+    kw: int
+    o_step: int  # and elements from each to the next
+    c_step: int
+    kh_step: int
+    kw_step: int
 
 
-def _launch(x, weight, taps, y, window, place, first_channels, finish, *, accumulate=False):
-    o, c, kh, kw = taps.shape
-    columns = tile_columns(x.dtype, o)
+def _launch(x, weight, taps, y, window, place, first_channels, finish):
+    o, c, kh, kw = taps.o, taps.c, taps.kh, taps.kw
+    tile = Tile.of(x.dtype, o)
     if window == (1, 1, 1, 1, 0, 0) and place == (0, 0, 1, 1, *x.shape[1:3]):  # strips may end within a row, then
         x, y = x.reshape(1, -1, 1, x.shape[3]), y.reshape(1, -1, 1, y.shape[3])
         place = (0, 0, 1, 1, y.shape[1], 1)
     key = "packed", *taps[1:]
-    packed, ready = made_of(weight, key, (-(-o // columns), kh * kw * c * columns))
-    plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), columns)
-    _correlate(x, *taps, packed, ready, columns, y, plan, finish, accumulate, get_num_threads())
+    packed, ready = made_of(weight, key, (-(-o // tile.columns), kh * kw * c * tile.columns))
+    plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), tile)
+    _correlate(x, taps, packed, ready, y, plan, finish, get_num_threads())
     keep_made(weight, key, packed)
 
 
@@ -192,6 +201,8 @@ class _Plan(NamedTuple):
     array of the thread's own, unless no window leaves the image (`inside`).
     """
 
+    height: int  # rows of the register tile,
+    block: int  # and its columns: output channels of a block
     inside: bool
     channels: int  # of x that are read,
     x_channel: int  # from this one on
@@ -218,7 +229,7 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, columns):
+def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile):
     """Windows (kh, kw, sh, sw, top, left) of x (N, H, W, C), to place (top, left, row step, column step, rows, columns)
     of y (N, OH, OW, O). Channels are (how many are read, the first of x, the first of y)."""
     kh, kw, sh, sw, top, left = window
@@ -228,23 +239,26 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, colum
     inside, in_rows, in_cols, pixel = _input_of(window, (rows, cols), x_shape, c)
     row_bytes = in_cols * c * itemsize
     most = max(1, min(rows, STRIP_BYTES // (row_bytes * sh), -(-rows * n // ITEMS)))
-    strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // TILE_ROWS), r))  # by how full tiles are
+    strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // tile.rows), r))  # by how full tiles are
     group = max(1, min(STRIP_BYTES // (row_bytes * in_rows), n // ITEMS)) if strip == rows else 1
-    weights = kh * kw * c * -(-o // columns) * columns * itemsize
-    together = group * strip * cols if o <= columns else TILE_ROWS if weights <= WEIGHT_BYTES else SEVERAL * TILE_ROWS
+    weights = kh * kw * c * -(-o // tile.columns) * tile.columns * itemsize
+    together = tile.rows if weights <= WEIGHT_BYTES else SEVERAL * tile.rows
+    if o <= tile.columns:
+        together = group * strip * cols
     if not inside:
         in_rows = (strip - 1) * sh + kh
     pitch = in_cols * pixel
     g, i, j = np.indices((group, strip, cols)).reshape(3, -1)
     return _Plan(
-        inside, c, x_channel, group, strip, together, rows, cols, sh, sw * pixel, kh, top, left, in_rows, in_cols,
+        *tile, inside, c, x_channel, group, strip, together, rows, cols, sh, sw * pixel, kh, top, left,
+        in_rows, in_cols,
         y_start=(y_top * ow + y_left) * o + y_channel,
         y_row_step=y_sh * ow * o,
         a_rows=(g * in_rows + i * sh) * pitch + j * sw * pixel,
         y_rows=((g * oh + i * y_sh) * ow + j * y_sw) * o,
-        partial_rows=np.arange(len(g)) * columns,
+        partial_rows=np.arange(len(g)) * tile.columns,
         a_runs=np.arange(kh) * pitch,
-        b_runs=np.arange(kh) * kw * c * columns,
+        b_runs=np.arange(kh) * kw * c * tile.columns,
         length=kw * c,
     )  # fmt: skip
 
@@ -262,13 +276,13 @@ def _input_of(window, out_size, x_shape, channels):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, weight, shape, start, strides, packed, ready, columns, y, plan, finish, accumulate, workers):
-    """Each window of x that the plan names, times the weights, to its place in y (added to y with `accumulate`). ::
+def _correlate(x, taps, packed, ready, y, plan, finish, workers):
+    """Each window of x that the plan names, times the weights, to its place in y. ::
 
         unless they are `ready`: pack the weights into blocks of the tile's columns, in the order in which it reads them
         parallel for each strip
             copy its input, padded, to this thread's scratch
-            for some of its pixels: for each block of output channels: for each tile of 8 pixels
+            for some of its pixels: for each block of output channels: for each tile of pixels
 
     The order of the loops has y written from its first byte to its last, where weights are few enough to be read for
     each tile: from L2 they come as fast as the tile wants them.
@@ -276,46 +290,46 @@ def _correlate(x, weight, shape, start, strides, packed, ready, columns, y, plan
     Cost: 2 * (pixels of y) * O * KH * KW * C floating-point operations.
     """
     for block in prange(0 if ready else packed.shape[0]):
-        _pack(weight, shape, start, strides, np.int64(block), columns, packed)
+        _pack(taps, np.int64(block), plan.block, packed)
     for worker in prange(workers):
-        _correlate_strips(x, packed, columns, shape[0], y, plan, finish, accumulate, np.int64(worker), workers)
+        _correlate_strips(x, packed, taps.o, y, plan, finish, np.int64(worker), workers)
 
 
 @inner
-def _pack(weight, shape, start, strides, block, columns, packed):
+def _pack(taps, block, columns, packed):
     """packed[block, k, l, c, :] = the weights of the block's output channels (zero past the last one)."""
-    o, c, kh, kw = shape
+    weight, start, o, c, kh, kw, o_step, c_step, kh_step, kw_step = taps
     first, out, zero = block * columns, packed.reshape(packed.size), wide(packed)
     n, count = lanes(zero), min(columns, o - first)
     if count < columns:
         packed[block] = 0
-    vectors = c // n * n if count == columns and (strides[0] == 1 or strides[1] == 1) else 0  # channels that go by them
+    vectors = c // n * n if count == columns and (o_step == 1 or c_step == 1) else 0  # channels that go by them
     for k in range(kh):
         for l in range(kw):
-            at = start + first * strides[0] + k * strides[2] + l * strides[3]
+            at = start + first * o_step + k * kh_step + l * kw_step
             to = block * packed.shape[1] + (k * kw + l) * c * columns
             for channel in range(0, vectors, n):
                 for column in range(0, columns, n):
-                    source, target = at + column * strides[0] + channel * strides[1], to + channel * columns + column
-                    if strides[1] == 1:
-                        stores(out, target, columns, loads_turned(zero, weight, source, strides[0]))
+                    source, target = at + column * o_step + channel * c_step, to + channel * columns + column
+                    if c_step == 1:
+                        stores(out, target, columns, loads_turned(zero, weight, source, o_step))
                     else:
                         for i in range(n):
-                            store(out, target + i * columns, load(zero, weight, source + i * strides[1]))
+                            store(out, target + i * columns, load(zero, weight, source + i * c_step))
             few = vectors + (c - vectors) // FEW * FEW
             for channel in range(vectors, few, FEW):  # so that neither what is read nor what is written leaves L1
                 for column in range(count):
                     for i in range(FEW):
-                        value = weight[at + column * strides[0] + (channel + i) * strides[1]]
+                        value = weight[at + column * o_step + (channel + i) * c_step]
                         out[to + (channel + i) * columns + column] = value
             for channel in range(few, c):
                 for column in range(count):
-                    out[to + channel * columns + column] = weight[at + column * strides[0] + channel * strides[1]]
+                    out[to + channel * columns + column] = weight[at + column * o_step + channel * c_step]
 
 
 @inner
-def _correlate_strips(x, packed, columns, o, y, plan, finish, accumulate, worker, workers):
-    zero, n, image_size = wide(x), x.shape[0], y.shape[1] * y.shape[2] * y.shape[3]
+def _correlate_strips(x, packed, o, y, plan, finish, worker, workers):
+    n, image_size, columns = x.shape[0], y.shape[1] * y.shape[2] * y.shape[3], plan.block
     strips = -(-plan.all_rows // plan.rows)
     items = -(-n // plan.group) * strips
     x_flat, y_flat, w_flat = x.reshape(x.size), y.reshape(y.size), packed.reshape(packed.size)
@@ -326,27 +340,27 @@ def _correlate_strips(x, packed, columns, o, y, plan, finish, accumulate, worker
         images, rows = min(plan.group, n - image), min(plan.rows, plan.all_rows - first)
         pixels = images * rows * plan.columns
         a, a_start = _strip_input(x_flat, x.shape, plan, image, images, first, rows, scratch)
+        windows = Matrix(address(a, a_start), address(plan.a_rows, 0), address(plan.a_runs, 0), 1)
         y_start = image * image_size + plan.y_start + first * plan.y_row_step
         x_at, x_stop = _memory_of(x.shape, plan, item + 1), _memory_of(x.shape, plan, item + 2)
-        x_lines = -(-(x_stop - x_at) // (lanes(zero) * packed.shape[0] * -(-pixels // TILE_ROWS)))
+        ahead, turn = ahead_of(x_flat, x_at, x_stop, packed.shape[0] * -(-pixels // plan.height)), 0
         for p in range(0, pixels, plan.together):
             stop = min(pixels, p + plan.together)
             for block in range(packed.shape[0]):
-                w_start, left_over = block * packed.shape[1], o - block * columns
-                if left_over >= columns:
-                    out, out_rows, out_start = y_flat, plan.y_rows, y_start + block * columns
-                else:  # a tile wider than the channels that are left, by way of a buffer
-                    out, out_rows, out_start = partial, plan.partial_rows, 0
-                add = accumulate and left_over >= columns
-                x_at = _pixel_tiles(
-                    columns, a, a_start, plan, p, stop, pixels, w_flat, w_start, out, out_start, out_rows, add,
-                    x_flat, x_at, x_lines,
-                )  # fmt: skip
+                left_over = o - block * columns
+                weights = Matrix(address(w_flat, block * packed.shape[1]), 0, address(plan.b_runs, 0), 1)
+                sums = Matrix(address(y_flat, y_start + block * columns), address(plan.y_rows, 0), 0, 1)
+                if left_over < columns:  # a tile wider than the channels that are left, by way of a buffer
+                    sums = Matrix(address(partial, 0), address(plan.partial_rows, 0), 0, 1)
+                _pixel_tiles(
+                    plan, windows, weights, sums, (p, stop, pixels), finish.add and left_over >= columns, ahead, turn
+                )
+                turn += -(-(stop - p) // plan.height)
                 if left_over < columns:
                     for q in range(p, stop):
                         for channel in range(left_over):
                             at = y_start + plan.y_rows[q] + block * columns + channel
-                            y_flat[at] = partial[q * columns + channel] + (y_flat[at] if accumulate else 0)
+                            y_flat[at] = partial[q * columns + channel] + (y_flat[at] if finish.add else 0)
             if finish.needed:
                 for q in range(p, stop):
                     _finish_pixel(y_flat, y_start + plan.y_rows[q], o, plan.y_start % y.shape[3], finish)
@@ -381,35 +395,25 @@ def _finish_in(zero, y, at, channel, finish):
 
 
 @inner
-def _pixel_tiles(
-    columns, a, a_start, plan, first, stop, pixels, w, w_start, out, out_start, out_rows, add, x, x_at, x_lines
-):
-    """All tiles of the pixels from `first` on and one block of output channels.
+def _pixel_tiles(plan, windows, weights, sums, pixels, add, ahead, turn):
+    """All tiles of some pixels, (first, stop, all of the strip's), and one block of output channels.
 
-    Meanwhile what is wanted next is brought to the cache, a little at each tile: the next strip of x from `x_at` on, of
-    which what is left is returned, and the memory of the next tile's result.
+    Meanwhile what is wanted next is brought to the cache: some of the next strip of x, and where the next tile's result
+    goes.
     """
-    zero, last = wide(a), pixels - 1
-    one, two = lanes(zero), 2 * lanes(zero)  # steps that are constants make the loop tight
-    a_rows, a_runs, w_runs, n = plan.a_rows, plan.a_runs, plan.b_runs, plan.a_runs.size
-    for r in range(first, stop, TILE_ROWS):
-        for _ in range(x_lines):
-            prefetch(x, x_at)
-            x_at += one
-        for row in range(r + TILE_ROWS, min(r + 2 * TILE_ROWS, pixels)):
-            for v in range(0, columns, one):
-                prefetch_to_write(out, out_start + out_rows[row] + v)
-        if columns == two:
-            tile_of_two(
-                zero, a, a_start, a_rows, r, last, a_runs, 1,
-                w, w_start, w_runs, two, n, plan.length, out, out_start, out_rows, add,
-            )  # fmt: skip
+    first, stop, count = pixels
+    zero, height = wide(windows.data), plan.height
+    lengths = plan.a_runs.size, plan.length
+    for r in range(first, stop, height):
+        fetch(ahead, turn)
+        turn += 1
+        for row in range(r + height, min(r + 2 * height, count)):
+            for v in range(0, plan.block, lanes(zero)):
+                prefetch_to_write(sums.data, plan.y_rows[row] + v)
+        if plan.block == lanes(zero):
+            tile_of_one(zero, windows, weights, sums, (r, count - 1), lengths, add)
         else:
-            tile_of_one(
-                zero, a, a_start, a_rows, r, last, a_runs, 1,
-                w, w_start, w_runs, one, n, plan.length, out, out_start, out_rows, add,
-            )  # fmt: skip
-    return x_at
+            tile_of_two(zero, windows, weights, sums, (r, count - 1), lengths, add)
 
 
 @inner

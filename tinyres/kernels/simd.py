@@ -11,24 +11,22 @@ ordinary Python on such values::
 `single(array)` one lane, for what is left over at the end of a row. `broad(array)` is several registers to LLVM, which
 makes as many instructions of each operation.
 
-The host's width is 64 bytes with AVX-512, 32 with AVX, and 16 elsewhere (SSE2, NEON).
+How wide registers are, and how many there are, is in the table of `isa`.
 """
 
 import operator
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
-from tinyres.kernels.compile import host_features
+from tinyres.kernels.compile import inner
+from tinyres.kernels.isa import ACTIVE
 
-_FEATURES = host_features()
-WIDTH = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16  # bytes
-BROAD = (4 if WIDTH == 64 else 2) * WIDTH  # bytes; AVX-512 has 32 registers
-HAS_FMA = "fma" in _FEATURES or "avx512f" in _FEATURES or "neon" in _FEATURES
-
-TILE_ROWS = 8  # rows of the register tile: a pointer for each, and one or two accumulators
+WIDTH = ACTIVE.width  # bytes
+BROAD = ACTIVE.broad * WIDTH
 
 
 class Vector(types.Type):
@@ -87,19 +85,27 @@ def splat(typingctx, like, scalar):
     return like(like, scalar), codegen
 
 
-def tile_columns(dtype, channels):
-    """Columns of the register tile for a matrix with `channels` columns: one vector or two."""
-    one = WIDTH // dtype.itemsize
-    return 2 * one if -(-channels // one) % 2 == 0 else one
-
-
 # ---------------------------------------------------------------- memory
+@intrinsic
+def address(typingctx, array, index):
+    """Where an element of a flat array lies: what all below take in place of an array, and count from.
+
+    Numba counts who holds an array, which a loop around a small product would feel, and knows nothing of addresses. So
+    the array has to be held by someone else: to use one within the loop in which it was taken is enough.
+    """
+
+    def codegen(context, builder, signature, args):
+        return builder.gep(_data(context, builder, signature.args[0], args[0]), [args[1]])
+
+    return types.CPointer(array.dtype)(array, types.intp), codegen
+
+
 @intrinsic
 def load(typingctx, like, array, index):
     """Load consecutive numbers from flat `index` of a C-contiguous array; nothing is checked."""
 
     def codegen(context, builder, signature, args):
-        base = context.make_array(signature.args[1])(context, builder, args[1]).data
+        base = _data(context, builder, signature.args[1], args[1])
         return _load(builder, builder.gep(base, [args[2]]), context.get_value_type(like))
 
     return like(like, array, types.intp), codegen
@@ -110,7 +116,7 @@ def store(typingctx, array, index, vector):
     """Store a vector at flat `index` of a C-contiguous array; nothing is checked."""
 
     def codegen(context, builder, signature, args):
-        base = context.make_array(signature.args[0])(context, builder, args[0]).data
+        base = _data(context, builder, signature.args[0], args[0])
         _store(builder, args[2], builder.gep(base, [args[1]]))
         return context.get_dummy_value()
 
@@ -123,8 +129,8 @@ def copy(typingctx, out, at, array, start, count):
 
     def codegen(context, builder, signature, args):
         out, at, array, start, count = args
-        target = context.make_array(signature.args[0])(context, builder, out).data
-        source = context.make_array(signature.args[2])(context, builder, array).data
+        target = _data(context, builder, signature.args[0], out)
+        source = _data(context, builder, signature.args[2], array)
         size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
         cgutils.raw_memcpy(builder, builder.gep(target, [at]), builder.gep(source, [start]), count, size)
         return context.get_dummy_value()
@@ -138,7 +144,7 @@ def clear(typingctx, out, at, count):
 
     def codegen(context, builder, signature, args):
         out, at, count = args
-        target = context.make_array(signature.args[0])(context, builder, out).data
+        target = _data(context, builder, signature.args[0], out)
         size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
         length = builder.mul(count, ir.Constant(count.type, size))
         cgutils.memset(builder, builder.gep(target, [at]), length, 0)
@@ -154,7 +160,7 @@ def loads(typingctx, like, array, index, step, count):
     def codegen(context, builder, signature, args):
         _, array, index, step, _ = args
         vector = context.get_value_type(like)
-        at = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [index])
+        at = builder.gep(_data(context, builder, signature.args[1], array), [index])
         values = []
         for _ in range(count.literal_value):
             values.append(_load(builder, at, vector))
@@ -176,7 +182,7 @@ def loads_within(typingctx, like, array, index, step, count, first, stop):
             ir.FunctionType(vector, [ir.PointerType(), ir.IntType(32), lanes, vector]),
             f"llvm.masked.load.v{like.lanes}{_suffix(vector)}.p0",
         )
-        at = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [index])
+        at = builder.gep(_data(context, builder, signature.args[1], array), [index])
         values, zero, align = [], ir.Constant(vector, None), ir.IntType(32)(like.dtype.bitwidth // 8)
         for _ in range(count.literal_value):
             inside = builder.icmp_unsigned("<", row, stop)  # a negative row is a large unsigned number
@@ -195,7 +201,7 @@ def stores(typingctx, array, index, step, vectors):
 
     def codegen(context, builder, signature, args):
         array, index, step, vectors = args
-        at = builder.gep(context.make_array(signature.args[0])(context, builder, array).data, [index])
+        at = builder.gep(_data(context, builder, signature.args[0], array), [index])
         for value in cgutils.unpack_tuple(builder, vectors, len(signature.args[3])):
             _store(builder, value, at)
             at = builder.gep(at, [step])
@@ -236,7 +242,7 @@ def loads_turned(typingctx, like, array, index, step):
     def codegen(context, builder, signature, args):
         _, array, index, step = args
         vector, n = context.get_value_type(like), like.lanes
-        at = builder.gep(context.make_array(signature.args[1])(context, builder, array).data, [index])
+        at = builder.gep(_data(context, builder, signature.args[1], array), [index])
         rows = []
         for _ in range(n):
             rows.append(_load(builder, at, vector))
@@ -260,7 +266,7 @@ def _prefetch(write: int):
     @intrinsic
     def prefetch(typingctx, array, index):
         def codegen(context, builder, signature, args):
-            base = context.make_array(signature.args[0])(context, builder, args[0]).data
+            base = _data(context, builder, signature.args[0], args[0])
             byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
             function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
@@ -275,6 +281,37 @@ def _prefetch(write: int):
 
 prefetch = _prefetch(0)
 prefetch_to_write = _prefetch(1)
+
+
+class Ahead(NamedTuple):
+    """What will be read soon, and is brought to the cache meanwhile, a little at each turn of a loop."""
+
+    data: Any  # the address of the first row
+    step: int  # from one row to the next,
+    width: int  # of which so many numbers are brought,
+    rows: int  # and so many rows at each turn
+
+
+def _fetch(bring):
+    @inner
+    def fetch(ahead, turn):
+        """Bring the rows of this turn, the first being 0."""
+        for row in range(turn * ahead.rows, (turn + 1) * ahead.rows):
+            for i in range(0, ahead.width, lanes(wide(ahead.data))):
+                bring(ahead.data, row * ahead.step + i)
+
+    return fetch
+
+
+fetch = _fetch(prefetch)
+fetch_to_write = _fetch(prefetch_to_write)
+
+
+@inner
+def ahead_of(array, start, stop, turns):
+    """All from `start` to `stop`, in so many turns."""
+    n = lanes(wide(array))
+    return Ahead(address(array, start), n, n, -(-(stop - start) // (n * turns)))
 
 
 # ---------------------------------------------------------------- arithmetic
@@ -339,39 +376,62 @@ def where_positive(typingctx, test, a, b):
 
 
 # ---------------------------------------------------------------- the register tile
+class Tile(NamedTuple):
+    """The size of a register tile, and so of what is packed for it."""
+
+    rows: int
+    columns: int  # as many as one or two vectors have lanes
+
+    @classmethod
+    def of(cls, dtype, channels):
+        """The tile for a matrix with so many columns: two vectors, unless these are an odd number of vectors."""
+        lanes = WIDTH // dtype.itemsize
+        vectors = 2 if -(-channels // lanes) % 2 == 0 else 1
+        return cls(ACTIVE.rows[vectors], vectors * lanes)
+
+
+class Matrix(NamedTuple):
+    """Where a factor of a product, or its result, lies in memory.
+
+    Row r starts `rows[r]` numbers from `data`, and what run i of the sum reads `runs[i]` beyond that. In place of the
+    address of a table, a number is the distance from one row, or run, to the next.
+    """
+
+    data: Any
+    rows: Any
+    runs: Any
+    step: int  # within a run, from one number to the next
+
+
 def _register_tile(vector_count):
     """A small matrix product, accumulated in registers, then stored in `out` (or added to it).
 
-    With R = `TILE_ROWS`, `rows[r] = min(first + r, last)`, and as many columns as one or two vectors have lanes::
+    With R rows of the tile, `row[r] = min(first + r, last)`, and as many columns as so many vectors have lanes::
 
         acc[:, :] = 0
         for i in range(runs):
             for k in range(length):
                 for r in range(R):
-                    acc[r, :] += a[a_rows[rows[r]] + a_runs[i] + k * a_step] * b[b_runs[i] + k * b_step:]
+                    acc[r, :] += a[a.rows[row[r]] + a.runs[i] + k * a.step] * b[b.runs[i] + k * columns:]
         for r in range(R):
-            out[out_rows[rows[r]]:] = acc[r, :] + (out[out_rows[rows[r]]:] if accumulate else 0)
+            out[out.rows[row[r]]:] = acc[r, :] + (out[out.rows[row[r]]:] if add else 0)
 
-    The arrays are flat, and the rows of `a` lie wherever the table `a_rows` says. That is what makes
-    im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. In place of a table, a number
-    is the distance from one row (or run) to the next. Beyond `last` the
-    last row is computed again, and the same numbers are stored again, so that a ragged end needs no code of
-    its own. Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number
-    of vectors: with R = 8 the multiply-adds are the bound. All offsets count elements, from
-    `a_start`, `b_start` and `out_start`. Nothing is checked.
+    Of `b`, all columns of one k lie together, and then those of the next. That rows of `a` lie wherever a table says is
+    what makes im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. Beyond `last` the
+    last row is computed again, and the same numbers are stored again, so that a ragged end needs no code of its own.
+    Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number of vectors.
+    Nothing is checked.
     """
+    row_count = ACTIVE.rows[vector_count]
 
-    # fmt: off
     @intrinsic
-    def tile(typingctx, zero, a, a_start, a_rows, first, last, a_runs, a_step, b, b_start, b_runs, b_step,
-             runs, length, out, out_start, out_rows, accumulate):
-        # fmt: on
+    def tile(typingctx, zero, a, b, out, rows, sums, add):
+        """`rows` are (first, last), `sums` (runs, length)."""
+
         def codegen(context, builder, signature, args):
-            (_, a, a_start, a_rows, first, last, a_runs, a_step, b, b_start, b_runs, b_step,
-             runs, length, out, out_start, out_rows, accumulate) = (
-                context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-                for kind, value in zip(signature.args, args, strict=True)
-            )  # fmt: skip
+            *tuples, add = args[1:]
+            a, b, out, (first, last), (runs, length) = (cgutils.unpack_tuple(builder, value) for value in tuples)
+            a, b, out = Matrix(*a), Matrix(*b), Matrix(*out)
             vector = context.get_value_type(zero)
             index = context.get_value_type(types.intp)
 
@@ -389,26 +449,27 @@ def _register_tile(vector_count):
                 return [element(address, ir.Constant(index, v * vector.count)) for v in range(vector_count)]
 
             a_row, out_row = [], []
-            for r in range(TILE_ROWS):
+            for r in range(row_count):
                 row = builder.add(first, ir.Constant(index, r))
                 row = builder.select(builder.icmp_signed("<", row, last), row, last)
-                a_row.append(element(a, a_start, lookup(a_rows, row)))
-                out_row.append(element(out, out_start, lookup(out_rows, row)))
+                a_row.append(element(a.data, lookup(a.rows, row)))
+                out_row.append(element(out.data, lookup(out.rows, row)))
 
             # The accumulators are stack slots here; LLVM's mem2reg turns them into registers.
             none = ir.Constant(vector, None)
-            acc = [[cgutils.alloca_once_value(builder, none) for _ in range(vector_count)] for _ in range(TILE_ROWS)]
+            acc = [[cgutils.alloca_once_value(builder, none) for _ in range(vector_count)] for _ in range(row_count)]
             with cgutils.for_range(builder, runs) as i:
-                a_run = [element(row, lookup(a_runs, i.index)) for row in a_row]
-                b_run = element(b, b_start, lookup(b_runs, i.index))
+                a_run = [element(row, lookup(a.runs, i.index)) for row in a_row]
+                b_run = element(b.data, lookup(b.runs, i.index))
                 with cgutils.for_range(builder, length) as k:
-                    a_at, b_at = builder.mul(k.index, a_step), builder.mul(k.index, b_step)
+                    a_at = builder.mul(k.index, a.step)
+                    b_at = builder.mul(k.index, ir.Constant(index, vector_count * vector.count))
                     columns = [_load(builder, address, vector) for address in vectors(element(b_run, b_at))]
-                    for r in range(TILE_ROWS):
+                    for r in range(row_count):
                         scalar = _broadcast(builder, builder.load(element(a_run[r], a_at)), vector)
                         for slot, column in zip(acc[r], columns, strict=True):
                             builder.store(_fma(builder, scalar, column, builder.load(slot)), slot)
-            with builder.if_then(accumulate):  # all sums before the first store: rows beyond `last` must not see it
+            with builder.if_then(add):  # all sums before the first store: rows beyond `last` must not see it
                 for row, slots in zip(out_row, acc, strict=True):
                     for address, slot in zip(vectors(row), slots, strict=True):
                         builder.store(builder.fadd(_load(builder, address, vector), builder.load(slot)), slot)
@@ -417,9 +478,7 @@ def _register_tile(vector_count):
                     _store(builder, builder.load(slot), address)
             return context.get_dummy_value()
 
-        n = types.intp
-        factors = (a, n, a_rows, n, n, a_runs, n, b, n, b_runs, n)
-        return types.void(zero, *factors, n, n, out, n, out_rows, types.boolean), codegen
+        return types.void(zero, a, b, out, rows, sums, types.boolean), codegen
 
     return tile
 
@@ -429,6 +488,11 @@ tile_of_two = _register_tile(2)
 
 
 # ---------------------------------------------------------------- LLVM instructions
+def _data(context, builder, kind, value):
+    """The address of an array's first element, or what is an address already."""
+    return context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+
+
 def _load(builder, address, vector):
     value = builder.load(builder.bitcast(address, vector.as_pointer()))
     value.align = 4 if isinstance(vector.element, ir.FloatType) else 8
@@ -453,7 +517,7 @@ def _broadcast(builder, scalar, vector):
 
 
 def _fma(builder, a, b, c):
-    if not HAS_FMA:
+    if not ACTIVE.fma:
         return builder.fadd(builder.fmul(a, b), c)
     # declared by name: llvmlite's declare_intrinsic knows scalars only
     function = cgutils.get_or_insert_function(

@@ -20,17 +20,20 @@ from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last, copy_row, groups_of
 from tinyres.kernels.memory import empty, zeros
 from tinyres.kernels.simd import (
-    TILE_ROWS,
     WIDTH,
+    Ahead,
+    Matrix,
+    Tile,
+    address,
+    ahead_of,
+    fetch,
     lanes,
     load,
     loads_turned,
     loads_within,
-    prefetch,
     prefetch_to_write,
     store,
     stores,
-    tile_columns,
     tile_of_one,
     tile_of_two,
     wide,
@@ -52,15 +55,15 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     if n == 0:
         return zeros(weight_shape, dy.dtype)
     groups = groups_of(x.shape[3], weight_shape)
-    columns = tile_columns(dy.dtype, groups[0].o)
-    size = kh * kw * c * -(-groups[0].o // columns) * columns
+    tile = Tile.of(dy.dtype, groups[0].o)
+    size = kh * kw * c * -(-groups[0].o // tile.columns) * tile.columns
     slots = max(1, min(n, SLOTS, SLOT_BYTES // (size * dy.itemsize)))
     slots = 2 ** (slots.bit_length() - 1)  # as many for each worker, mostly
     total, dw = empty((slots, size), dy.dtype), empty(weight_shape, dy.dtype)
     window = (kh, kw, *stride, -padding[0], -padding[1])
     for group in groups:
-        plan = _plan(x.shape, dy.shape, window, group, columns, WIDTH // x.itemsize)
-        _weight_grad(x, dy, dw[group.y_channel : group.y_channel + group.o], total, columns, plan, get_num_threads())
+        plan = _plan(x.shape, dy.shape, window, group, tile, WIDTH // x.itemsize)
+        _weight_grad(x, dy, dw[group.y_channel : group.y_channel + group.o], total, plan, get_num_threads())
     return dw
 
 
@@ -70,6 +73,8 @@ class _Plan(NamedTuple):
     A strip is some rows of output pixels of an image, or some whole images.
     """
 
+    height: int  # rows of the register tile,
+    block: int  # and its columns: output channels of a block
     channels: int  # of x that are read,
     x_channel: int  # from this one on
     y_channel: int  # first of dy that is read
@@ -95,7 +100,7 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan(x_shape, dy_shape, window, group, columns, lanes):
+def _plan(x_shape, dy_shape, window, group, tile, lanes):
     """`group` is one of a grouped convolution."""
     kh, kw, sh, sw, top, left = window
     c, (_, oh, ow, _) = group.c, dy_shape
@@ -109,44 +114,44 @@ def _plan(x_shape, dy_shape, window, group, columns, lanes):
     k, l, channel = np.indices((kh, kw, c)).reshape(3, -1)
     g, i = np.indices((images, rows)).reshape(2, -1)
     return _Plan(
-        c, group.x_channel, group.y_channel, width, images, rows, ow, sh, row_step, column_step,
+        *tile, c, group.x_channel, group.y_channel, width, images, rows, ow, sh, row_step, column_step,
         kh, top, left, in_rows, in_columns,
         pixel_step=sw_ * width,
         panel=panel,
         in_one_run=kh == kw == sh_ == sw_ == 1,
         a_rows=channel // width * panel + (k * in_columns + l) * width + channel % width,
-        y_rows=np.arange(len(k)) * columns,
+        y_rows=np.arange(len(k)) * tile.columns,
         a_runs=(g * in_rows + i * sh_) * in_columns * width,
-        b_runs=np.arange(len(g)) * ow * columns,
+        b_runs=np.arange(len(g)) * ow * tile.columns,
     )  # fmt: skip
 
 
 # ---------------------------------------------------------------- kernels
 @jit(parallel=True)
-def _weight_grad(x, dy, dw, total, columns, plan, workers):
+def _weight_grad(x, dy, dw, total, plan, workers):
     """dw (O, C, KH, KW) from x (N, H, W, C) and dy (N, OH, OW, O), by way of total (slots, their sums). ::
 
         parallel for each slot, which holds some images, and share of its output channels: for each strip
             copy its input, padded, in panels
             for each block of output channels
                 copy its dy
-                for each tile of 8 of the KH * KW * C rows
+                for each tile of the KH * KW * C rows
         parallel for some input channels: add up the slots
 
     Cost: 2 * N * OH * OW * O * KH * KW * C floating-point operations.
     """
     for worker in prange(workers):
-        _sum_slots(x, dy, dw.shape[0], total, columns, plan, np.int64(worker), workers)
+        _sum_slots(x, dy, dw.shape[0], total, plan, np.int64(worker), workers)
     for part in prange(-(-dw.shape[1] // lanes(wide(total)))):
-        _add_slots(total, np.int64(part), columns, dw)
+        _add_slots(total, np.int64(part), plan.block, dw)
 
 
 @inner
-def _sum_slots(x, dy, o, total, columns, plan, worker, workers):
-    n, (oh, ow, all_channels) = x.shape[0], dy.shape[1:]
+def _sum_slots(x, dy, o, total, plan, worker, workers):
+    n, (oh, ow, all_channels), columns = x.shape[0], dy.shape[1:], plan.block
     slots, size = total.shape
     block_size = plan.a_rows.size * columns
-    blocks, tiles = size // block_size, -(-plan.a_rows.size // TILE_ROWS)
+    blocks, tiles = size // block_size, -(-plan.a_rows.size // plan.height)
     shares = min(-(-workers // slots), blocks)
     x_flat, dy_flat, total_flat = x.reshape(x.size), dy.reshape(dy.size), total.reshape(total.size)
     panels = np.empty(-(-plan.channels // plan.width) * plan.panel, x.dtype)
@@ -162,17 +167,18 @@ def _sum_slots(x, dy, o, total, columns, plan, worker, workers):
                 pixels = images * rows * ow
                 _copy_panels(x_flat, x.shape, plan, image, images, first, rows, panels)
                 x_at, x_stop = _next_input(x.shape, plan, image, images, first + plan.rows, oh)
-                x_lines = -(-(x_stop - x_at) // (lanes(wide(x)) * (end - begin) * tiles))
                 dy_start = (image * oh + first) * ow * all_channels + plan.y_channel
                 for block in range(begin, end):
                     count, dy_at = min(columns, o - block * columns), dy_start + block * columns
                     _copy_block(dy_flat, dy_at, all_channels, pixels, count, columns, block_of_dy)
                     dy_at += columns if block + 1 < end else pixels * all_channels - (end - 1 - begin) * columns
-                    x_at = _row_tiles(
-                        columns, panels, plan, images * rows, block_of_dy,
-                        total_flat, slot * size + block * block_size, image > start or first > 0,
-                        x_flat, x_at, x_lines, dy_flat, dy_at, all_channels, -(-pixels // tiles),
-                    )  # fmt: skip
+                    next_x = ahead_of(x_flat, x_at, x_stop, (end - block) * tiles)
+                    next_dy = Ahead(address(dy_flat, dy_at), all_channels, columns, -(-pixels // tiles))
+                    at = slot * size + block * block_size
+                    sums = Matrix(address(total_flat, at), address(plan.y_rows, 0), 0, 1)
+                    add = image > start or first > 0
+                    _row_tiles(plan, images * rows, panels, block_of_dy, sums, add, next_x, next_dy)
+                    x_at += next_x.rows * next_x.step * tiles
 
 
 @inner
@@ -222,39 +228,25 @@ def _next_input(shape, plan, image, images, first, all_rows):
 
 
 @inner
-def _row_tiles(
-    columns, a, plan, rows, b, out, out_start, add, x, x_at, x_lines, dy, dy_at, dy_step, dy_pixels
-):  # fmt: skip
-    """All tiles of one block of output channels and some rows of pixels, stored in `out`, or added to it.
+def _row_tiles(plan, rows, panels, block, sums, add, next_x, next_dy):
+    """All tiles of one block of output channels and some rows of pixels, stored in `sums`, or added to them.
 
-    Meanwhile what is wanted next is brought to the cache, a little at each tile: the next strip of x from `x_at` on, of
-    which what is left is returned, the next block of dy, and the sums to add to.
+    Meanwhile what is wanted next is brought to the cache, a little at each tile: the next strip of x, the next block of
+    dy, and the sums to add to.
     """
-    zero, last = wide(a), plan.a_rows.size - 1
-    one, two = lanes(zero), 2 * lanes(zero)
-    a_rows, a_runs, b_runs, out_rows = plan.a_rows, plan.a_runs, plan.b_runs, plan.y_rows
-    runs, length = (1, rows * plan.columns) if plan.in_one_run else (rows, plan.columns)
-    for r in range(0, last + 1, TILE_ROWS):
-        for _ in range(x_lines):
-            prefetch(x, x_at)
-            x_at += one
-        for _ in range(dy_pixels):
-            for v in range(0, columns, one):
-                prefetch(dy, dy_at + v)
-            dy_at += dy_step
-        for at in range(r * columns, min(r + TILE_ROWS, last + 1) * columns, one):
-            prefetch_to_write(out, out_start + at)
-        if columns == two:
-            tile_of_two(
-                zero, a, 0, a_rows, r, last, a_runs, plan.pixel_step, b, 0, b_runs, two,
-                runs, length, out, out_start, out_rows, add,
-            )  # fmt: skip
+    zero, last, height, columns = wide(panels), plan.a_rows.size - 1, plan.height, plan.block
+    windows = Matrix(address(panels, 0), address(plan.a_rows, 0), address(plan.a_runs, 0), plan.pixel_step)
+    gradients = Matrix(address(block, 0), 0, address(plan.b_runs, 0), 1)
+    lengths = (1, rows * plan.columns) if plan.in_one_run else (rows, plan.columns)
+    for turn, r in enumerate(range(0, last + 1, height)):
+        fetch(next_x, turn)
+        fetch(next_dy, turn)
+        for at in range(r * columns, min(r + height, last + 1) * columns, lanes(zero)):
+            prefetch_to_write(sums.data, at)
+        if columns == lanes(zero):
+            tile_of_one(zero, windows, gradients, sums, (r, last), lengths, add)
         else:
-            tile_of_one(
-                zero, a, 0, a_rows, r, last, a_runs, plan.pixel_step, b, 0, b_runs, one,
-                runs, length, out, out_start, out_rows, add,
-            )  # fmt: skip
-    return x_at
+            tile_of_two(zero, windows, gradients, sums, (r, last), lengths, add)
 
 
 @inner

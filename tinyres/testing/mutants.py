@@ -339,8 +339,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "input gradient: a total that was there is overwritten",
         "kernels/conv.py",
-        "finish, accumulate=total is not None)",
-        "finish, accumulate=False)",
+        "False, dx, add=total is not None)",
+        "False, dx, add=False)",
         "test_kernels.py total",
     )
     yield Mutant(
@@ -375,13 +375,13 @@ def _mutants() -> Iterator[Mutant]:
         "input gradient: constant weights, packed for the forward, used as they are",
         "kernels/conv.py",
         'key = "packed", *taps[1:]\n',
-        'key = "packed", *taps[1:3]\n',
+        'key = "packed", *taps[1:6]\n',
         "test_kernels.py constant",
     )
     yield Mutant(
         "convolution: channels beyond whole blocks overwrite the total",
         "kernels/conv.py",
-        "(y_flat[at] if accumulate else 0)",
+        "(y_flat[at] if finish.add else 0)",
         "0",
         _TAPE + " shortcut",
     )
@@ -430,8 +430,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "weight gradient: the first strip of a slot adds to what was there",
         "kernels/weight_grad.py",
-        "image > start or first > 0,",
-        "True,",
+        "add = image > start or first > 0\n",
+        "add = True\n",
         _CONV,
     )
     yield Mutant(
@@ -450,49 +450,49 @@ def _mutants() -> Iterator[Mutant]:
     )
     yield Mutant(
         "Winograd: a sign in the transform of the input",
-        "kernels/winograd.py",
+        "kernels/winograd/transforms.py",
         "even + odd, even - odd, even_ + odd_, even_ - odd_, fma(sum_, d3, d1) + d5",
         "even + odd, even - odd, even_ - odd_, even_ + odd_, fma(sum_, d3, d1) + d5",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: the kernel not flipped",
-        "kernels/winograd.py",
-        "(channels, o, 3, 3), 8, (9, channels * 9, -3, -1))",
-        "(channels, o, 3, 3), 0, (9, channels * 9, 3, 1))",
+        "kernels/winograd/__init__.py",
+        "8, channels, o, 3, 3, 9, channels * 9, -3, -1)",
+        "0, channels, o, 3, 3, 9, channels * 9, 3, 1)",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: the input gradient padded as the forward is, which is right for 1 alone",
-        "kernels/winograd.py",
+        "kernels/winograd/__init__.py",
         "(padding[0] - 2, padding[1] - 2)",
         "(-padding[0], -padding[1])",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: no bias where a tile leaves the image",
-        "kernels/winograd.py",
+        "kernels/winograd/transforms.py",
         "load(zero, edge, (k * M + l) * n) + bias",
         "load(zero, edge, (k * M + l) * n)",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: beyond its last column, a row of dy goes on with the next",
-        "kernels/winograd.py",
+        "kernels/winograd/transforms.py",
         "(height if j + 2 < width else 0)",
         "height",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: the point at infinity forgotten in the weight gradient",
-        "kernels/winograd.py",
+        "kernels/winograd/transforms.py",
         "fma(half, even, fma(two, even_, m5))",
         "fma(half, even, two * even_)",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: one slot of the weight gradient forgotten",
-        "kernels/winograd.py",
+        "kernels/winograd/transforms.py",
         "for other in range(slot + 1, slot + slots):",
         "for other in range(slot + 1, slot + slots - 1):",
         _WINOGRAD,

@@ -1,0 +1,301 @@
+"""Winograd convolution: 3x3, stride 1, with a quarter of the multiplications.
+
+Four outputs of a 3-tap filter, y_i = sum_k d_(i+k) g_k, are coefficients of a product of polynomials, and a polynomial
+of degree 5 is known from its values at six points: evaluate, multiply six numbers, interpolate. Lavin and Gray, "Fast
+algorithms for convolutional neural networks", CVPR 2016, write the three linear maps as matrices:
+
+    y = A^T [(G g) * (B^T d)],   in two dimensions   Y = A^T [(G g G^T) * (B^T d B)] A.
+
+A 6x6 tile of input gives a 4x4 tile of output with 36 multiplications, where the direct sum takes 144. Summed over
+input channels, the products of one of the 36 places ("planes") of all tiles are one matrix product:
+
+    M[p] (tiles, O) = V[p] (tiles, C) U[p] (C, O),   V = transformed input, U = transformed weights.
+
+The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity, which lose fewer digits than 0, +-1, +-2 (Barabasz et al., "Error
+analysis and improving the accuracy of Winograd convolution for deep neural networks", 2020). With m(x) =
+x (x^2 - 1/2) (x^2 - 2), row i of B^T holds the coefficients of m(x) / (x - x_i), of G the powers of x_i over
+N_i = m'(x_i), of A^T the powers of all x_i.
+
+Both gradients come from the same three matrices. The input gradient is a convolution of dy with flipped, transposed
+weights. The weight gradient is the transpose of the map from g to y,
+
+    dg = G^T [(B^T d B) * (A dy A^T)] G,
+
+summed over all tiles before the last step: 36 matrix products again, (C, tiles) by (tiles, O).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import get_num_threads, prange
+
+from tinyres.kernels import conv, weight_grad
+from tinyres.kernels.arrays import check
+from tinyres.kernels.compile import contiguous, inner, jit
+from tinyres.kernels.conv import Taps, channels_last, in_channels_last
+from tinyres.kernels.memory import empty, keep_made, made_of
+from tinyres.kernels.simd import WIDTH, Ahead, Tile, address, ahead_of, lanes, wide
+from tinyres.kernels.winograd.plan import POINTS, M, R, Strip, memory_of, plan_of
+from tinyres.kernels.winograd.products import products, products_over_tiles, turns
+from tinyres.kernels.winograd.transforms import (
+    transform_gradient,
+    transform_input,
+    transform_output,
+    transform_sums,
+    transform_weights,
+)
+
+STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they stay in L2
+LEAST_TILES = 32  # of a strip, so that weights are read for more than a few tiles
+SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
+GRAD_BYTES = 4 * 1024 * 1024  # transformed input and output of one strip without slots: they stay in L3
+GRAD_TILES = 64  # of such a strip, so that sums are loaded and stored for more than a few tiles
+PART_BYTES = 5 * 1024 * 1024  # sums of a part of the output channels, there: they stay in L3
+DEEP_BYTES = 4 * 1024 * 1024  # transformed weights; of more, each worker makes and uses a block at a time,
+INPUT_BYTES = 10 * 1024 * 1024  # with so much transformed input, which stays in L3
+
+# Costs in multiply-adds of the matrix products, measured: to transform an input channel of a tile and an output channel
+# of a tile, and the weight of one pair of channels. See `pays`.
+INPUT_COST, OUTPUT_COST, WEIGHT_COST = 220, 130, 250
+
+
+def fits(weight_shape, channels, stride, itemsize):
+    """Whether there is a Winograd form: 3x3, stride 1, one group, and channels that fill whole vectors."""
+    o, c, kh, kw = weight_shape
+    vector = WIDTH // itemsize
+    return (kh, kw) == (3, 3) and tuple(stride) == (1, 1) and c == channels and o % vector == c % vector == 0
+
+
+def pays(weight_shape, channels, stride, itemsize, images):
+    """Whether it is faster than direct convolution, for `images` (N, H, W) of output.
+
+    In multiply-adds for each pair of channels, direct convolution costs 9 for a pixel; a tile costs 36 and its share of
+    the transforms, and the weights are transformed once. Few or small images are left to direct convolution.
+    """
+    if not fits(weight_shape, channels, stride, itemsize):
+        return False
+    (o, c), (n, height, width) = weight_shape[:2], images
+    tiles = n * -(-height // M) * -(-width // M)
+    return tiles * (POINTS + INPUT_COST / o + OUTPUT_COST / c) + WEIGHT_COST < 9 * n * height * width
+
+
+def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
+    """As `conv.conv2d`, by Winograd's method where it pays."""
+    check("conv2d", x, weight, bias, residual, stride, padding)
+    (n, channels, height, width), o = x.shape, len(weight)
+    images = n, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2
+    if not pays(weight.shape, channels, stride, x.itemsize, images):
+        return conv.conv2d(x, weight, bias, residual, stride=stride, padding=padding, relu=relu)
+    y = empty((*images, o), x.dtype)
+    taps = Taps(contiguous(weight).reshape(-1), 0, o, channels, 3, 3, channels * 9, 9, 3, 1)
+    residual = None if residual is None else channels_last(residual)
+    _launch(channels_last(x), weight, taps, bias, residual, relu, y, (-padding[0], -padding[1]))
+    return y.transpose(0, 3, 1, 2)
+
+
+def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
+    """As `conv.conv2d_input_grad`: the convolution of dy, padded by 2 - padding, with flipped, transposed weights."""
+    check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
+    (n, channels, height, width), o = x_shape, len(weight)
+    if not pays(weight.shape, channels, stride, dy.itemsize, (n, height, width)):
+        return conv.conv2d_input_grad(dy, weight, x_shape, total, stride=stride, padding=padding)
+    before = None if total is None else in_channels_last(total, dy, weight)
+    dx = empty((n, height, width, channels), dy.dtype) if total is None else before
+    taps = Taps(contiguous(weight).reshape(-1), 8, channels, o, 3, 3, 9, channels * 9, -3, -1)
+    _launch(channels_last(dy), weight, taps, None, before, False, dx, (padding[0] - 2, padding[1] - 2))
+    return dx.transpose(0, 3, 1, 2) if total is None else total
+
+
+def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
+    """As `weight_grad.conv2d_weight_grad`. The order of the sums follows from the shapes, not from the threads."""
+    check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
+    o, c = weight_shape[:2]
+    if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
+        return weight_grad.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
+    x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
+    dw, tile = empty(weight_shape, x.dtype), Tile.of(x.dtype, o)
+    slots = min(SLOTS, len(x) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * x.itemsize))
+    slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
+    if slots > 1:
+        channels, least, size = o, LEAST_TILES, STRIP_BYTES
+    else:
+        slots, least, size = 1, GRAD_TILES, GRAD_BYTES
+        shared = -(-o // (workers * 2 * tile.columns)) * 2 * tile.columns
+        channels = min(o, shared, max(1, PART_BYTES // (POINTS * c * tile.columns * x.itemsize)) * tile.columns)
+    tiles = max(least, size // (POINTS * (c + o) * x.itemsize))  # by shapes alone: it orders the sums
+    corner = -padding[0], -padding[1]
+    plan = plan_of(x.shape, dy.shape, x.itemsize, corner, channels, tile, (tiles, slots, False))
+    v, d = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
+    m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), x.dtype)
+    _weight_grad(x, dy, dw, (v, d, m), slots, plan, workers)
+    return dw
+
+
+def _launch(x, weight, taps, bias, residual, relu, y, corner):
+    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. The residual may
+    be y itself: what y holds is then added to."""
+    o, c, workers = taps.o, taps.c, get_num_threads()
+    finish = conv.Finish.of(bias, residual, relu, y)
+    tiles, tile = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize)), Tile.of(x.dtype, o)
+    blocks, most = o // tile.columns, -(-o // tile.columns // workers)  # of the worker that has most of them
+    deep = POINTS * c * o * x.itemsize > DEEP_BYTES and most * workers <= 1.25 * blocks
+    channels, shares = (tile.columns, 1) if deep else (o, workers)
+    plan = plan_of(x.shape, y.shape, x.itemsize, corner, channels, tile, (tiles, shares, True), deep)
+    held = workers
+    if deep:
+        held = -(-len(x) * plan.tile_rows // plan.rows)
+        held = min(held, max(1, INPUT_BYTES // (POINTS * plan.x_plane * x.itemsize)))
+    v, m = (empty((k, POINTS * plane), x.dtype) for k, plane in ((held, plan.x_plane), (workers, plan.y_plane)))
+    parts, size = o // channels, POINTS * plan.w_plane
+    anew = deep and weight.flags.writeable  # each worker's part of them
+    key = "winograd", taps.o_step, channels
+    u, ready = (empty((workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
+    _correlate(x, taps, y, finish, Factors(v, m, u, ready), plan, workers)
+    if not anew:
+        keep_made(weight, key, u)
+
+
+class Factors(NamedTuple):
+    """Memory of the matrix products, each array with a row for each of those who share it."""
+
+    v: np.ndarray  # transformed input
+    m: np.ndarray  # the products
+    u: np.ndarray  # transformed weights,
+    ready: bool  # which are there already
+
+
+# ---------------------------------------------------------------- forward and input gradient
+@jit(parallel=True)
+def _correlate(x, taps, y, finish, factors, plan, workers):
+    """Convolve x (N, H, W, C) with weights to y (N, OH, OW, O).
+
+    Where the weights are few, all are transformed first, and the workers share out the strips::
+
+        parallel: U = G g G^T, unless it is there
+        parallel for each strip
+            V = B^T d B, for all tiles of the strip
+            M = V U, 36 matrix products
+            y = A^T M A
+
+    Where they are many (`deep`), the input is transformed first, as many strips as there is memory for, and the workers
+    share out the weights. U, four times as large as they are, is never whole in memory, but a block at a time in its
+    worker's::
+
+        for each round of strips
+            parallel: V = B^T d B
+            parallel for each block of output channels
+                U = G g G^T, unless it is there
+                for each strip of the round: M = V U, y = A^T M A
+
+    Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole.
+    """
+    rounds = -(-x.shape[0] * plan.tile_rows // (plan.rows * factors.v.shape[0])) if plan.deep else 1
+    for stage in range(factors.ready and not plan.deep, 2 * rounds):
+        for worker in prange(workers):
+            _correlate_share(x, taps, y, finish, factors, plan, stage, (np.int64(worker), workers))
+
+
+@inner
+def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
+    """A share, (worker, workers), of a stage: an even one prepares what all will read, U or V; the next does the rest.
+
+    One function for all of that, so that each transform is compiled once.
+    """
+    (v, m, u, ready), worker = factors, whose[0]
+    o, c, prepare, deep, n = taps.o, taps.c, stage % 2 == 0, plan.deep, lanes(wide(x))
+    x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
+    u_flat, line, m_start = u.reshape(u.size), np.empty(R * plan.line, x.dtype), worker * m.shape[1]
+    all_rows, squares = x.shape[0] * plan.tile_rows, plan.channels * c // n**2
+    if deep:
+        before = stage // 2 * v.shape[0] * plan.rows
+        stop = min(before + v.shape[0] * plan.rows, all_rows)
+        parts = (0, 1) if prepare else _share(o // plan.channels, whose)
+        begin, end = _share(stop - before, whose)  # rows of tiles to transform, of the round's
+        begin, end, share = before + begin, before + end, (0, squares)
+    else:
+        before, stop = (0, 0) if prepare else _share(all_rows, whose)
+        parts, begin, end, share = (0, 1), before, stop, _share(squares, whose)
+    for part in range(*parts):
+        channel, u_start = part * plan.channels, (part if len(u) * plan.channels == o else worker) * u.shape[1]
+        if not ready and prepare != deep:
+            transform_weights(taps, u_flat, u_start, plan, channel, share)
+        for first in range(before, stop, plan.rows):
+            last, strip = min(first + plan.rows, stop), (first - before) // plan.rows if deep else worker
+            if prepare == deep:
+                row, rows = max(first, begin), min(last, end) - max(first, begin)
+                to = strip * v.shape[1] + (row - first) * plan.tile_columns * n
+                transform_input(x_flat, x.shape, plan, Strip(row, rows, 0), v_flat, to, line)
+            if not prepare:
+                # what to bring meanwhile: nothing, if deep, where it was no faster
+                after, done = (last, first) if deep else (min(last + plan.rows, stop), last)
+                tiles = (last - first) * plan.tile_columns
+                count = turns(plan, plan.channels, tiles)
+                x_next = ahead_of(x_flat, memory_of(x.shape, plan, last), memory_of(x.shape, plan, after), count)
+                y_next = ahead_of(y_flat, memory_of(y.shape, plan, first), memory_of(y.shape, plan, done), count)
+                residual = address(finish.residual, memory_of(y.shape, plan, first))
+                ahead = x_next, Ahead(residual, n, n, y_next.rows * finish.residuals), y_next
+                v_, u_, m_ = address(v_flat, strip * v.shape[1]), address(u_flat, u_start), address(m_flat, m_start)
+                products(v_, u_, m_, c, tiles, plan, ahead)
+                transform_output(m_flat, m_start, plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
+
+
+@inner
+def _share(count, whose):
+    worker, workers = whose
+    return worker * count // workers, (worker + 1) * count // workers
+
+
+# ---------------------------------------------------------------- weight gradient
+@jit(parallel=True)
+def _weight_grad(x, dy, dw, factors, slots, plan, workers):
+    """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, O).
+
+    Where there are few channels, each slot has its own tiles, and its own sums M::
+
+        parallel for each slot: for each strip of its tiles, small enough for L2
+            V = B^T x B and D = A dy A^T
+            M += V^T D, 36 matrix products
+        parallel: dw = G^T (M of all slots) G
+
+    Where there are many, M itself is large, and there is one slot; a part of the output channels takes its place::
+
+        parallel for each part: for each strip of all tiles: V, D and M as above; dw of the part = G^T M G
+
+    Cost: 2 * 36 * tiles * C * O floating-point operations.
+    """
+    for worker in prange(workers):
+        _sum_strips(x, dy, dw, factors, slots, plan, np.int64(worker), workers)
+    if slots > 1:
+        for worker in prange(workers):
+            squares = dw.shape[0] * dw.shape[1] // lanes(wide(dw)) ** 2
+            begin, end = _share(squares, (np.int64(worker), workers))
+            transform_sums(factors[2], 0, slots, plan, dw, 0, begin, end)
+
+
+@inner
+def _sum_strips(x, dy, dw, factors, slots, plan, worker, workers):
+    """Each slot, or each part of the output channels: one of the two is the only one of its kind."""
+    (v, d, m), n, c, o = factors, lanes(wide(dw)), x.shape[3], dy.shape[3]
+    all_rows, parts = x.shape[0] * plan.tile_rows, -(-o // plan.channels)
+    x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
+    v_flat, d_flat, m_flat = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
+    v_start, d_start, line = worker * v.shape[1], worker * d.shape[1], np.empty(R * plan.line, x.dtype)
+    items = slots * parts
+    before = worker * items // workers
+    for item in range(before, (worker + 1) * items // workers):
+        slot, part = item // parts, item % parts
+        start, stop = slot * all_rows // slots, (slot + 1) * all_rows // slots
+        channel = part * plan.channels
+        channels, sums = min(plan.channels, o - channel), (slot if slots > 1 else worker) * m.shape[1]
+        for first in range(start, stop, plan.rows):
+            rows, last = min(plan.rows, stop - first), min(stop, first + 2 * plan.rows)
+            strip, tiles, count = Strip(first, rows, channel), rows * plan.tile_columns, turns(plan, channels, c)
+            if slots > 1 or rows < all_rows or item == before:  # else V is that of the part before
+                transform_input(x_flat, x.shape, plan, strip, v_flat, v_start, line)
+            transform_gradient(dy_flat, dy.shape, plan, strip, channels, d_flat, d_start)
+            x_next = ahead_of(x_flat, memory_of(x.shape, plan, first + rows), memory_of(x.shape, plan, last), count)
+            dy_next = ahead_of(dy_flat, memory_of(dy.shape, plan, first + rows), memory_of(dy.shape, plan, last), count)
+            v_, d_, m_ = address(v_flat, v_start), address(d_flat, d_start), address(m_flat, sums)
+            products_over_tiles(v_, d_, m_, (c, channels, tiles), plan, first > start, (x_next, dy_next))
+        if slots == 1:
+            transform_sums(m, worker, 1, plan, dw, channel, 0, (channels // n) * (c // n))

@@ -1,0 +1,59 @@
+"""The matrix products of Winograd's method: 36 at a time, one for each place of a tile.
+
+The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a few
+lines at each tile of the product. Of how many tiles that is, `turns` tells.
+"""
+
+from tinyres.kernels.compile import inner
+from tinyres.kernels.simd import Matrix, address, fetch, fetch_to_write, lanes, tile_of_one, tile_of_two, wide
+from tinyres.kernels.winograd.plan import POINTS
+
+
+@inner
+def turns(plan, channels, rows):
+    """Register tiles of all products whose results have so many output channels and rows."""
+    return POINTS * (channels // plan.block) * -(-rows // plan.height)
+
+
+@inner
+def products(v, u, m, c, tiles, plan, ahead):
+    """M[p] = V[p] U[p] for all planes p, at the addresses v, u and m. `ahead` is what to read, read and write next."""
+    height, columns, zero, turn = plan.height, plan.block, wide(v), 0
+    n, blocks = lanes(zero), plan.channels // columns
+    for k in range(POINTS * blocks):
+        plane, block = k // blocks, k % blocks
+        a = Matrix(address(v, plane * plan.x_plane), n, plan.tiles * n, 1)
+        b = Matrix(address(u, plane * plan.w_plane + block * c * columns), 0, n * columns, 1)
+        out = address(m, plane * plan.y_plane + block * plan.tiles * columns)
+        for r in range(0, tiles, height):
+            fetch(ahead[0], turn)
+            fetch(ahead[1], turn)
+            fetch_to_write(ahead[2], turn)
+            turn += 1
+            if columns == n:
+                tile_of_one(zero, a, b, Matrix(out, n, 0, 1), (r, tiles - 1), (c // n, n), False)
+            else:
+                tile_of_two(zero, a, b, Matrix(out, 2 * n, 0, 1), (r, tiles - 1), (c // n, n), False)
+
+
+@inner
+def products_over_tiles(v, d, m, sizes, plan, add, ahead):
+    """M[p] = V[p]^T D[p], or M[p] + that with `add`, for all planes p, whose addresses v, d and m are.
+
+    Sizes are (C, output channels, tiles); `ahead` is what to read next.
+    """
+    height, columns, zero, (c, channels, tiles), turn = plan.height, plan.block, wide(v), sizes, 0
+    n, blocks = lanes(zero), channels // columns
+    for k in range(POINTS * blocks):
+        plane, block = k // blocks, k % blocks
+        a = Matrix(address(v, plane * plan.x_plane), address(plan.x_rows, 0), 0, n)
+        b = Matrix(address(d, plane * plan.y_plane + block * plan.tiles * columns), 0, 0, 1)
+        out = address(m, plane * plan.w_plane + block * c * columns)
+        for channel in range(0, c, height):
+            fetch(ahead[0], turn)
+            fetch(ahead[1], turn)
+            turn += 1
+            if columns == n:
+                tile_of_one(zero, a, b, Matrix(out, n, 0, 1), (channel, c - 1), (1, tiles), add)
+            else:
+                tile_of_two(zero, a, b, Matrix(out, 2 * n, 0, 1), (channel, c - 1), (1, tiles), add)
