@@ -1,6 +1,7 @@
 # make train   install into .venv and train ResNet-20 for two to six minutes
 # make test    install what tests need, and run them
 # make check   lint, format, types, and a site without a warning: what every change has to pass besides
+# make widths  the tests of kernels at each lesser instruction set that this processor has
 # make nightly the tests with 2,000 examples of each property, and others each time
 # make docs    build the site, docs/_build/index.html
 # make bench   time a training step here and in PyTorch
@@ -12,17 +13,25 @@ TRAIN  ?= --epochs 3
 # two workers, each on one thread; a file's tests share what they have made, and files come in the order of tests/conftest.py
 TEST   ?= -n 2 --dist loadfile --no-loadscope-reorder
 
+# what kernels of another width may change
+WIDTHS ?= $(patsubst %,tests/test_%.py,ops kernels winograd kernel_arguments nonfinite fuse leaks whole_gradients) \
+          tests/test_train.py::test_it_learns_shapes tests/test_train.py::test_threading_layer_changes_no_bit
+
 # Those of PYTHON that are new enough, and of these the ones that can make an environment.
 recent = $(shell for p in $(PYTHON); do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done 2>/dev/null; true)
 usable = $(shell for p in $(recent); do $$p -c 'import ensurepip, venv' && echo $$p; done 2>/dev/null; true)
 
-.PHONY: train test nightly check docs bench clean
+.PHONY: train test widths nightly check docs bench clean
 
 train: $(VENV)/.installed
 	$(BIN)/tinyres train $(TRAIN)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(TEST)
+
+widths: $(VENV)/.installed-dev
+	set -e; for simd in $$($(BIN)/python -c 'from tinyres.kernels.isa import THERE; print(*THERE[1:])'); do \
+	    echo "TINYRES_SIMD=$$simd"; TINYRES_SIMD=$$simd $(BIN)/python -m pytest $(TEST) $(WIDTHS); done
 
 nightly: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(TEST)

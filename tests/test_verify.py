@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 import pytest
-from support.runs import Reporter, fit, stop
+from support.runs import Reporter, config, fit, stop
 
 import tinyres as tr
 from tinyres import checkpoints, train
@@ -72,6 +72,20 @@ def test_verify_finds_what_differs(done, what):
     rewrite(done / "last.safetensors", change)
     with pytest.raises(CheckpointError, match=f"steps 8 to 12, run again, give another state: {message}"):
         verify(done)
+
+
+def test_verify_says_where_another_instruction_set_was_in_use(done):
+    rewrite(done / "last.safetensors", lambda a, i: i.update(simd="avx3"))
+    with pytest.raises(CheckpointError, match=f"computed with .* 'avx3', and this process uses {tr.machine.simd()}"):
+        verify(done)
+    notes = train.Run(config(), done, resume=True).notes
+    assert [note for note in notes if f"'avx3' so far, and with {tr.machine.simd()!r} from here on" in note]
+
+
+def test_verify_of_a_run_that_does_not_say_its_instruction_set(done):
+    """Those of before."""
+    rewrite(done / "last.safetensors", lambda a, i: i.pop("simd"))
+    assert verify(done).stop == 12
 
 
 @pytest.mark.parametrize("name", ["last", "previous", "best"])

@@ -14,6 +14,7 @@ import numpy as np
 import threadpoolctl
 
 from tinyres import backend
+from tinyres.kernels import isa
 
 SIDE = 2048  # of the matrices: large enough for a matrix product's best speed
 COPY_BYTES = 256 * 2**20  # of each array: far more than caches hold
@@ -77,14 +78,29 @@ def describe() -> dict[str, Any]:
     --------
     >>> import tinyres as tr
     >>> list(tr.machine.describe())
-    ['processor', 'threads', 'versions']
+    ['processor', 'simd', 'threads', 'versions']
     """
     versions = {name: metadata.version(name) for name in ("numpy", "numba")}
     return {
         "processor": processor(),
+        "simd": simd(),
         "threads": backend.num_threads(),
         "versions": {"python": platform.python_version(), **versions},
     }
+
+
+def simd() -> str:
+    """The instruction set that kernels are made for: ``"avx512"``, ``"avx2"``, ``"sse2"`` or ``"neon"``.
+
+    The processor's best, or what the environment variable ``TINYRES_SIMD`` named when tinyres was imported. Results
+    have the same bits on one of them, whatever the number of threads, and not from one to another.
+
+    Examples
+    --------
+    >>> simd() in {"avx512", "avx2", "sse2", "neon"}
+    True
+    """
+    return isa.ACTIVE.name
 
 
 def processor() -> str:

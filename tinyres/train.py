@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tinyres import checkpoints, data, models, ops, optim
+from tinyres import checkpoints, data, machine, models, ops, optim
 from tinyres.files import remove_leftovers
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
@@ -56,6 +56,10 @@ FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.
 FEW = (
     "A run of {} steps, at a learning rate up to {:g}, may end near chance. More --epochs, a smaller --batch-size{} "
     "may help."
+)
+OTHER = (
+    "Computed with the instruction set {!r} so far, and with {!r} from here on, which rounds differently: to the last "
+    "bit, the result is not that of a run on one of them."
 )
 ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
 
@@ -191,6 +195,8 @@ class Run:
         self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
         if saved:
             self._restore(*saved)
+            if (before := saved[1].get("simd", machine.simd())) != machine.simd():
+                self.notes.append(OTHER.format(before, machine.simd()))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_json("config.json", dataclasses.asdict(config))  # perhaps with more epochs than before
 
@@ -369,6 +375,7 @@ class Run:
             "step": self.step,
             "sums": self.sums,
             "history": self.history,
+            "simd": machine.simd(),
         }
         return arrays, info
 

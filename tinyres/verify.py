@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import checkpoints, train
+from tinyres import checkpoints, machine, train
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import Progress, fits
 from tinyres.tape import Array
@@ -61,6 +61,11 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
     config = train.read_config(folder)
     last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
     arrays, info = checkpoints.load(last)
+    if (simd := info.get("simd", machine.simd())) != machine.simd():
+        raise CheckpointError(
+            f"{last}: computed with the instruction set {reprlib.repr(simd)}, and this process uses {machine.simd()}, "
+            f"which rounds differently: set TINYRES_SIMD to that of the run, on a processor that has it"
+        )
     others = {path: checkpoints.load(path)[1] for path in (best, previous) if path.exists()}  # damaged ones are refused
     stop = _step(last, info)
     if config.extends(info.get("config")):
@@ -77,6 +82,8 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
             raise CheckpointError(f"{last}: step: got {stop}, expected at most {run.total_steps}, the run's")
         run.train_to(stop, reporter)
         found = run.state()
+        if "simd" not in info:  # an older file
+            del found[1]["simd"]
     if checkpoints.state_digest(*found) != (expected := checkpoints.state_digest(arrays, info)):
         raise CheckpointError(
             f"{last}: steps {start} to {run.step}, run again, give another state: "

@@ -45,7 +45,7 @@ for info in (*app.registered_commands, *study.registered_commands):  # the termi
 @app.callback(invoke_without_command=True)
 def _main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
     if version:
-        out.print(f"tinyres {tr.__version__}")
+        out.print(f"tinyres {tr.__version__}, kernels for {tr.machine.simd()}")
         raise typer.Exit
 
 

@@ -111,7 +111,7 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
         f"Step {_ms(found['step_seconds'])} ms (middle half {_ms(low)} to {_ms(high)}, n = {len(steps)}): "
         f"{found['images_per_second']:,.1f} images/s, {epoch['images']:,} images in {_time(epoch['seconds'])}",
         f"Ceilings {ceilings['gflop_per_second']:.0f} GFLOP/s (sgemm) and {ceilings['gb_per_second']:.1f} GB/s (copy), "
-        f"{hardware['threads']} threads, {hardware['processor']}",
+        f"{hardware['threads']} threads, {hardware['processor']}, {hardware['simd']}",
     ]
     if found["peak_memory_bytes"] is not None:
         lines.append(f"Peak memory of this process {found['peak_memory_bytes'] / 2**20:,.0f} MiB")
