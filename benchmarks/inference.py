@@ -30,7 +30,21 @@ from contenders import (
     use_threads,
     works_of,
 )
-from measuring import OURS, Call, Seconds, best_of, compared, in_turns, introduce, machine, prepare, rates, ratio, save
+from measuring import (
+    OURS,
+    Call,
+    Seconds,
+    best_of,
+    compared,
+    in_turns,
+    introduce,
+    machine,
+    parse,
+    prepare,
+    rates,
+    ratio,
+    save,
+)
 from support.nets import randomised  # of the tests
 
 ONNX = "onnxruntime"
@@ -142,7 +156,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20, help="batches that are timed, of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     rivals = [*args.modes, *([] if args.no_onnx else [ONNX])]
 
     figures: dict[str, Any] = {"machine": machine(args.threads), "turns": args.turns, "works": []}

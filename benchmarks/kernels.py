@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from contenders import channels_last, use_threads
-from measuring import OURS, Call, best_of, compared, in_turns, introduce, machine, rates, ratio, save
+from measuring import OURS, Call, best_of, compared, in_turns, introduce, machine, parse, rates, ratio, save
 
 import tinyres as tr
 from tinyres import backend
@@ -237,7 +237,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    args = parser.parse_args()
+    args = parse(parser)
     chosen = [shape for shape in (*CONVS, *NORMS) if args.only in str(shape)]
     if not chosen:
         parser.error(f"--only: no kernel's name contains {args.only!r}; there are {'; '.join(map(str, CONVS + NORMS))}")

@@ -6,6 +6,7 @@ lets the others' idle threads fall asleep. Two contenders are compared turn by t
 the turns' ratios.
 """
 
+import argparse
 import contextlib
 import gc
 import json
@@ -24,8 +25,39 @@ import numpy as np
 OURS = "tinyres"
 LIBRARIES = ("numpy", "numba", "torch", "onnxruntime")
 
+# What lowers the others to an instruction set, as TINYRES_SIMD does us. onnxruntime has nothing of the kind: it uses
+# all that the processor has. Of torch.compile's code this holds the vectors that it writes itself; it asks the C++
+# compiler for the host's instructions all the same.
+RIVALS = {
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "ALL", "ATEN_CPU_CAPABILITY": "avx512"},
+    "avx2": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "OPENBLAS_CORETYPE": "Haswell",
+    },
+    "sse2": {
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "OPENBLAS_CORETYPE": "Nehalem",
+    },
+}
+
 Call = Callable[[], Any]
 Seconds = dict[str, list[float]]  # of each turn of each contender
+
+
+# ---------------------------------------------------------------- instruction sets
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Arguments, with --simd: where that is given, the process begins anew in an environment that lowers all."""
+    parser.add_argument("--simd", choices=RIVALS, help="use no more than these instructions, here and in the rivals")
+    args = parser.parse_args()
+    if args.simd and os.environ.get("TINYRES_SIMD") != args.simd:
+        os.execve(
+            sys.executable, [sys.executable, *sys.argv], os.environ | RIVALS[args.simd] | {"TINYRES_SIMD": args.simd}
+        )
+    return args
 
 
 # ---------------------------------------------------------------- turns
@@ -140,6 +172,7 @@ def machine(threads: int) -> dict[str, Any]:
             versions[library] = metadata.version(library)
     return {
         "processor": f"{processor()} ({llvmlite.binding.get_host_cpu_name()})",
+        "simd": tinyres.machine.simd(),
         "cores": os.cpu_count(),
         "threads": threads,
         "system": platform.platform(),
@@ -159,7 +192,7 @@ def processor() -> str:
 def introduce(what: dict[str, Any]) -> None:
     """Print what `machine` found."""
     versions = ", ".join(f"{name} {version}" for name, version in what["versions"].items())
-    print(f"{what['processor']}, {what['threads']} of {what['cores']} cores; {versions}")
+    print(f"{what['processor']}, {what['simd']}, {what['threads']} of {what['cores']} cores; {versions}")
 
 
 def save(path: Path | None, figures: dict[str, Any]) -> None:

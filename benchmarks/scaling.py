@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import WORKS, Work, add_modes, training
-from measuring import OURS, Seconds, Spread, compared, in_turns, introduce, machine, prepare, rates, save
+from measuring import OURS, Seconds, Spread, compared, in_turns, introduce, machine, parse, prepare, rates, save
 
 RESNET20 = WORKS[0]
 
@@ -68,7 +68,7 @@ def main() -> None:
     add_modes(parser, ("channels-last", "compile+channels-last"))
     parser.add_argument("--steps", type=int, default=12, help="that are timed, of each contender")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    args = parser.parse_args()
+    args = parse(parser)
 
     who, threads = [OURS, *args.modes], args.threads[-1] if args.threads else os.cpu_count() or 1
     figures: dict[str, Any] = {"machine": machine(threads), "steps": args.steps}

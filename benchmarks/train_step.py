@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from contenders import WORKS, Work, add_options, training, works_of
-from measuring import OURS, Seconds, best_of, compared, in_turns, introduce, machine, prepare, rates, ratio, save
+from measuring import OURS, Seconds, best_of, compared, in_turns, introduce, machine, parse, prepare, rates, ratio, save
 
 Alone = dict[str, float]
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--no-start-up", action="store_true", help="leave the empty caches out")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parse(parser)
     if args.child:
         print(json.dumps(child(args.child, *works_of(args, ()), args.threads)))
         return
