@@ -39,7 +39,8 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"arrays", "isa", "threads"},
+    {"arrays", "isa", "plain", "threads"},
+    {"whole"},
     {"compile", "memory"},
     {"simd"},
     {"conv"},
@@ -104,6 +105,14 @@ def wrong_imports(sources):
                 up = top == "kernels" and floor(target_rest, KERNELS) >= floor(rest, KERNELS)
             if up:
                 yield f"{name} imports {target}"
+
+
+def test_nothing_takes_more_than_eight_arguments_by_place():
+    """Who reads a call could not tell them apart. A command has a parameter for each of its options."""
+    for name, source in modules().items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and not name.startswith(("cli.", "study.commands.")):
+                assert len(node.args.posonlyargs + node.args.args) <= 8, f"{name}.{node.name}"
 
 
 def test_imports_point_down():

@@ -97,7 +97,7 @@ def augment_batch(
 
     table = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std  # all 256 answers, (256, C)
     y = np.empty((batch, height, width, channels), np.float32)
-    _augment(contiguous(images), *map(contiguous, (index, corner, flip, centre, table)), pad, cutout, y)
+    _augment(contiguous(images), *map(contiguous, (index, corner, flip, centre, table)), (pad, cutout), y)
     return y.transpose(0, 3, 1, 2)
 
 
@@ -110,7 +110,7 @@ def _of_kind(kinds: str, name: str, values: npt.ArrayLike, dtype: type) -> np.nd
 
 
 @jit
-def _augment(images, index, corner, flip, centre, table, pad, cutout, y):
+def _augment(images, index, corner, flip, centre, table, sizes, y):
     """y[b, i, j, c] = table[pixel, c], for the pixel that lands there, or 0 in the cutout. ::
 
         for each image of the batch
@@ -119,7 +119,7 @@ def _augment(images, index, corner, flip, centre, table, pad, cutout, y):
 
     images (N, C, H, W), table (256, C), y (B, H, W, C), contiguous.
     """
-    batch, height, width, channels = y.shape
+    (batch, height, width, channels), (pad, cutout) = y.shape, sizes
     for b in range(batch):
         image, mirrored = images[index[b]], flip[b]
         top, left = corner[b, 0] - pad, corner[b, 1] - pad

@@ -10,6 +10,8 @@ Sums are taken over spans of rows in the array's dtype, over chunks of spans in 
 index order. Chunks depend on P and C alone: the result does not depend on the number of threads.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import get_num_threads, prange
 
@@ -17,7 +19,20 @@ from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import channels_last
 from tinyres.kernels.memory import empty
-from tinyres.kernels.simd import BROAD, broad, fma, lanes, load, maximum, prefetch, single, store, where_positive, wide
+from tinyres.kernels.simd import (
+    BROAD,
+    address,
+    broad,
+    fma,
+    lanes,
+    load,
+    maximum,
+    prefetch,
+    single,
+    store,
+    where_positive,
+    wide,
+)
 
 BLOCK_BYTES = 4 * 1024  # of one array
 SPAN = 64  # rows whose sums are taken in the array's dtype
@@ -52,7 +67,8 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     constants = _constants(3, rows, x)
     constants[0], constants[1], constants[2] = mean, scale, bias
     add = residual is not None
-    _apply(rows, constants.reshape(3, -1), _block(rows), added, add, relu, y.reshape(rows.shape), get_num_threads())
+    forward = _Forward(rows, constants.reshape(3, -1), added, y.reshape(rows.shape), add, relu)
+    _apply(forward, _block(rows), get_num_threads())
     return y.transpose(0, 3, 1, 2)
 
 
@@ -77,12 +93,13 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     constants[0], constants[1], constants[2] = mean, weight * inv_std, bias
     flat = constants.reshape(5, -1)
     sums = np.zeros((2, _chunks(rows), rows.shape[1]))
-    _grad_sums(upstream, rows, _rows(y) if keep else rows, flat, block, recompute, keep, g, sums, workers)
+    measured = _Measured(upstream, rows, _rows(y) if keep else rows, flat, g, recompute, keep)
+    _grad_sums(measured, block, sums, workers)
     sums = sums.sum(axis=1).reshape(constants[:2].shape)  # chunks in index order
     total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
     if training:
         constants[3], constants[4] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
-    _grad_apply(g, rows, flat, block, recompute, training, dx, workers)
+    _grad_apply(_Backward(g, rows, flat, dx, recompute, training), block, workers)
     dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
     dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
     return dx, dweight, dbias, g if residual else None
@@ -117,7 +134,42 @@ def _block(rows):
 
 
 # ---------------------------------------------------------------- kernels
-# Each is a thin parallel loop over workers around a serial function, which compiles several times as fast.
+# Each is a thin parallel loop over workers around a serial function, which compiles several times as fast. What a pass
+# reads and writes is one tuple: of arrays, and within a block of their addresses.
+class _Forward(NamedTuple):
+    """y = (x - mean) * scale + bias (+ residual) (then ReLU)."""
+
+    x: Any
+    constants: Any  # mean, scale and bias
+    residual: Any
+    y: Any
+    add: bool
+    relu: bool
+
+
+class _Measured(NamedTuple):
+    """What the gradient's sums are taken of. `recompute`: the ReLU's sign from x; `keep`: from y, and g is stored."""
+
+    dy: Any
+    x: Any
+    y: Any
+    constants: Any
+    g: Any
+    recompute: bool
+    keep: bool
+
+
+class _Backward(NamedTuple):
+    """dx = scale * ((g - mean of g) - (x - mean) * slope), or scale * g."""
+
+    g: Any
+    x: Any
+    constants: Any  # mean, scale, bias, mean of g, slope
+    dx: Any
+    recompute: bool
+    training: bool
+
+
 @inner
 def _whole(zero, channels):
     """Channels that whole vectors cover; the rest are done one by one."""
@@ -192,29 +244,31 @@ def _moments(zero, x, start, ends, first, last, part):
 
 
 @jit(parallel=True)
-def _apply(x, constants, block, residual, add, relu, y, workers):
-    """y = (x - mean) * scale + bias (+ residual) (then ReLU). Cost: reads x (and residual), writes y."""
+def _apply(forward, block, workers):
+    """Cost: reads x (and residual), writes y."""
     for worker in prange(workers):
-        _apply_blocks(x, constants, block, residual, add, relu, y, np.int64(worker), workers)
+        _apply_blocks(forward, block, np.int64(worker), workers)
 
 
 @inner
-def _apply_blocks(x, constants, block, residual, add, relu, y, worker, workers):
+def _apply_blocks(forward, block, worker, workers):
+    x, constants, residual, y, add, relu = forward
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
+    memory = _Forward(address(x, 0), address(constants, 0), address(residual, 0), address(y, 0), add, relu)
     last = (worker + 1) * rows // workers
     for start in range(worker * rows // workers, last, block):
-        stop = min(last, start + block)
-        _apply_block(broad(x), x, constants, residual, add, relu, y, start, stop, 0, whole)
-        _apply_block(single(x), x, constants, residual, add, relu, y, start, stop, whole, channels)
+        ends = start, min(last, start + block)
+        _apply_block(broad(x), memory, channels, ends, 0, whole)
+        _apply_block(single(x), memory, channels, ends, whole, channels)
 
 
 @inner
-def _apply_block(zero, x, constants, residual, add, relu, y, start, stop, first, last):
-    channels = x.shape[1]
+def _apply_block(zero, memory, channels, ends, first, last):
+    x, constants, residual, y, add, relu = memory
     for c in range(first, last, lanes(zero)):
-        mean, scale, bias = _three(zero, constants, c)
-        for p in range(start, stop):
+        mean, scale, bias = _three(zero, constants, channels, c)
+        for p in range(ends[0], ends[1]):
             at = p * channels + c
             value = fma(_read(zero, x, at) - mean, scale, bias)
             if add:
@@ -225,38 +279,38 @@ def _apply_block(zero, x, constants, residual, add, relu, y, start, stop, first,
 
 
 @inner
-def _three(zero, constants, c):
+def _three(zero, constants, channels, c):
     """Mean, scale and bias of the channels from c on."""
-    channels = constants.shape[1]
     return load(zero, constants, c), load(zero, constants, channels + c), load(zero, constants, 2 * channels + c)
 
 
 @jit(parallel=True)
-def _grad_sums(dy, x, y, constants, block, recompute, keep, masked, sums, workers):
+def _grad_sums(measured, block, sums, workers):
     """Sums of g and of g (x - mean) over the pixels of each chunk: sums (2, chunks, C), float64.
 
-    `recompute`: the ReLU's sign from x; `keep`: from y, and g is stored in `masked`.
-
-    Cost: reads dy and x (and y), writes nothing else (or masked).
+    Cost: reads dy and x (and y), writes nothing else (or g).
     """
     for worker in prange(workers):
-        _grad_sums_of_chunks(dy, x, y, constants, block, recompute, keep, masked, sums, np.int64(worker), workers)
+        _grad_sums_of_chunks(measured, block, sums, np.int64(worker), workers)
 
 
 @inner
-def _grad_sums_of_chunks(dy, x, y, constants, block, recompute, keep, masked, sums, worker, workers):
+def _grad_sums_of_chunks(measured, block, sums, worker, workers):
+    dy, x, y, constants, g, recompute, keep = measured
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
     chunks = sums.shape[1]
     part = np.zeros((2, channels), x.dtype)
+    arrays = address(dy, 0), address(x, 0), address(y, 0), address(constants, 0), address(g, 0)
+    memory = _Measured(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], recompute, keep)
     for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
         last = (k + 1) * rows // chunks
         for start in range(k * rows // chunks, last, SPAN):
             stop = min(last, start + SPAN)
             for p in range(start, stop, block):
                 ends = p, min(stop, p + block)
-                _grad_sums_block(broad(x), dy, x, y, constants, recompute, keep, masked, ends, 0, whole, part)
-                _grad_sums_block(single(x), dy, x, y, constants, recompute, keep, masked, ends, whole, channels, part)
+                _grad_sums_block(broad(x), memory, channels, ends, 0, whole, part)
+                _grad_sums_block(single(x), memory, channels, ends, whole, channels, part)
             for c in range(channels):
                 sums[0, k, c] += part[0, c]
                 sums[1, k, c] += part[1, c]
@@ -264,10 +318,10 @@ def _grad_sums_of_chunks(dy, x, y, constants, block, recompute, keep, masked, su
 
 
 @inner
-def _grad_sums_block(zero, dy, x, y, constants, recompute, keep, masked, ends, first, last, part):
-    channels = x.shape[1]
+def _grad_sums_block(zero, memory, channels, ends, first, last, part):
+    dy, x, y, constants, masked, recompute, keep = memory
     for c in range(first, last, lanes(zero)):
-        mean, scale, bias = _three(zero, constants, c)
+        mean, scale, bias = _three(zero, constants, channels, c)
         total, moment = load(zero, part, c), load(zero, part, channels + c)
         for p in range(ends[0], ends[1]):
             at = p * channels + c
@@ -284,33 +338,35 @@ def _grad_sums_block(zero, dy, x, y, constants, recompute, keep, masked, ends, f
 
 
 @jit(parallel=True)
-def _grad_apply(g, x, constants, block, recompute, training, dx, workers):
-    """dx = scale * ((g - mean of g) - (x - mean) * slope), or scale * g. Cost: reads g and x, writes dx."""
+def _grad_apply(backward, block, workers):
+    """Cost: reads g and x, writes dx."""
     for worker in prange(workers):
-        _grad_apply_blocks(g, x, constants, block, recompute, training, dx, np.int64(worker), workers)
+        _grad_apply_blocks(backward, block, np.int64(worker), workers)
 
 
 @inner
-def _grad_apply_blocks(g, x, constants, block, recompute, training, dx, worker, workers):
+def _grad_apply_blocks(backward, block, worker, workers):
+    g, x, constants, dx, recompute, training = backward
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
+    memory = _Backward(address(g, 0), address(x, 0), address(constants, 0), address(dx, 0), recompute, training)
     first, last = worker * rows // workers, (worker + 1) * rows // workers
     stretch = STRETCH * block
     for k in range((last - first) // stretch, -1, -1):  # backwards: what the sums read last is still in cache
         end = min(last, first + (k + 1) * stretch)
         for start in range(first + k * stretch, end, block):
-            stop = min(end, start + block)
-            _grad_apply_block(broad(x), g, x, constants, recompute, training, dx, start, stop, 0, whole)
-            _grad_apply_block(single(x), g, x, constants, recompute, training, dx, start, stop, whole, channels)
+            ends = start, min(end, start + block)
+            _grad_apply_block(broad(x), memory, channels, ends, 0, whole)
+            _grad_apply_block(single(x), memory, channels, ends, whole, channels)
 
 
 @inner
-def _grad_apply_block(zero, g, x, constants, recompute, training, dx, start, stop, first, last):
-    channels = x.shape[1]
+def _grad_apply_block(zero, memory, channels, ends, first, last):
+    g, x, constants, dx, recompute, training = memory
     for c in range(first, last, lanes(zero)):
-        mean, scale, bias = _three(zero, constants, c)
+        mean, scale, bias = _three(zero, constants, channels, c)
         mean_g, slope = load(zero, constants, 3 * channels + c), load(zero, constants, 4 * channels + c)
-        for p in range(start, stop):
+        for p in range(ends[0], ends[1]):
             at = p * channels + c
             value, distance = _read(zero, g, at), _read(zero, x, at) - mean
             if recompute:
