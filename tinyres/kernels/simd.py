@@ -426,12 +426,15 @@ def _register_tile(vector_count):
 
     @intrinsic
     def tile(typingctx, zero, a, b, out, rows, sums, add):
-        """`rows` are (first, last), `sums` (runs, length)."""
+        """`rows` are (first, last), or the first where all R rows are there; `sums` are (runs, length)."""
+        ragged = isinstance(rows, types.BaseTuple)
 
         def codegen(context, builder, signature, args):
-            *tuples, add = args[1:]
-            a, b, out, (first, last), (runs, length) = (cgutils.unpack_tuple(builder, value) for value in tuples)
-            a, b, out = Matrix(*a), Matrix(*b), Matrix(*out)
+            _, a, b, out, first, sums, add = args
+            a, b, out = (Matrix(*cgutils.unpack_tuple(builder, value)) for value in (a, b, out))
+            runs, length = cgutils.unpack_tuple(builder, sums)
+            if ragged:
+                first, last = cgutils.unpack_tuple(builder, first)
             vector = context.get_value_type(zero)
             index = context.get_value_type(types.intp)
 
@@ -451,7 +454,8 @@ def _register_tile(vector_count):
             a_row, out_row = [], []
             for r in range(row_count):
                 row = builder.add(first, ir.Constant(index, r))
-                row = builder.select(builder.icmp_signed("<", row, last), row, last)
+                if ragged:
+                    row = builder.select(builder.icmp_signed("<", row, last), row, last)
                 a_row.append(element(a.data, lookup(a.rows, row)))
                 out_row.append(element(out.data, lookup(out.rows, row)))
 

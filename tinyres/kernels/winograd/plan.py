@@ -26,7 +26,7 @@ class Plan(NamedTuple):
     tile_rows: int  # of an image
     tile_columns: int
     rows: int  # rows of tiles of a strip
-    tiles: int  # of a strip
+    tiles: int  # that a plane of a strip has room for
     channels: int  # of output
     height: int  # rows of the register tile,
     block: int  # and its columns: output channels of a block
@@ -54,7 +54,7 @@ def plan_of(x_shape, y_shape, itemsize, corner, o, tile, strips, deep=False):
     else:
         rows = -(-most // -(-most // rows))
     rows = min(rows, most)
-    tiles, n = rows * columns, WIDTH // itemsize
+    tiles, n = -(-rows * columns // tile.rows) * tile.rows, WIDTH // itemsize
 
     def plane(size):  # planes whose distance is a multiple of 4 KiB would fight for one cache set
         line = CACHE_LINE // itemsize

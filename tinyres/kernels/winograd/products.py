@@ -17,7 +17,10 @@ def turns(plan, channels, rows):
 
 @inner
 def products(v, u, m, c, tiles, plan, ahead):
-    """M[p] = V[p] U[p] for all planes p, at the addresses v, u and m. `ahead` is what to read, read and write next."""
+    """M[p] = V[p] U[p] for all planes p, at the addresses v, u and m. `ahead` is what to read, read and write next.
+
+    Planes have room for whole register tiles: what the last one reads and writes beyond the strip is nobody's.
+    """
     height, columns, zero, turn = plan.height, plan.block, wide(v), 0
     n, blocks = lanes(zero), plan.channels // columns
     for k in range(POINTS * blocks):
@@ -31,9 +34,9 @@ def products(v, u, m, c, tiles, plan, ahead):
             fetch_to_write(ahead[2], turn)
             turn += 1
             if columns == n:
-                tile_of_one(zero, a, b, Matrix(out, n, 0, 1), (r, tiles - 1), (c // n, n), False)
+                tile_of_one(zero, a, b, Matrix(out, n, 0, 1), r, (c // n, n), False)
             else:
-                tile_of_two(zero, a, b, Matrix(out, 2 * n, 0, 1), (r, tiles - 1), (c // n, n), False)
+                tile_of_two(zero, a, b, Matrix(out, 2 * n, 0, 1), r, (c // n, n), False)
 
 
 @inner
@@ -46,14 +49,21 @@ def products_over_tiles(v, d, m, sizes, plan, add, ahead):
     n, blocks = lanes(zero), channels // columns
     for k in range(POINTS * blocks):
         plane, block = k // blocks, k % blocks
-        a = Matrix(address(v, plane * plan.x_plane), address(plan.x_rows, 0), 0, n)
         b = Matrix(address(d, plane * plan.y_plane + block * plan.tiles * columns), 0, 0, 1)
         out = address(m, plane * plan.w_plane + block * c * columns)
         for channel in range(0, c, height):
             fetch(ahead[0], turn)
             fetch(ahead[1], turn)
             turn += 1
-            if columns == n:
-                tile_of_one(zero, a, b, Matrix(out, n, 0, 1), (channel, c - 1), (1, tiles), add)
+            if n % height == 0:  # the tile's rows lie side by side
+                a = Matrix(address(v, plane * plan.x_plane + channel // n * plan.tiles * n + channel % n), 1, 0, n)
+                if columns == n:
+                    tile_of_one(zero, a, b, Matrix(address(out, channel * n), n, 0, 1), 0, (1, tiles), add)
+                else:
+                    tile_of_two(zero, a, b, Matrix(address(out, channel * 2 * n), 2 * n, 0, 1), 0, (1, tiles), add)
             else:
-                tile_of_two(zero, a, b, Matrix(out, 2 * n, 0, 1), (channel, c - 1), (1, tiles), add)
+                rows = Matrix(address(v, plane * plan.x_plane), address(plan.x_rows, 0), 0, n)
+                if columns == n:
+                    tile_of_one(zero, rows, b, Matrix(out, n, 0, 1), (channel, c - 1), (1, tiles), add)
+                else:
+                    tile_of_two(zero, rows, b, Matrix(out, 2 * n, 0, 1), (channel, c - 1), (1, tiles), add)
