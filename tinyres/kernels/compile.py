@@ -6,13 +6,9 @@ versions of Numba and llvmlite, the processor, and the instruction set in use. A
 new, empty folder.
 """
 
-import contextlib
-import gc
 import hashlib
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +17,10 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 import platformdirs
-from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
-from numba.core.registry import cpu_target
 
 from tinyres.kernels.isa import ACTIVE, features
+from tinyres.kernels.plain import Plain
 from tinyres.kernels.threads import Parallel
 
 
@@ -60,71 +55,42 @@ _PRANGE_ONLY = {
 # habit of spinning long made a step eight times slower. Read when Numba starts its threads; a user's setting stands.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+KNOWN = ("0.68.",)  # versions of Numba that `whole` was tried with
+
 _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
 
 
-class _Part(JITCodeLibrary):
-    """What a kernel calls: linked into the kernel, and only there optimised and made machine code.
+def _pipeline() -> type[Plain]:
+    """`whole.Kernel`, unless this version of Numba is another inside than those that it was written for.
 
-    Numba would do that to each function for itself, then once more as a part of each function that calls it, and to a
-    parallel loop three times over: to its body, to the wrapper of the body, and to the wrapper of the wrapper.
+    Whether that is so, a version that we do not know is asked once, by two small kernels that call a part.
     """
-
-    def _optimize_functions(self, module: Any) -> None:
-        pass
-
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        if self._disable_inspection:  # it comes from the cache: another kernel, which Python may call as well
-            return super()._finalize_final_module()
-        # Numba will write down where the functions' environments are, so those must have a place already.
-        module = self._codegen._create_empty_module(self.name)
-        for variable in self._final_module.global_variables:
-            if variable.name.startswith("_ZN08NumbaEnv"):
-                cpu_target.target_context.declare_env_global(module, variable.name)
-        self._codegen._add_module(llvm.parse_assembly(str(module)))
-        self._finalized = True
-        return None
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits meanwhile: LLVM calls back into Python, and what is raised there is printed and lost."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    came: list[tuple[int, Any]] = []
-    signal.signal(signal.SIGINT, lambda *signal_and_frame: came.append(signal_and_frame))
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        for one in came:
-            handler(*one)
+        from tinyres.kernels.whole import Kernel
+    except (ImportError, AttributeError):
+        return Plain
+    if numba.__version__.startswith(KNOWN) or (_FOLDER / "whole").exists():
+        return Kernel
+    if (_FOLDER / "plain").exists():
+        return Plain
+    njit: Any = numba.njit
+    part = njit(lambda x: x + 1.0, no_cpython_wrapper=True, forceinline=True)
 
+    def total(n: Any) -> Any:
+        sums = np.zeros(n)
+        for k in numba.prange(n):
+            sums[k] = part(k)
+        return sums.sum()
 
-class _Kernel(Compiler):
-    """Numba's compiler, but the kernel's own library is the only whole one: those made on the way are its parts."""
-
-    def compile_extra(self, function: Callable[..., Any]) -> Any:
-        codegen = self.state.targetctx.codegen()
-        whole = JITCodeLibrary(codegen, function.__qualname__)
-        whole.enable_object_caching()
-        self.state["library"] = whole
-        before, collecting = codegen._library_class, gc.isenabled()
-        codegen._library_class = _Part  # only here: whoever compiles holds Numba's lock
-        gc.disable()  # most of what is made is in use to the end: to look for what is not takes long and finds little
-        try:
-            with _uninterrupted():
-                return super().compile_extra(function)
-        finally:
-            codegen._library_class = before
-            if collecting:
-                gc.enable()
+    try:
+        njit("float64(int64)", parallel=_PRANGE_ONLY, pipeline_class=Kernel)(total)
+        same = bool(njit(total, pipeline_class=Kernel)(3) == 6)
+    except Exception:  # whatever has changed
+        same = False
+    if _CACHE:
+        (_FOLDER / ("whole" if same else "plain")).touch()
+    return Kernel if same else Plain
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -140,7 +106,7 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if parallel:
         options["parallel"] = _PRANGE_ONLY
     settings = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-    options = {**settings, "cache": _CACHE, "pipeline_class": _Kernel, **options}
+    options = {**settings, "cache": _CACHE, "pipeline_class": _PIPELINE, **options}
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
     try:
@@ -148,6 +114,9 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     finally:
         numba.config.CACHE_DIR = before
     return Parallel(kernel) if parallel else kernel
+
+
+_PIPELINE = _pipeline()
 
 
 class _Alias:
