@@ -743,7 +743,7 @@ def test_ctrl_c_while_it_starts_leaves_without_a_traceback():
         time.sleep(delay)
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=60)
-        assert running.returncode in (130, 0)
+        assert running.returncode in (130, 0, -signal.SIGINT)  # the last where Python has put its handlers away already
         assert "Traceback" not in err
 
 
