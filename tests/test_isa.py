@@ -134,7 +134,9 @@ def tiles(used, asm):
         products = sum(bool(re.match(PRODUCT, line)) for line in body)
         numbers = sum(len(re.findall(NUMBER, line)) for line in body)
         for vectors, rows in used.rows.items():
-            if products == numbers * vectors and products % (rows * vectors) == 0 < products:
+            even = max(r for r in range(1, rows + 1) if used.width // 4 % r == 0)
+            whole = not products % (rows * vectors) or not products % (even * vectors)
+            if whole and products == numbers * vectors > 0:
                 yield vectors, body
 
 

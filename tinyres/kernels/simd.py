@@ -383,11 +383,19 @@ class Tile(NamedTuple):
     columns: int  # as many as one or two vectors have lanes
 
     @classmethod
-    def of(cls, dtype, channels):
-        """The tile for a matrix with so many columns: two vectors, unless these are an odd number of vectors."""
+    def of(cls, dtype, channels, *, even=False):
+        """The tile for a matrix with so many columns: two vectors, unless these are an odd number of vectors.
+
+        With `even`, its rows divide the lanes of a vector.
+        """
         lanes = WIDTH // dtype.itemsize
         vectors = 2 if -(-channels // lanes) % 2 == 0 else 1
-        return cls(ACTIVE.rows[vectors], vectors * lanes)
+        return cls(_rows(vectors, lanes, even), vectors * lanes)
+
+
+def _rows(vectors, lanes, even):
+    most = ACTIVE.rows[vectors]
+    return max(rows for rows in range(1, most + 1) if lanes % rows == 0) if even else most
 
 
 class Matrix(NamedTuple):
@@ -403,7 +411,7 @@ class Matrix(NamedTuple):
     step: int  # within a run, from one number to the next
 
 
-def _register_tile(vector_count):
+def _register_tile(vector_count, *, even=False):
     """A small matrix product, accumulated in registers, then stored in `out` (or added to it).
 
     With R rows of the tile, `row[r] = min(first + r, last)`, and as many columns as so many vectors have lanes::
@@ -422,12 +430,11 @@ def _register_tile(vector_count):
     Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number of vectors.
     Nothing is checked.
     """
-    row_count = ACTIVE.rows[vector_count]
 
     @intrinsic
     def tile(typingctx, zero, a, b, out, rows, sums, add):
         """`rows` are (first, last), or the first where all R rows are there; `sums` are (runs, length)."""
-        ragged = isinstance(rows, types.BaseTuple)
+        ragged, row_count = isinstance(rows, types.BaseTuple), _rows(vector_count, zero.lanes, even)
 
         def codegen(context, builder, signature, args):
             _, a, b, out, first, sums, add = args
@@ -489,6 +496,8 @@ def _register_tile(vector_count):
 
 tile_of_one = _register_tile(1)
 tile_of_two = _register_tile(2)
+even_tile_of_one = _register_tile(1, even=True)
+even_tile_of_two = _register_tile(2, even=True)
 
 
 # ---------------------------------------------------------------- LLVM instructions

@@ -113,7 +113,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
         return weight_grad.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
     x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
-    dw, tile = empty(weight_shape, x.dtype), Tile.of(x.dtype, o)
+    dw, tile = empty(weight_shape, x.dtype), Tile.of(x.dtype, o, even=True)
     slots = min(SLOTS, len(x) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * x.itemsize))
     slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
     if slots > 1:

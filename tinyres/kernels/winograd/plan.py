@@ -3,8 +3,6 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from tinyres.kernels.compile import inner
 from tinyres.kernels.memory import CACHE_LINE
 from tinyres.kernels.simd import WIDTH
@@ -35,7 +33,6 @@ class Plan(NamedTuple):
     w_plane: int  # and weights
     line: int  # transformed columns of a row of tiles, of as many channels as a vector has lanes
     deep: bool  # whether the weights are many, see `_correlate`
-    x_rows: np.ndarray  # of each input channel: where it starts in a plane
 
 
 @lru_cache(maxsize=1024)
@@ -54,7 +51,7 @@ def plan_of(x_shape, y_shape, itemsize, corner, o, tile, strips, deep=False):
     else:
         rows = -(-most // -(-most // rows))
     rows = min(rows, most)
-    tiles, n = -(-rows * columns // tile.rows) * tile.rows, WIDTH // itemsize
+    tiles = -(-rows * columns // tile.rows) * tile.rows
 
     def plane(size):  # planes whose distance is a multiple of 4 KiB would fight for one cache set
         line = CACHE_LINE // itemsize
@@ -65,9 +62,8 @@ def plan_of(x_shape, y_shape, itemsize, corner, o, tile, strips, deep=False):
         x_plane=plane(tiles * c),
         y_plane=plane(tiles * o),
         w_plane=plane(c * o),
-        line=(M * columns + 2) * n,
+        line=(M * columns + 2) * WIDTH // itemsize,
         deep=deep,
-        x_rows=np.arange(c) // n * tiles * n + np.arange(c) % n,
     )  # fmt: skip
 
 

@@ -5,7 +5,18 @@ lines at each tile of the product. Of how many tiles that is, `turns` tells.
 """
 
 from tinyres.kernels.compile import inner
-from tinyres.kernels.simd import Matrix, address, fetch, fetch_to_write, lanes, tile_of_one, tile_of_two, wide
+from tinyres.kernels.simd import (
+    Matrix,
+    address,
+    even_tile_of_one,
+    even_tile_of_two,
+    fetch,
+    fetch_to_write,
+    lanes,
+    tile_of_one,
+    tile_of_two,
+    wide,
+)
 from tinyres.kernels.winograd.plan import POINTS
 
 
@@ -55,15 +66,9 @@ def products_over_tiles(v, d, m, sizes, plan, add, ahead):
             fetch(ahead[0], turn)
             fetch(ahead[1], turn)
             turn += 1
-            if n % height == 0:  # the tile's rows lie side by side
-                a = Matrix(address(v, plane * plan.x_plane + channel // n * plan.tiles * n + channel % n), 1, 0, n)
-                if columns == n:
-                    tile_of_one(zero, a, b, Matrix(address(out, channel * n), n, 0, 1), 0, (1, tiles), add)
-                else:
-                    tile_of_two(zero, a, b, Matrix(address(out, channel * 2 * n), 2 * n, 0, 1), 0, (1, tiles), add)
+            # rows lie side by side: as many as divide a vector's lanes
+            a = Matrix(address(v, plane * plan.x_plane + channel // n * plan.tiles * n + channel % n), 1, 0, n)
+            if columns == n:
+                even_tile_of_one(zero, a, b, Matrix(address(out, channel * n), n, 0, 1), 0, (1, tiles), add)
             else:
-                rows = Matrix(address(v, plane * plan.x_plane), address(plan.x_rows, 0), 0, n)
-                if columns == n:
-                    tile_of_one(zero, rows, b, Matrix(out, n, 0, 1), (channel, c - 1), (1, tiles), add)
-                else:
-                    tile_of_two(zero, rows, b, Matrix(out, 2 * n, 0, 1), (channel, c - 1), (1, tiles), add)
+                even_tile_of_two(zero, a, b, Matrix(address(out, channel * 2 * n), 2 * n, 0, 1), 0, (1, tiles), add)
