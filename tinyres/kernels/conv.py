@@ -36,6 +36,7 @@ from tinyres.kernels.simd import (
     Tile,
     address,
     ahead_of,
+    cache_line,
     clear,
     copy,
     fetch,
@@ -408,7 +409,7 @@ def _pixel_tiles(plan, windows, weights, sums, pixels, add, ahead, turn):
         fetch(ahead, turn)
         turn += 1
         for row in range(r + height, min(r + 2 * height, count)):
-            for v in range(0, plan.block, lanes(zero)):
+            for v in range(0, plan.block, lanes(cache_line(sums.data))):
                 prefetch_to_write(sums.data, plan.y_rows[row] + v)
         if plan.block == lanes(zero):
             tile_of_one(zero, windows, weights, sums, (r, count - 1), lengths, add)

@@ -23,6 +23,7 @@ from tinyres.kernels.simd import (
     BROAD,
     address,
     broad,
+    cache_line,
     fma,
     lanes,
     load,
@@ -31,7 +32,6 @@ from tinyres.kernels.simd import (
     single,
     store,
     where_positive,
-    wide,
 )
 
 BLOCK_BYTES = 4 * 1024  # of one array
@@ -39,7 +39,7 @@ SPAN = 64  # rows whose sums are taken in the array's dtype
 CHUNK_BYTES = 128 * 1024  # the least in a chunk; of one array
 CHUNK_ROWS = 128  # the same: fewer would cost more to add up than to read
 STRETCH = 32  # blocks that are read forwards, as prefetchers expect, where a pass goes backwards
-AHEAD = 16  # vectors from what is read to what is prefetched
+AHEAD = 8  # cache lines from what is read to what is prefetched
 
 
 def batch_norm_statistics(x):
@@ -179,7 +179,7 @@ def _whole(zero, channels):
 @inner
 def _read(zero, array, at):
     """Load a vector, and ask for what is read soon after it: hardware does not look beyond a page of 4 KiB."""
-    step = lanes(wide(array))
+    step = lanes(cache_line(array))
     for i in range(0, lanes(zero), step):
         prefetch(array, at + AHEAD * step + i)
     return load(zero, array, at)

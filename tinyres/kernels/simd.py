@@ -24,6 +24,7 @@ from numba.extending import intrinsic, models, overload, register_model
 
 from tinyres.kernels.compile import inner
 from tinyres.kernels.isa import ACTIVE
+from tinyres.kernels.memory import CACHE_LINE
 
 WIDTH = ACTIVE.width  # bytes
 BROAD = ACTIVE.broad * WIDTH
@@ -62,6 +63,7 @@ def _zero_of_width(width: int):
 wide = _zero_of_width(WIDTH)
 broad = _zero_of_width(BROAD)
 single = _zero_of_width(0)
+cache_line = _zero_of_width(CACHE_LINE)  # whatever a register holds: what is brought from memory at once
 
 
 @intrinsic
@@ -297,7 +299,7 @@ def _fetch(bring):
     def fetch(ahead, turn):
         """Bring the rows of this turn, the first being 0."""
         for row in range(turn * ahead.rows, (turn + 1) * ahead.rows):
-            for i in range(0, ahead.width, lanes(wide(ahead.data))):
+            for i in range(0, ahead.width, lanes(cache_line(ahead.data))):
                 bring(ahead.data, row * ahead.step + i)
 
     return fetch
@@ -310,7 +312,7 @@ fetch_to_write = _fetch(prefetch_to_write)
 @inner
 def ahead_of(array, start, stop, turns):
     """All from `start` to `stop`, in so many turns."""
-    n = lanes(wide(array))
+    n = lanes(cache_line(array))
     return Ahead(address(array, start), n, n, -(-(stop - start) // (n * turns)))
 
 

@@ -26,6 +26,7 @@ from tinyres.kernels.simd import (
     Tile,
     address,
     ahead_of,
+    cache_line,
     fetch,
     lanes,
     load,
@@ -241,7 +242,7 @@ def _row_tiles(plan, rows, panels, block, sums, add, next_x, next_dy):
     for turn, r in enumerate(range(0, last + 1, height)):
         fetch(next_x, turn)
         fetch(next_dy, turn)
-        for at in range(r * columns, min(r + height, last + 1) * columns, lanes(zero)):
+        for at in range(r * columns, min(r + height, last + 1) * columns, lanes(cache_line(panels))):
             prefetch_to_write(sums.data, at)
         if columns == lanes(zero):
             tile_of_one(zero, windows, gradients, sums, (r, last), lengths, add)

@@ -233,7 +233,7 @@ def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
                 x_next = ahead_of(x_flat, memory_of(x.shape, plan, last), memory_of(x.shape, plan, after), count)
                 y_next = ahead_of(y_flat, memory_of(y.shape, plan, first), memory_of(y.shape, plan, done), count)
                 residual = address(finish.residual, memory_of(y.shape, plan, first))
-                ahead = x_next, Ahead(residual, n, n, y_next.rows * finish.residuals), y_next
+                ahead = x_next, Ahead(residual, y_next.step, y_next.width, y_next.rows * finish.residuals), y_next
                 v_, u_, m_ = address(v_flat, strip * v.shape[1]), address(u_flat, u_start), address(m_flat, m_start)
                 products(v_, u_, m_, c, tiles, plan, ahead)
                 transform_output(m_flat, m_start, plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
