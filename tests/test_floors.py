@@ -43,6 +43,7 @@ KERNELS = [
     {"whole"},
     {"compile", "memory"},
     {"simd"},
+    {"tile"},
     {"conv"},
     {"weight_grad"},
     {"winograd.plan"},

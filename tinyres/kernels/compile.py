@@ -6,6 +6,7 @@ versions of Numba and llvmlite, the processor, and the instruction set in use. A
 new, empty folder.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def cache_folder() -> Path:
     """Folder that holds the compiled kernels of exactly this source on exactly this processor."""
     key = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
-        key.update(source.name.encode() + source.read_bytes())
+        key.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
     key.update(f"{numba.__version__} {llvmlite.__version__}".encode())
     key.update(f"{ACTIVE.name} {numba.config.CPU_NAME or llvm.get_host_cpu_name()} {sorted(features())}".encode())
     root = os.environ.get("TINYRES_CACHE") or platformdirs.user_cache_dir("tinyres")
@@ -86,10 +87,11 @@ def _pipeline() -> type[Plain]:
     try:
         njit("float64(int64)", parallel=_PRANGE_ONLY, pipeline_class=Kernel)(total)
         same = bool(njit(total, pipeline_class=Kernel)(3) == 6)
-    except Exception:  # whatever has changed
+    except Exception:  # of no narrower kind: what an unknown inside raises is unknown too, and either way `Plain` works
         same = False
     if _CACHE:
-        (_FOLDER / ("whole" if same else "plain")).touch()
+        with contextlib.suppress(OSError):  # a full disk: the next process asks again
+            (_FOLDER / ("whole" if same else "plain")).touch()
     return Kernel if same else Plain
 
 

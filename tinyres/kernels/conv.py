@@ -2,7 +2,7 @@
 
 In channels-last memory the KW * C numbers under one row of a window are neighbours. A window is
 therefore KH runs of KW * C numbers, and a convolution is a matrix product whose rows are read where they
-lie: no im2col matrix is ever built. All three convolutions are one tile, the register tile of `simd.py`, under
+lie: no im2col matrix is ever built. All three convolutions are one tile, the register tile of `tile.py`, under
 two loop nests, `_correlate` here and `_weight_grad` of `weight_grad.py`:
 
 =================  =======================  =========================  =======================
@@ -32,14 +32,10 @@ from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
-    Matrix,
-    Tile,
     address,
-    ahead_of,
     cache_line,
     clear,
     copy,
-    fetch,
     lanes,
     load,
     loads_turned,
@@ -50,10 +46,9 @@ from tinyres.kernels.simd import (
     splat,
     store,
     stores,
-    tile_of_one,
-    tile_of_two,
     wide,
 )
+from tinyres.kernels.tile import Matrix, Tile, ahead_of, fetch, tile_of_one, tile_of_two
 
 STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
 WEIGHT_BYTES = 512 * 1024  # packed weights that stay in L2 beside it; of more, a block is read for several tiles
@@ -136,7 +131,7 @@ class Finish(NamedTuple):
     residual: np.ndarray  # flat, of y's size
     residuals: int  # that are added: with 0 it is not read
     floor: float  # what is less becomes this: 0 for ReLU, else -infinity
-    needed: bool  # any of these
+    needed: bool  # any of the above, which takes a pass of its own
     add: bool  # whether y holds numbers to be added to
 
     @classmethod

@@ -26,7 +26,7 @@ class InstructionSet(NamedTuple):
 
     name: str
     needs: frozenset[str]  # features that make it, by LLVM's names
-    cpu: str  # LLVM's name of a processor that has these and little more, to make code for
+    cpu: str | None  # LLVM's name of a processor that has these and little more; None where no process is lowered to it
     width: int  # bytes of a vector
     registers: int  # that hold one
     fma: bool  # whether a * b + c is one instruction
@@ -37,10 +37,10 @@ class InstructionSet(NamedTuple):
 # A tile of R rows and V vectors holds R V sums, V vectors of columns and one number of a row in all lanes: R V + V + 1
 # registers. And it needs R V sums in flight, or a multiply-add waits for the one before: 4 cycles, two a cycle, mostly.
 SETS = (
-    InstructionSet("avx512", frozenset({"avx512f"}), "x86-64-v4", 64, 32, True, {1: 8, 2: 8}, broad=4),
+    InstructionSet("avx512", frozenset({"avx512f"}), None, 64, 32, True, {1: 8, 2: 8}, broad=4),
     InstructionSet("avx2", frozenset({"avx2", "fma"}), "x86-64-v3", 32, 16, True, {1: 12, 2: 6}, broad=2),
     InstructionSet("sse2", frozenset({"sse2"}), "x86-64", 16, 16, False, {1: 6, 2: 4}, broad=2),
-    InstructionSet("neon", frozenset({"neon"}), "generic", 16, 32, True, {1: 8, 2: 8}, broad=2),
+    InstructionSet("neon", frozenset({"neon"}), None, 16, 32, True, {1: 8, 2: 8}, broad=2),
 )
 """From the best to the least of each kind of processor."""
 

@@ -301,8 +301,9 @@ def _grad_sums_of_chunks(measured, block, sums, worker, workers):
     whole = _whole(broad(x), channels)
     chunks = sums.shape[1]
     part = np.zeros((2, channels), x.dtype)
-    arrays = address(dy, 0), address(x, 0), address(y, 0), address(constants, 0), address(g, 0)
-    memory = _Measured(arrays[0], arrays[1], arrays[2], arrays[3], arrays[4], recompute, keep)
+    memory = _Measured(
+        address(dy, 0), address(x, 0), address(y, 0), address(constants, 0), address(g, 0), recompute, keep
+    )
     for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
         last = (k + 1) * rows // chunks
         for start in range(k * rows // chunks, last, SPAN):

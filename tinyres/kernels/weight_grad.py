@@ -21,13 +21,8 @@ from tinyres.kernels.conv import channels_last, copy_row, groups_of
 from tinyres.kernels.memory import empty, zeros
 from tinyres.kernels.simd import (
     WIDTH,
-    Ahead,
-    Matrix,
-    Tile,
     address,
-    ahead_of,
     cache_line,
-    fetch,
     lanes,
     load,
     loads_turned,
@@ -35,10 +30,9 @@ from tinyres.kernels.simd import (
     prefetch_to_write,
     store,
     stores,
-    tile_of_one,
-    tile_of_two,
     wide,
 )
+from tinyres.kernels.tile import Ahead, Matrix, Tile, ahead_of, fetch, tile_of_one, tile_of_two
 
 STRIP_PIXELS = 128  # output pixels of one strip: beside a panel of x, its block of dy fits L1
 SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums: so many, or so large, at most

@@ -34,7 +34,8 @@ from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.conv import Taps, channels_last, in_channels_last
 from tinyres.kernels.memory import empty, keep_made, made_of
-from tinyres.kernels.simd import WIDTH, Ahead, Tile, address, ahead_of, lanes, wide
+from tinyres.kernels.simd import WIDTH, address, lanes, wide
+from tinyres.kernels.tile import Ahead, Tile, ahead_of
 from tinyres.kernels.winograd.plan import POINTS, M, R, Strip, memory_of, plan_of
 from tinyres.kernels.winograd.products import products, products_over_tiles, turns
 from tinyres.kernels.winograd.transforms import (
@@ -263,13 +264,14 @@ def _weight_grad(x, dy, dw, factors, slots, plan, workers):
 
     Cost: 2 * 36 * tiles * C * O floating-point operations.
     """
+    _, _, m = factors
     for worker in prange(workers):
         _sum_strips(x, dy, dw, factors, slots, plan, np.int64(worker), workers)
     if slots > 1:
         for worker in prange(workers):
             squares = dw.shape[0] * dw.shape[1] // lanes(wide(dw)) ** 2
             begin, end = _share(squares, (np.int64(worker), workers))
-            transform_sums(factors[2], 0, slots, plan, dw, 0, begin, end)
+            transform_sums(m, 0, slots, plan, dw, 0, begin, end)
 
 
 @inner

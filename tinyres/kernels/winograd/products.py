@@ -5,17 +5,15 @@ lines at each tile of the product. Of how many tiles that is, `turns` tells.
 """
 
 from tinyres.kernels.compile import inner
-from tinyres.kernels.simd import (
+from tinyres.kernels.simd import address, lanes, wide
+from tinyres.kernels.tile import (
     Matrix,
-    address,
     even_tile_of_one,
     even_tile_of_two,
     fetch,
     fetch_to_write,
-    lanes,
     tile_of_one,
     tile_of_two,
-    wide,
 )
 from tinyres.kernels.winograd.plan import POINTS
 
