@@ -50,13 +50,13 @@ Seconds = dict[str, list[float]]  # of each turn of each contender
 
 # ---------------------------------------------------------------- instruction sets
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Arguments, with --simd: where that is given, the process begins anew in an environment that lowers all."""
+    """Arguments, with --simd: where that or TINYRES_SIMD says so, the process begins anew with all of us lowered."""
     parser.add_argument("--simd", choices=RIVALS, help="use no more than these instructions, here and in the rivals")
     args = parser.parse_args()
-    if args.simd and os.environ.get("TINYRES_SIMD") != args.simd:
-        os.execve(
-            sys.executable, [sys.executable, *sys.argv], os.environ | RIVALS[args.simd] | {"TINYRES_SIMD": args.simd}
-        )
+    simd = args.simd or os.environ.get("TINYRES_SIMD", "")
+    lowered = RIVALS[simd] | {"TINYRES_SIMD": simd} if simd in RIVALS else {}
+    if not lowered.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | lowered)
     return args
 
 
@@ -171,7 +171,7 @@ def machine(threads: int) -> dict[str, Any]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[library] = metadata.version(library)
     return {
-        "processor": f"{processor()} ({llvmlite.binding.get_host_cpu_name()})",
+        "processor": f"{tinyres.machine.processor()} ({llvmlite.binding.get_host_cpu_name()})",
         "simd": tinyres.machine.simd(),
         "cores": os.cpu_count(),
         "threads": threads,
@@ -179,14 +179,6 @@ def machine(threads: int) -> dict[str, Any]:
         "load": os.getloadavg()[0],  # where others keep a core busy, two threads wait for each other most of the time
         "versions": versions,
     }
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def introduce(what: dict[str, Any]) -> None:
