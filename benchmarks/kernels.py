@@ -264,9 +264,10 @@ def main() -> None:
     print("\ngeometric mean of the ratios")
     ratios = defaultdict(list)
     for kernel in figures["kernels"]:
-        ratios[kernel["name"].split()[0], kernel["operation"]].append(kernel["ratio"]["median"])
+        kind = kernel["name"].split()[0] + " stride 2" * ("stride 2" in kernel["name"])
+        ratios[kind, kernel["operation"]].append(kernel["ratio"]["median"])
     for (kind, operation), values in ratios.items():
-        print(f"{kind:12}{operation:16}{np.exp(np.mean(np.log(values))):.2f}")
+        print(f"{kind:14}{operation:16}{np.exp(np.mean(np.log(values))):.2f} of {len(values)}")
     save(args.json, figures)
 
 

@@ -43,7 +43,7 @@ KERNELS = [
     {"whole"},
     {"compile", "memory"},
     {"simd"},
-    {"tile"},
+    {"filters", "tile"},
     {"conv"},
     {"weight_grad"},
     {"winograd.plan"},

@@ -93,6 +93,41 @@ def test_convolution_is_its_definition(algorithm, p):
         assert y.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
+@pytest.mark.parametrize(
+    ("c", "o", "kernel", "stride", "padding", "groups"),
+    [
+        (256, 520, 3, 1, 1, 1),
+        (264, 256, 3, 2, 1, 1),
+        (1024, 512, 1, 1, 0, 1),
+        (512, 640, 1, 2, 0, 1),
+        (560, 512, 3, 1, 1, 2),
+    ],
+)
+def test_convolution_of_many_weights(c, o, kernel, stride, padding, groups, monkeypatch):
+    """Workers share out the weights, not the images: the same bits with any number of them, and as with few weights."""
+    rng = np.random.default_rng(0)
+    x, weight = numbers(rng, (2, c, 5, 6), F4), numbers(rng, (o, c // groups, kernel, kernel), F4)
+    options = {"stride": (stride, stride), "padding": (padding, padding)}
+    y = reference.conv2d(x, weight, **options)
+    p = SimpleNamespace(x=x, weight=weight, bias=numbers(rng, o, F4), dy=numbers(rng, y.shape, F4), options=options)
+    residual = numbers(rng, y.shape, F4)
+
+    def results():
+        finished = conv.conv2d(x, weight, p.bias, residual, relu=True, **options)
+        return (*convolutions(backend.ALGORITHMS["direct"], p), finished)
+
+    assert weight.nbytes // groups > conv.WEIGHT_BYTES
+    one = results()
+    assert_convolutions_are_exact(one[:4], p)
+    np.testing.assert_allclose(one[4], np.maximum(one[1] + residual, 0), rtol=1e-6, atol=1e-6)
+    tr.set_num_threads(2)
+    two = results()
+    monkeypatch.setattr(conv, "WEIGHT_BYTES", 2**40)
+    for result, other, shared in zip(one, two, results(), strict=True):
+        np.testing.assert_array_equal(result, other)
+        np.testing.assert_array_equal(result, shared)
+
+
 @each_algorithm
 @given(p=dtypes.flatmap(conv_problems))
 def test_gradients_are_adjoint_to_the_forward(algorithm, p):

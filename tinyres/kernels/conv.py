@@ -30,6 +30,7 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import contiguous, inner, jit
+from tinyres.kernels.filters import Taps, pack_filters
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
     address,
@@ -38,22 +39,19 @@ from tinyres.kernels.simd import (
     copy,
     lanes,
     load,
-    loads_turned,
     loads_within,
     maximum,
     prefetch_to_write,
     single,
     splat,
     store,
-    stores,
     wide,
 )
 from tinyres.kernels.tile import Matrix, Tile, ahead_of, fetch, tile_of_one, tile_of_two
 
-STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside a block of weights
-WEIGHT_BYTES = 512 * 1024  # packed weights that stay in L2 beside it; of more, a block is read for several tiles
-SEVERAL = 4  # so many
-FEW = 8  # channels whose weights are put in another order at a time, in L1, where vectors cannot
+STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside all weights,
+DEEP_STRIP_BYTES = 256 * 1024  # or beside a block of weights, where they are many
+WEIGHT_BYTES = 512 * 1024  # packed weights that stay in L2; of more, a block is read once for all tiles of a strip
 ITEMS = 16  # work items there should be at least, for machines with more cores than images
 
 
@@ -161,21 +159,6 @@ def groups_of(channels, weight_shape):
     return [_Group(c, o, g * c, g * o, g * o * c * kh * kw) for g in range(groups)]
 
 
-class Taps(NamedTuple):
-    """A view of a weight array, written out, so that one compiled kernel serves all of its transpositions."""
-
-    flat: np.ndarray
-    start: int
-    o: int  # output channels,
-    c: int  # input channels,
-    kh: int
-    kw: int
-    o_step: int  # and elements from each to the next
-    c_step: int
-    kh_step: int
-    kw_step: int
-
-
 def _launch(x, weight, taps, y, window, place, first_channels, finish):
     o, c, kh, kw = taps.o, taps.c, taps.kh, taps.kw
     tile = Tile.of(x.dtype, o)
@@ -183,9 +166,11 @@ def _launch(x, weight, taps, y, window, place, first_channels, finish):
         x, y = x.reshape(1, -1, 1, x.shape[3]), y.reshape(1, -1, 1, y.shape[3])
         place = (0, 0, 1, 1, y.shape[1], 1)
     key = "packed", *taps[1:]
-    packed, ready = made_of(weight, key, (-(-o // tile.columns), kh * kw * c * tile.columns))
-    plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), tile)
-    _correlate(x, taps, packed, ready, y, plan, finish, get_num_threads())
+    blocks, workers = -(-o // tile.columns), get_num_threads()
+    packed, ready = made_of(weight, key, (blocks, kh * kw * c * tile.columns))
+    deep = packed.nbytes > WEIGHT_BYTES and -(-blocks // workers) * workers <= 1.25 * blocks
+    plan = _plan_correlation(x.shape, y.shape, x.itemsize, window, place, (c, *first_channels), tile, deep)
+    _correlate(x, taps, packed, ready, y, plan, finish, workers)
     keep_made(weight, key, packed)
 
 
@@ -222,10 +207,11 @@ class _Plan(NamedTuple):
     a_runs: np.ndarray  # of each run of the sum: where it starts in the strip's input,
     b_runs: np.ndarray  # and in the other factor
     length: int  # of a run
+    deep: bool  # whether the weights are many, see `_correlate`
 
 
 @lru_cache(maxsize=1024)
-def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile):
+def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile, deep):
     """Windows (kh, kw, sh, sw, top, left) of x (N, H, W, C), to place (top, left, row step, column step, rows, columns)
     of y (N, OH, OW, O). Channels are (how many are read, the first of x, the first of y)."""
     kh, kw, sh, sw, top, left = window
@@ -233,14 +219,16 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile)
     c, x_channel, y_channel = channels
     n, (_, oh, ow, o) = x_shape[0], y_shape
     inside, in_rows, in_cols, pixel = _input_of(window, (rows, cols), x_shape, c)
-    row_bytes = in_cols * c * itemsize
-    most = max(1, min(rows, STRIP_BYTES // (row_bytes * sh), -(-rows * n // ITEMS)))
+    row_bytes = (
+        (in_cols if kw >= sw else cols * kw) * c * itemsize * min(sh, kh)
+    )  # that an output row is the first to read
+    strip_bytes = DEEP_STRIP_BYTES if deep else STRIP_BYTES
+    most = max(1, min(rows, strip_bytes // row_bytes, -(-rows * n // ITEMS)))
     strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // tile.rows), r))  # by how full tiles are
-    group = max(1, min(STRIP_BYTES // (row_bytes * in_rows), n // ITEMS)) if strip == rows else 1
+    group = max(1, min(strip_bytes // (row_bytes * rows), n // ITEMS)) if strip == rows else 1
     weights = kh * kw * c * -(-o // tile.columns) * tile.columns * itemsize
-    together = tile.rows if weights <= WEIGHT_BYTES else SEVERAL * tile.rows
-    if o <= tile.columns:
-        together = group * strip * cols
+    few = o > tile.columns and weights <= WEIGHT_BYTES
+    together = tile.rows if few else group * strip * cols
     if not inside:
         in_rows = (strip - 1) * sh + kh
     pitch = in_cols * pixel
@@ -256,6 +244,7 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile)
         a_runs=np.arange(kh) * pitch,
         b_runs=np.arange(kh) * kw * c * tile.columns,
         length=kw * c,
+        deep=deep,
     )  # fmt: skip
 
 
@@ -273,65 +262,53 @@ def _input_of(window, out_size, x_shape, channels):
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
 def _correlate(x, taps, packed, ready, y, plan, finish, workers):
-    """Each window of x that the plan names, times the weights, to its place in y. ::
+    """Each window of x that the plan names, times the weights, to its place in y.
 
-        unless they are `ready`: pack the weights into blocks of the tile's columns, in the order in which it reads them
+    First the weights are packed into blocks of the tile's columns, in the order in which it reads them, unless that is
+    done (`ready`). Where they are few, the workers share out the strips::
+
+        parallel for each block of output channels: pack its weights
         parallel for each strip
             copy its input, padded, to this thread's scratch
             for some of its pixels: for each block of output channels: for each tile of pixels
 
-    The order of the loops has y written from its first byte to its last, where weights are few enough to be read for
-    each tile: from L2 they come as fast as the tile wants them.
+    The order of the loops has y written from its first byte to its last: from L2 the weights come as fast as the tile
+    wants them. Where they are many (`deep`), the workers share out the blocks, so that each streams its own weights
+    alone, and none that another core has just written and holds in its cache::
+
+        parallel for some blocks of output channels: pack their weights; for each strip: as above
 
     Cost: 2 * (pixels of y) * O * KH * KW * C floating-point operations.
     """
-    for block in prange(0 if ready else packed.shape[0]):
-        _pack(taps, np.int64(block), plan.block, packed)
+    for worker in prange(0 if ready or plan.deep else workers):
+        pack_filters(taps, plan.block, packed, share(packed.shape[0], (np.int64(worker), workers)))
     for worker in prange(workers):
-        _correlate_strips(x, packed, taps.o, y, plan, finish, np.int64(worker), workers)
+        _correlate_share(x, taps, packed, ready, y, plan, finish, (np.int64(worker), workers))
 
 
 @inner
-def _pack(taps, block, columns, packed):
-    """packed[block, k, l, c, :] = the weights of the block's output channels (zero past the last one)."""
-    weight, start, o, c, kh, kw, o_step, c_step, kh_step, kw_step = taps
-    first, out, zero = block * columns, packed.reshape(packed.size), wide(packed)
-    n, count = lanes(zero), min(columns, o - first)
-    if count < columns:
-        packed[block] = 0
-    vectors = c // n * n if count == columns and (o_step == 1 or c_step == 1) else 0  # channels that go by them
-    for k in range(kh):
-        for l in range(kw):
-            at = start + first * o_step + k * kh_step + l * kw_step
-            to = block * packed.shape[1] + (k * kw + l) * c * columns
-            for channel in range(0, vectors, n):
-                for column in range(0, columns, n):
-                    source, target = at + column * o_step + channel * c_step, to + channel * columns + column
-                    if c_step == 1:
-                        stores(out, target, columns, loads_turned(zero, weight, source, o_step))
-                    else:
-                        for i in range(n):
-                            store(out, target + i * columns, load(zero, weight, source + i * c_step))
-            few = vectors + (c - vectors) // FEW * FEW
-            for channel in range(vectors, few, FEW):  # so that neither what is read nor what is written leaves L1
-                for column in range(count):
-                    for i in range(FEW):
-                        value = weight[at + column * o_step + (channel + i) * c_step]
-                        out[to + (channel + i) * columns + column] = value
-            for channel in range(few, c):
-                for column in range(count):
-                    out[to + channel * columns + column] = weight[at + column * o_step + channel * c_step]
+def share(count, whose):
+    """From where to where a worker takes so many items; `whose` are (worker, workers)."""
+    worker, workers = whose
+    return worker * count // workers, (worker + 1) * count // workers
 
 
 @inner
-def _correlate_strips(x, packed, o, y, plan, finish, worker, workers):
+def _correlate_share(x, taps, packed, ready, y, plan, finish, whose):
     n, image_size, columns = x.shape[0], y.shape[1] * y.shape[2] * y.shape[3], plan.block
-    strips = -(-plan.all_rows // plan.rows)
-    items = -(-n // plan.group) * strips
+    o, strips = taps.o, -(-plan.all_rows // plan.rows)
+    items, blocks = -(-n // plan.group) * strips, packed.shape[0]
+    start, stop, begin, end = 0, items, 0, blocks
+    if plan.deep:
+        begin, end = share(blocks, whose)
+        if not ready:
+            pack_filters(taps, columns, packed, (begin, end))
+    else:
+        start, stop = share(items, whose)
     x_flat, y_flat, w_flat = x.reshape(x.size), y.reshape(y.size), packed.reshape(packed.size)
     scratch = np.empty(0 if plan.inside else plan.group * plan.in_rows * plan.in_columns * plan.channels, x.dtype)
     partial = np.empty(0 if o % columns == 0 else plan.partial_rows.size * columns, x.dtype)
-    for item in range(worker * items // workers, (worker + 1) * items // workers):
+    for item in range(start, stop):
         image, first = item // strips * plan.group, item % strips * plan.rows
         images, rows = min(plan.group, n - image), min(plan.rows, plan.all_rows - first)
         pixels = images * rows * plan.columns
@@ -339,27 +316,28 @@ def _correlate_strips(x, packed, o, y, plan, finish, worker, workers):
         windows = Matrix(address(a, a_start), address(plan.a_rows, 0), address(plan.a_runs, 0), 1)
         y_start = image * image_size + plan.y_start + first * plan.y_row_step
         x_at, x_stop = _memory_of(x.shape, plan, item + 1), _memory_of(x.shape, plan, item + 2)
-        ahead, turn = ahead_of(x_flat, x_at, x_stop, packed.shape[0] * -(-pixels // plan.height)), 0
+        ahead, turn = ahead_of(x_flat, x_at, x_stop, (end - begin) * -(-pixels // plan.height)), 0
         for p in range(0, pixels, plan.together):
-            stop = min(pixels, p + plan.together)
-            for block in range(packed.shape[0]):
+            p_stop = min(pixels, p + plan.together)
+            for block in range(begin, end):
                 left_over = o - block * columns
-                weights = Matrix(address(w_flat, block * packed.shape[1]), 0, address(plan.b_runs, 0), 1)
+                factor = Matrix(address(w_flat, block * packed.shape[1]), 0, address(plan.b_runs, 0), 1)
                 sums = Matrix(address(y_flat, y_start + block * columns), address(plan.y_rows, 0), 0, 1)
                 if left_over < columns:  # a tile wider than the channels that are left, by way of a buffer
                     sums = Matrix(address(partial, 0), address(plan.partial_rows, 0), 0, 1)
-                _pixel_tiles(
-                    plan, windows, weights, sums, (p, stop, pixels), finish.add and left_over >= columns, ahead, turn
-                )
-                turn += -(-(stop - p) // plan.height)
+                add = finish.add and left_over >= columns
+                _pixel_tiles(plan, windows, factor, sums, (p, p_stop, pixels), add, ahead, turn)
+                turn += -(-(p_stop - p) // plan.height)
                 if left_over < columns:
-                    for q in range(p, stop):
+                    for q in range(p, p_stop):
                         for channel in range(left_over):
                             at = y_start + plan.y_rows[q] + block * columns + channel
                             y_flat[at] = partial[q * columns + channel] + (y_flat[at] if finish.add else 0)
             if finish.needed:
-                for q in range(p, stop):
-                    _finish_pixel(y_flat, y_start + plan.y_rows[q], o, plan.y_start % y.shape[3], finish)
+                channel, count = begin * columns, min(o, end * columns) - begin * columns
+                for q in range(p, p_stop):
+                    at = y_start + plan.y_rows[q] + channel
+                    _finish_pixel(y_flat, at, count, plan.y_start % y.shape[3] + channel, finish)
 
 
 @inner

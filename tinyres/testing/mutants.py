@@ -388,8 +388,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "convolution: each group adds the bias of the first",
         "kernels/conv.py",
-        "o, plan.y_start % y.shape[3], finish)",
-        "o, 0, finish)",
+        "count, plan.y_start % y.shape[3] + channel, finish)",
+        "count, channel, finish)",
         _CONV,
     )
     yield Mutant(
@@ -411,6 +411,13 @@ def _mutants() -> Iterator[Mutant]:
         "kernels/conv.py",
         "neighbours = channels == x_shape[3] or kernel[1] == 1",
         "neighbours = True",
+        _CONV,
+    )
+    yield Mutant(
+        "convolution: packed filters begin at the first tap that is wanted of them",
+        "kernels/filters.py",
+        "at = taps.start - taps.start % size + first",
+        "at = taps.start + first",
         _CONV,
     )
     yield Mutant(

@@ -32,7 +32,8 @@ from numba import get_num_threads, prange
 from tinyres.kernels import conv, weight_grad
 from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.conv import Taps, channels_last, in_channels_last
+from tinyres.kernels.conv import channels_last, in_channels_last, share
+from tinyres.kernels.filters import Taps
 from tinyres.kernels.memory import empty, keep_made, made_of
 from tinyres.kernels.simd import WIDTH, address, lanes, wide
 from tinyres.kernels.tile import Ahead, Tile, ahead_of
@@ -210,16 +211,16 @@ def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
     if deep:
         before = stage // 2 * v.shape[0] * plan.rows
         stop = min(before + v.shape[0] * plan.rows, all_rows)
-        parts = (0, 1) if prepare else _share(o // plan.channels, whose)
-        begin, end = _share(stop - before, whose)  # rows of tiles to transform, of the round's
-        begin, end, share = before + begin, before + end, (0, squares)
+        parts = (0, 1) if prepare else share(o // plan.channels, whose)
+        begin, end = share(stop - before, whose)  # rows of tiles to transform, of the round's
+        begin, end, some = before + begin, before + end, (0, squares)
     else:
-        before, stop = (0, 0) if prepare else _share(all_rows, whose)
-        parts, begin, end, share = (0, 1), before, stop, _share(squares, whose)
+        before, stop = (0, 0) if prepare else share(all_rows, whose)
+        parts, begin, end, some = (0, 1), before, stop, share(squares, whose)
     for part in range(*parts):
         channel, u_start = part * plan.channels, (part if len(u) * plan.channels == o else worker) * u.shape[1]
         if not ready and prepare != deep:
-            transform_weights(taps, u_flat, u_start, plan, channel, share)
+            transform_weights(taps, u_flat, u_start, plan, channel, some)
         for first in range(before, stop, plan.rows):
             last, strip = min(first + plan.rows, stop), (first - before) // plan.rows if deep else worker
             if prepare == deep:
@@ -238,12 +239,6 @@ def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
                 v_, u_, m_ = address(v_flat, strip * v.shape[1]), address(u_flat, u_start), address(m_flat, m_start)
                 products(v_, u_, m_, c, tiles, plan, ahead)
                 transform_output(m_flat, m_start, plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
-
-
-@inner
-def _share(count, whose):
-    worker, workers = whose
-    return worker * count // workers, (worker + 1) * count // workers
 
 
 # ---------------------------------------------------------------- weight gradient
@@ -270,7 +265,7 @@ def _weight_grad(x, dy, dw, factors, slots, plan, workers):
     if slots > 1:
         for worker in prange(workers):
             squares = dw.shape[0] * dw.shape[1] // lanes(wide(dw)) ** 2
-            begin, end = _share(squares, (np.int64(worker), workers))
+            begin, end = share(squares, (np.int64(worker), workers))
             transform_sums(m, 0, slots, plan, dw, 0, begin, end)
 
 

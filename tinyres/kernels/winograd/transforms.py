@@ -3,6 +3,7 @@
 import numpy as np
 
 from tinyres.kernels.compile import inner
+from tinyres.kernels.filters import room_for_filters, turn_filters
 from tinyres.kernels.simd import (
     fma,
     lanes,
@@ -173,35 +174,25 @@ def transform_gradient(dy, shape, plan, strip, channels, d, d_start):
 
 @inner
 def transform_weights(taps, u, u_start, plan, first, squares):
-    """U = G g G^T for some squares of the plan's channels, of which output channel `first` is the first.
+    """U = G g G^T for some squares of the plan's channels, of which output channel `first` is the first. ::
 
-    As many pairs of channels as fill a square of vectors at once, first copied to `near`: what is turned there is read
-    a few numbers beyond each filter. ::
-
-        for each square: near = its filters, as they lie
-            for each input channel: its 9 vectors of output channels, turned by shuffles; U = G those G^T
+    for each square of as many channels as a vector has lanes, both ways: turn its filters
+        for each input channel: its 9 vectors of output channels; U = G those G^T
     """
-    weight, start, _, c, _, _, o_step, c_step, kh_step, kw_step = taps
+    c, kh_step, kw_step, start = taps.c, taps.kh_step, taps.kw_step, taps.start
     (begin, end), p = squares, plan.w_plane
-    zero = wide(u)
+    zero, room = wide(u), room_for_filters(taps, u)
     n = lanes(zero)
-    near, turned = np.empty((9 * n + 1) * n, u.dtype), np.empty((9 + n) * n, u.dtype)
-    apart, lane, turn = max(o_step, c_step), 9 * n, 9  # output channels lie apart, each by its input channels,
-    if o_step == 9:
-        lane, turn = 9, 9 * n  # or the other way round
     for item in range(begin, end):
         channel, k = item // (c // n) * n, item % (c // n) * n
-        for i in range(n):
-            at = (first + channel) * o_step + k * c_step + i * apart
-            stores(near, i * 9 * n, n, loads(zero, weight, at, n, 9))
+        turned = turn_filters(taps, first + channel, k, room)
         to = u_start + block_start(plan, channel, c) + k * plan.block
         for i in range(n):
-            for tap in range(0, 9, n):
-                stores(turned, tap * n, n, loads_turned(zero, near, i * turn + tap, lane)[:9])
+            at = 9 * i + start
             rows = transposed((
-                _weight_map(loads(zero, turned, start * n, kh_step * n, 3)),
-                _weight_map(loads(zero, turned, (start + kw_step) * n, kh_step * n, 3)),
-                _weight_map(loads(zero, turned, (start + 2 * kw_step) * n, kh_step * n, 3)),
+                _weight_map(loads(zero, turned, at * n, kh_step * n, 3)),
+                _weight_map(loads(zero, turned, (at + kw_step) * n, kh_step * n, 3)),
+                _weight_map(loads(zero, turned, (at + 2 * kw_step) * n, kh_step * n, 3)),
             ))  # fmt: skip
             for j, row in enumerate(rows):
                 stores(u, to + i * plan.block + j * R * p, p, _weight_map(row))
