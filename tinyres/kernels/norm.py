@@ -24,6 +24,7 @@ from tinyres.kernels.simd import (
     address,
     broad,
     cache_line,
+    fence,
     fma,
     lanes,
     load,
@@ -31,6 +32,7 @@ from tinyres.kernels.simd import (
     prefetch,
     single,
     store,
+    stream,
     where_positive,
 )
 
@@ -39,6 +41,7 @@ SPAN = 64  # rows whose sums are taken in the array's dtype
 CHUNK_BYTES = 128 * 1024  # the least in a chunk; of one array
 CHUNK_ROWS = 128  # the same: fewer would cost more to add up than to read
 STRETCH = 32  # blocks that are read forwards, as prefetchers expect, where a pass goes backwards
+FAR_BYTES = 16 * 1024 * 1024  # of an array that is written past the caches: no cache holds it until it is read
 AHEAD = 8  # cache lines from what is read to what is prefetched
 
 
@@ -67,7 +70,7 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     constants = _constants(3, rows, x)
     constants[0], constants[1], constants[2] = mean, scale, bias
     add = residual is not None
-    forward = _Forward(rows, constants.reshape(3, -1), added, y.reshape(rows.shape), add, relu)
+    forward = _Forward(rows, constants.reshape(3, -1), added, y.reshape(rows.shape), add, relu, _far(rows))
     _apply(forward, _block(rows), get_num_threads())
     return y.transpose(0, 3, 1, 2)
 
@@ -99,7 +102,7 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
     if training:
         constants[3], constants[4] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
-    _grad_apply(_Backward(g, rows, flat, dx, recompute, training), block, workers)
+    _grad_apply(_Backward(g, rows, flat, dx, recompute, training, _far(rows)), block, workers)
     dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
     dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
     return dx, dweight, dbias, g if residual else None
@@ -128,6 +131,11 @@ def _chunks(rows):
     return min(len(rows), chunks // 4 * 4 + 4)
 
 
+def _far(rows):
+    """Whether as much is written past the caches: then no line of it is read before. Each row begins a register."""
+    return rows.nbytes >= FAR_BYTES and rows.shape[1] * rows.itemsize % BROAD == 0
+
+
 def _block(rows):
     """Rows in a block: at least two, for each to read its constants once."""
     return max(2, BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize))
@@ -145,6 +153,7 @@ class _Forward(NamedTuple):
     y: Any
     add: bool
     relu: bool
+    far: bool  # what is written goes past the caches
 
 
 class _Measured(NamedTuple):
@@ -168,6 +177,7 @@ class _Backward(NamedTuple):
     dx: Any
     recompute: bool
     training: bool
+    far: bool  # what is written goes past the caches
 
 
 @inner
@@ -252,20 +262,22 @@ def _apply(forward, block, workers):
 
 @inner
 def _apply_blocks(forward, block, worker, workers):
-    x, constants, residual, y, add, relu = forward
+    x, constants, residual, y, add, relu, far = forward
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
-    memory = _Forward(address(x, 0), address(constants, 0), address(residual, 0), address(y, 0), add, relu)
+    memory = _Forward(address(x, 0), address(constants, 0), address(residual, 0), address(y, 0), add, relu, far)
     last = (worker + 1) * rows // workers
     for start in range(worker * rows // workers, last, block):
         ends = start, min(last, start + block)
         _apply_block(broad(x), memory, channels, ends, 0, whole)
         _apply_block(single(x), memory, channels, ends, whole, channels)
+    if far:
+        fence()
 
 
 @inner
 def _apply_block(zero, memory, channels, ends, first, last):
-    x, constants, residual, y, add, relu = memory
+    x, constants, residual, y, add, relu, far = memory
     for c in range(first, last, lanes(zero)):
         mean, scale, bias = _three(zero, constants, channels, c)
         for p in range(ends[0], ends[1]):
@@ -275,7 +287,10 @@ def _apply_block(zero, memory, channels, ends, first, last):
                 value = value + _read(zero, residual, at)
             if relu:
                 value = maximum(value, zero)
-            store(y, at, value)
+            if far:
+                stream(y, at, value)
+            else:
+                store(y, at, value)
 
 
 @inner
@@ -347,10 +362,10 @@ def _grad_apply(backward, block, workers):
 
 @inner
 def _grad_apply_blocks(backward, block, worker, workers):
-    g, x, constants, dx, recompute, training = backward
+    g, x, constants, dx, recompute, training, far = backward
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
-    memory = _Backward(address(g, 0), address(x, 0), address(constants, 0), address(dx, 0), recompute, training)
+    memory = _Backward(address(g, 0), address(x, 0), address(constants, 0), address(dx, 0), recompute, training, far)
     first, last = worker * rows // workers, (worker + 1) * rows // workers
     stretch = STRETCH * block
     for k in range((last - first) // stretch, -1, -1):  # backwards: what the sums read last is still in cache
@@ -359,11 +374,13 @@ def _grad_apply_blocks(backward, block, worker, workers):
             ends = start, min(end, start + block)
             _grad_apply_block(broad(x), memory, channels, ends, 0, whole)
             _grad_apply_block(single(x), memory, channels, ends, whole, channels)
+    if far:
+        fence()
 
 
 @inner
 def _grad_apply_block(zero, memory, channels, ends, first, last):
-    g, x, constants, dx, recompute, training = memory
+    g, x, constants, dx, recompute, training, far = memory
     for c in range(first, last, lanes(zero)):
         mean, scale, bias = _three(zero, constants, channels, c)
         mean_g, slope = load(zero, constants, 3 * channels + c), load(zero, constants, 4 * channels + c)
@@ -374,4 +391,7 @@ def _grad_apply_block(zero, memory, channels, ends, first, last):
                 value = where_positive(fma(distance, scale, bias), value, zero)
             if training:  # else the slope is 0, and 0 times a NaN in x would be one in dx
                 value = (value - mean_g) - distance * slope
-            store(dx, at, scale * value)
+            if far:
+                stream(dx, at, scale * value)
+            else:
+                store(dx, at, scale * value)

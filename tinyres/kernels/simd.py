@@ -124,6 +124,29 @@ def store(typingctx, array, index, vector):
 
 
 @intrinsic
+def stream(typingctx, array, index, vector):
+    """As `store`, but past the caches, of memory that begins where a register may. Before others read it: `fence`."""
+
+    def codegen(context, builder, signature, args):
+        base = _data(context, builder, signature.args[0], args[0])
+        emit_store(builder, args[2], builder.gep(base, [args[1]]), past_caches=True)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def fence(typingctx):
+    """What this thread has stored is seen by all before what it stores from here on."""
+
+    def codegen(context, builder, signature, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
 def copy(typingctx, out, at, array, start, count):
     """out[at : at + count] = array[start : start + count], flat and of one dtype; nothing is checked."""
 
@@ -356,9 +379,12 @@ def emit_load(builder, address, vector):
     return value
 
 
-def emit_store(builder, value, address):
+def emit_store(builder, value, address, *, past_caches=False):
     instruction = builder.store(value, builder.bitcast(address, value.type.as_pointer()))
     instruction.align = 4 if isinstance(value.type.element, ir.FloatType) else 8
+    if past_caches:
+        instruction.align = WIDTH
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
 
 
 def _shuffle(builder, a, b, lanes):
