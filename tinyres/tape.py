@@ -31,6 +31,7 @@ class Leaf(Protocol):
 
     grad: Array | None
     hooks: list[Hook]
+    grad_hooks: "Sequence[Callable[[Any], None]]"
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -381,6 +382,8 @@ def _accumulate(leaf: Leaf, total: "_Sum") -> None:
         leaf.grad = total.copied() if before is None else before + total.array
     if before is not None:
         _check("the sum of gradients over several calls of backward", leaf.grad, leaf, [before, total.array])
+    for hook in tuple(leaf.grad_hooks):  # this gradient is final: nothing in the graph will add to it any more
+        hook(leaf)
 
 
 def _check(what: str, gradient: Array, node: Node | Leaf, inputs: Sequence[Array]) -> None:
@@ -424,7 +427,10 @@ class _Sum:
 
 
 def topological_order(root: Node | Leaf) -> list[Node | Leaf]:
-    """Everything `root` was computed from, each after all of its parents. Iterative, since graphs are deep."""
+    """Everything `root` was computed from, each after all of its parents. Iterative, since graphs are deep.
+
+    Of a node's parents leaves come last: so backward completes a weight's gradient with its layer's, not at the end.
+    """
     order: list[Node | Leaf] = []
     seen: set[int] = set()
     stack: list[tuple[Node | Leaf, bool]] = [(root, False)]
@@ -441,7 +447,8 @@ def topological_order(root: Node | Leaf) -> list[Node | Leaf]:
                         f"backward: the graph below {node!r} was freed by an earlier backward; run the forward "
                         "pass again, or call the first backward with retain_graph=True"
                     )
-                stack.extend((p, False) for p in node.parents if p is not None and id(p) not in seen)
+                parents = [(p, False) for p in node.parents if p is not None and id(p) not in seen]
+                stack.extend(sorted(parents, key=lambda entry: isinstance(entry[0], Node)))  # leaves come last
     return order
 
 

@@ -60,7 +60,7 @@ class Tensor:
     array([[ 5., -1.]], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_data", "_node", "grad", "hooks", "requires_grad")
+    __slots__ = ("__weakref__", "_data", "_node", "grad", "grad_hooks", "hooks", "requires_grad")
     __array_ufunc__ = None  # array * tensor is Tensor.__rmul__, not an array of objects
 
     def __init__(self, array: Any, requires_grad: bool = False, *, dtype: Any = None) -> None:
@@ -78,13 +78,14 @@ class Tensor:
         self.requires_grad = bool(requires_grad)
         self._node: Node | None = None
         self.hooks: list[Hook] = []
+        self.grad_hooks: Sequence[Callable[[Tensor], None]] = ()
 
     @classmethod
     def _wrap(cls, data: Array) -> "Tensor":
         """Tensor around an array of the right dtype, not copied."""
         tensor = Tensor.__new__(Tensor)
         tensor._data, tensor.grad, tensor.requires_grad = data, None, False
-        tensor._node, tensor.hooks = None, []
+        tensor._node, tensor.hooks, tensor.grad_hooks = None, [], ()
         return tensor
 
     # -- what it is
@@ -211,6 +212,34 @@ class Tensor:
         if not self.requires_grad:
             raise RuntimeError("register_hook: this tensor does not require a gradient, so none will come")
         return HookHandle(self._node.hooks if self._node else self.hooks, hook)
+
+    def register_post_accumulate_grad_hook(self, hook: "Callable[[Tensor], None]") -> HookHandle:
+        """Call `hook` with this leaf during `backward`, once its `grad` is complete: nothing will add to it any more.
+
+        Parameters
+        ----------
+        hook : callable
+            Takes the tensor; what it returns is ignored.
+
+        Returns
+        -------
+        HookHandle
+            Its `remove` removes the hook.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> w = tr.Tensor([1.0, 2.0], requires_grad=True)
+        >>> handle = w.register_post_accumulate_grad_hook(lambda w: print(w.grad))
+        >>> (w * w).sum().backward()
+        [2. 4.]
+        """
+        if not self.requires_grad or self._node is not None:
+            what = "was computed from others" if self._node is not None else "does not require a gradient"
+            raise RuntimeError(f"register_post_accumulate_grad_hook: this tensor {what}, so it accumulates none")
+        if not isinstance(self.grad_hooks, list):
+            self.grad_hooks = []
+        return HookHandle(self.grad_hooks, hook)
 
     def retain_grad(self) -> None:
         """Keep the gradient of a computed tensor in `grad`, as a leaf does."""

@@ -203,6 +203,18 @@ class Module:
             parameter.grad = None
 
     # -- state
+    def buffers(self) -> Iterator[Array]:
+        """Arrays that belong to the state but are not trained, such as batch norm's running statistics.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> [buffer.shape for buffer in tr.nn.BatchNorm2d(4).buffers()]
+        [(4,), (4,), ()]
+        """
+        for _, module in self.named_modules():
+            yield from module._buffers.values()
+
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters and buffers by name, in PyTorch's order.
 
