@@ -81,19 +81,21 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     return np.maximum(y, 0) if relu else y
 
 
-def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual):
+def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual, whole=None):
     known = x if y is None and not (relu and residual) else y
     check("batch_norm_grad", dy, x, known, mean, inv_std, weight, bias)
     if relu and y is None:
         y = batch_norm_apply(x, mean, weight * inv_std, bias)
     g = relu_grad(dy, y) if relu else dy
-    normalised = (x - _per_channel(mean)) * _per_channel(inv_std)
-    dbias = g.sum((0, 2, 3))
-    dweight = (g * normalised).sum((0, 2, 3))
+    distance = x - _per_channel(mean)
+    dbias, moment = g.sum((0, 2, 3)), (g * distance).sum((0, 2, 3))
+    dweight = moment * inv_std
     dx = g
     if training:
-        pixels = x.size // x.shape[1]
-        dx = g - (_per_channel(dbias) + normalised * _per_channel(dweight)) / pixels
+        sums = dbias, moment, x.size // x.shape[1]
+        total, moment, pixels = whole(*sums) if whole else sums
+        dx = g - (_per_channel(total) + distance * _per_channel(moment * inv_std**2)) / pixels
+        dx = dx.astype(x.dtype, copy=False)
     return dx * _per_channel(weight * inv_std), dweight, dbias, g if residual else None
 
 

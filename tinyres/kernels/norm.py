@@ -75,13 +75,16 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     return y.transpose(0, 3, 1, 2)
 
 
-def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual):
+def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual, whole=None):
     """Gradients of batch norm (+ residual) (+ ReLU); see `tinyres.ops.batch_norm` for the derivation.
 
     With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and
     dx = weight inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a
     shortcut, g is its gradient: the first pass stores it, and the second reads it instead of dy. Without one, y is not
     read and may be None: its sign comes from x again, by the operations of the forward pass.
+
+    Where x is a part of the batch, `whole` takes its own sum g, sum g (x - mean) and P, and returns those of the batch,
+    which dx follows from; dweight and dbias are those of the part.
 
     Returns dx, dweight, dbias and dresidual (None without `residual`; dy itself without ReLU).
     """
@@ -101,7 +104,8 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     sums = sums.sum(axis=1).reshape(constants[:2].shape)  # chunks in index order
     total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
     if training:
-        constants[3], constants[4] = total / pixels, moment / pixels * inv_std.astype(np.float64) ** 2
+        of_all = whole(total, moment, pixels) if whole else (total, moment, pixels)
+        constants[3], constants[4] = of_all[0] / of_all[2], of_all[1] / of_all[2] * inv_std.astype(np.float64) ** 2
     _grad_apply(_Backward(g, rows, flat, dx, recompute, training, _far(rows)), block, workers)
     dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
     dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))

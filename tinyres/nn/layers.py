@@ -7,6 +7,7 @@ import numpy as np
 from tinyres import ops
 from tinyres.nn import init
 from tinyres.nn.module import Module, Parameter
+from tinyres.ops.norm import Gather
 from tinyres.tape import Array, state
 from tinyres.tensor import Tensor
 
@@ -103,6 +104,11 @@ class Linear(Module):
 class BatchNorm2d(Module):
     """Batch norm, see `ops.batch_norm`; calling it with ``residual=`` and ``relu=True`` fuses what follows it.
 
+    Attributes
+    ----------
+    gather : Gather or None
+        Where batches lie in shards and are to be normalised as a whole, see `ops.batch_norm`.
+
     Examples
     --------
     >>> import numpy as np, tinyres as tr
@@ -119,6 +125,7 @@ class BatchNorm2d(Module):
         super().__init__()
         _positive("BatchNorm2d", num_features=num_features)
         self.eps, self.momentum = eps, momentum
+        self.gather: Gather | None = None
         self.weight = Parameter(np.ones(num_features, np.float32))
         self.bias = Parameter(np.zeros(num_features, np.float32))
         self.register_buffer("running_mean", np.zeros(num_features, np.float32))
@@ -126,11 +133,12 @@ class BatchNorm2d(Module):
         self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        if self.training and not state.recomputing:
+        if self.training and not state.recomputing and (self.gather is None or self.gather.leads):
             self.num_batches_tracked += 1
         return ops.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,
             training=self.training, momentum=self.momentum, eps=self.eps, residual=residual, relu=relu,
+            gather=self.gather,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

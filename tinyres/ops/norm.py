@@ -1,7 +1,7 @@
 """Batch norm, fused with the shortcut's addition and the ReLU that follow it in a residual block."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -9,6 +9,17 @@ from tinyres import backend
 from tinyres.ops import _check
 from tinyres.tape import Array, state
 from tinyres.tensor import Tensor, as_tensor, record
+
+
+class Gather(Protocol):
+    """What shards of a batch tell each other while they run."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the shard that changes what those of a process have in common: the running statistics."""
+
+    def __call__(self, array: Array) -> Array:
+        """Of an array of one shape in all shards, all of them, stacked in the order of shards."""
 
 
 def batch_norm(
@@ -23,6 +34,7 @@ def batch_norm(
     eps: float = 1e-5,
     residual: Tensor | None = None,
     relu: bool = False,
+    gather: Gather | None = None,
 ) -> Tensor:
     """Normalise each channel, scale and shift it; optionally add a shortcut and apply ReLU in the same pass.
 
@@ -41,6 +53,9 @@ def batch_norm(
         Added before the ReLU: the shortcut of a residual block.
     relu : bool
         Apply ReLU at the end.
+    gather : Gather, optional
+        Where x is a shard of a batch: takes an array and returns it stacked with those of all shards, in their order.
+        In training, mean and variance are those of the whole batch then.
 
     Returns
     -------
@@ -68,6 +83,15 @@ def batch_norm(
         dL/dx_i   = gamma sum_k g_k dz_k/dx_i = gamma r (g_i - dL/dbeta / P - z_i dL/dgamma / P),
 
     which is the original paper's result with its terms collected. In evaluation only gamma r g_i is left.
+
+    Where the batch lies in shards, P, mean and var are those of all of it. Shards s of P_s values, with mean m_s and
+    squared distances from it that add up to M_s, merge as (Chan, Golub and LeVeque, 1979)
+
+        mean = sum_s P_s m_s / P,   P var = sum_s (M_s + P_s (m_s - mean)^2),   P = sum_s P_s.
+
+    The derivation above holds with i and k running over all shards, so that dL/dx_i takes dL/dbeta and dL/dgamma of the
+    whole batch: each shard has its part of both sums, and gathers the others' before it goes on. Its own dL/dbeta and
+    dL/dgamma stay parts, since the gradients of all shards will be added up as those of any parameter.
 
     Examples
     --------
@@ -97,22 +121,42 @@ def batch_norm(
     a, gamma, beta = x.data, weight.data, bias.data
     kernels, shortcut = backend.active, residual is not None
     mean, var = kernels.batch_norm_statistics(a) if training else (running_mean, running_var)
+    shared = gather if training else None
+    if shared:
+        mean, var, pixels = _merged(shared(np.array([np.full(channels, float(pixels)), mean, var])))
     inv_std = (1 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(a.dtype)
     centre = np.array(mean, a.dtype)  # a copy: the running one will change
     added = None if residual is None else residual.data
     y = kernels.batch_norm_apply(a, centre, gamma * inv_std, beta, added, relu=relu)
     opened = y if relu and shortcut else None  # without a shortcut, x tells as well where y > 0, and is saved anyway
 
+    def whole(total: Array, moment: Array, own: int) -> tuple[Array, Array, int]:
+        assert shared is not None
+        total, moment = shared(np.array([total, moment], np.float64)).sum(0)  # in the order of shards
+        return total, moment, pixels
+
     def pullback(dy: Array) -> Sequence[Array | None]:
         dx, dgamma, dbeta, dresidual = kernels.batch_norm_grad(
-            dy, a, opened, centre, inv_std, gamma, beta, training=training, relu=relu, residual=shortcut
-        )
+            dy, a, opened, centre, inv_std, gamma, beta,
+            training=training, relu=relu, residual=shortcut, whole=whole if shared else None,
+        )  # fmt: skip
         return (dx, dgamma, dbeta, dresidual) if shortcut else (dx, dgamma, dbeta)
 
     parents = (x, weight, bias) + ((residual,) if residual is not None else ())
     how: dict[str, Any] = {"training": training, "mean": centre, "inv_std": inv_std, "relu": relu}
     out = record("batch_norm", y, parents, pullback, **how)
-    if training and not state.recomputing:  # last, so that an anomaly leaves them as they were
+    if (
+        training and not state.recomputing and (gather is None or gather.leads)
+    ):  # last, so that an anomaly leaves them as they were
         running_mean += momentum * (mean - running_mean)
         running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
     return out
+
+
+def _merged(shards: Array) -> tuple[Array, Array, int]:
+    """Mean, variance and values per channel of a batch, from (shards, 3, C): values, mean and variance of each."""
+    count, means, variances = shards.transpose(1, 0, 2)
+    total = count.sum(0)
+    mean = (count * means).sum(0) / total
+    var = (count * (variances + (means - mean) ** 2)).sum(0) / total
+    return mean, var, int(total[0]) if total.size else 0

@@ -309,16 +309,16 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "batch norm (reference): the mean of the gradient forgotten",
         "reference.py",
-        "dx = g - (_per_channel(dbias) + normalised * _per_channel(dweight)) / pixels",
-        "dx = g - normalised * _per_channel(dweight) / pixels",
+        "dx = g - (_per_channel(total) + distance",
+        "dx = g - (distance",
         _OPS + " batch_norm",
         "batch_norm",
     )
     yield Mutant(
         "batch norm (reference): N for N H W",
         "reference.py",
-        "pixels = x.size // x.shape[1]",
-        "pixels = x.shape[0]",
+        "sums = dbias, moment, x.size // x.shape[1]",
+        "sums = dbias, moment, x.shape[0]",
         _OPS + " batch_norm",
         "batch_norm",
     )
@@ -550,8 +550,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "batch norm: the mean of the gradient forgotten",
         "kernels/norm.py",
-        "constants[3], constants[4] = total / pixels, moment / pixels",
-        "constants[3], constants[4] = 0, moment / pixels",
+        "constants[3], constants[4] = of_all[0] / of_all[2], of_all",
+        "constants[3], constants[4] = 0, of_all",
         _NORM,
     )
     yield Mutant(
