@@ -164,13 +164,16 @@ def test_every_option_reaches_the_configuration(tmp_path):
         "shortcut": "B", "epochs": 1, "batch_size": 25, "optimizer": "adamw", "lr": 0.01, "schedule": "cosine",
         "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
         "cutout": 3, "validation": 5, "subset": 30, "seed": 7, "stem": "imagenet", "num_classes": 10,
+        "lr_batch_size": 50, "shards": 4,
     }  # fmt: skip
     arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
     flags = ["--no-nesterov", "--no-decay-bias", "--no-flip", "--threads", "1"]
+    flags += ["--sync-batch-norm", "--zero-init-residual"]
     good("train", "--dataset", "shapes", "--model", "tiny", *arguments, *flags, "--out", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     expected = {**options, "dataset": "shapes", "model": "tiny", "data": None, "weights": None, "image_size": None}
-    assert config == {**expected, "nesterov": False, "decay_bias": False, "flip": False}
+    off = dict.fromkeys(("nesterov", "decay_bias", "flip"), False)
+    assert config == {**expected, **off, "sync_batch_norm": True, "zero_init_residual": True}
 
 
 def test_eval_agrees_with_the_end_of_training(run):

@@ -117,11 +117,11 @@ def stopping_after(steps, monkeypatch):
     """A process that dies in the step after so many."""
     real, calls = train.Run._train_step, []
 
-    def step(self, x, y):
+    def step(self, *batch):
         calls.append(None)
         if len(calls) > steps:
             raise KeyboardInterrupt
-        return real(self, x, y)
+        return real(self, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Run, "_train_step", step)

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.runs import Reporter, config, fit, install_tiny, pictures, result, stop
 
 import tinyres as tr
@@ -600,3 +602,19 @@ def test_every_schedule_rises_to_the_rate_that_was_asked_for(name, total, warmup
     highest = max(schedule(step) for step in range(total))
     # the peak may lie between two steps; a decay that started under the warm-up would miss it by far more
     assert 0.3 * (1 - 1 / total) <= highest <= 0.3 * (1 + 1e-12)
+
+
+@given(lr=st.floats(0.01, 1), batch=st.integers(1, 4096), base=st.integers(1, 4096))
+def test_rate_is_in_proportion_to_the_batch(lr, batch, base):
+    """k batches in one step go as far as k steps; and the rate is what was asked for where nothing was."""
+    scaled = train.Config(lr=lr, lr_batch_size=base, batch_size=batch)
+    assert scaled.peak_lr == pytest.approx(lr * batch / base)
+    assert train.Config(lr=lr, batch_size=batch).peak_lr == lr
+    assert max(train.SCHEDULES["one-cycle"](scaled, 100)(step) for step in range(100)) == pytest.approx(scaled.peak_lr)
+
+
+def test_blocks_may_begin_as_their_shortcuts(tiny, tmp_path):
+    run = train.Run(config(zero_init_residual=True), tmp_path / "run")
+    last = [p.data for name, p in run.model.named_parameters() if name.endswith("bn2.weight")]
+    assert last
+    assert not np.concatenate(last).any()

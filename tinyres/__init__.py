@@ -2,15 +2,29 @@
 
 from numpy import float32, float64
 
-from tinyres import checkpoints, data, export, machine, models, nn, ops, optim, profile, schedule, testing, train
+from tinyres import (
+    checkpoints,
+    data,
+    export,
+    machine,
+    models,
+    nn,
+    ops,
+    optim,
+    parallel,
+    profile,
+    schedule,
+    testing,
+    train,
+)
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.create import ones, randn, tensor, zeros
 from tinyres.nn.init import manual_seed
 from tinyres.recompute import checkpoint
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
 from tinyres.tensor import Tensor, record
+from tinyres.version import __version__ as __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "Tensor",
     "checkpoint",
@@ -30,6 +44,7 @@ __all__ = [
     "ones",
     "ops",
     "optim",
+    "parallel",
     "profile",
     "randn",
     "record",

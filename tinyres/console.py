@@ -6,7 +6,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -14,18 +14,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from tinyres import data
+from tinyres import data, parallel
 from tinyres import train as training
 from tinyres.backend import set_num_threads
 from tinyres.kernels import warmup
 from tinyres.kernels.compile import cache_folder
+from tinyres.parallel.launch import launch
+from tinyres.parallel.world import Elsewhere, failing
 
 HARDWARE = "Run"  # heading of the options that do not change results
 
 
 def console(width: int | None = None, *, stderr: bool = False) -> Console:
     """Where text goes as it is: what looks like rich's markup or an emoji's name is some file's or class's own."""
-    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr)
+    launched = launch()  # of several processes the first speaks, and each of its own errors
+    quiet = launched is not None and launched.rank > 0 and not stderr
+    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr, quiet=quiet)
 
 
 out = console()
@@ -41,12 +45,16 @@ def errors() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        console(stderr=True).print("Stopped.")
-        raise typer.Exit(130) from None
-    except (UserError, ValueError, OSError, ArithmeticError, ImportError, MemoryError) as error:
-        message = Text.assemble(("Error:", "bold red"), f" {str(error) or type(error).__name__}")
-        console(stderr=True).print(message, soft_wrap=True)
-        raise typer.Exit(1) from None
+        _fail(Text("Stopped."), 130)
+    except (UserError, ValueError, OSError, ArithmeticError, ImportError, MemoryError, Elsewhere) as error:
+        _fail(Text.assemble(("Error:", "bold red"), f" {str(error) or type(error).__name__}"), 1)
+
+
+def _fail(message: Text, code: int) -> NoReturn:
+    """Say what is wrong, and end this process; and all that work with it, which might wait for it."""
+    with failing(code) as where:
+        console(stderr=True).print(where, message, sep="", soft_wrap=True)
+    raise typer.Exit(code)
 
 
 def show(table: Table) -> None:
@@ -78,6 +86,13 @@ def use_threads(n: int | None) -> None:
             set_num_threads(n)
         except ValueError as error:  # which names its own argument
             raise UserError(f"--threads: {str(error).removeprefix('n: ')}") from None
+
+
+def work_together(n: int | None) -> None:
+    """With the processes that a launcher started, if it did, on as many threads each as --threads says."""
+    if launch():
+        parallel.init()
+    use_threads(n)
 
 
 def progress(*columns: ProgressColumn) -> Progress:

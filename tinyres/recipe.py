@@ -29,6 +29,10 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+ADDED = ("shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size")
+"""Fields that configurations of format 3 have not always had, and then hold the default."""
+
+
 @dataclass(frozen=True)
 class Config:
     """What a run is asked to do; the defaults are the recipe of the README.
@@ -60,12 +64,14 @@ class Config:
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.5
+    lr_batch_size: int | None = None  # that `lr` is for; None: whatever it is
     schedule: str = "one-cycle"
     warmup: float = 0.2
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_bias: bool = True
+    zero_init_residual: bool = False  # each residual block begins as its shortcut
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     pad: int = 4
@@ -74,6 +80,8 @@ class Config:
     validation: int = 5000
     subset: int | None = None  # of the training images that are left; None: all
     seed: int = 0
+    shards: int = 1  # that a batch is cut into, for as many processes at most
+    sync_batch_norm: bool = False  # normalise by all of a batch, not by each shard
 
     def __post_init__(self) -> None:
         def expect(name: str, holds: bool, expected: str) -> None:
@@ -96,7 +104,7 @@ class Config:
         expect("shortcut", self.shortcut in (None, *models.SHORTCUTS), f"one of {', '.join(models.SHORTCUTS)}")
         expect("optimizer", self.optimizer in ("sgd", "adamw"), "sgd or adamw")
         expect("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "shards"):
             expect(name, getattr(self, name) >= 1, "1 or more")
         for name in ("pad", "cutout", "validation", "seed", "weight_decay"):
             expect(name, getattr(self, name) >= 0, "0 or more")
@@ -104,6 +112,7 @@ class Config:
         expect("momentum", 0 <= self.momentum < 1, "0 or more and less than 1")
         expect("warmup", 0 <= self.warmup < 1, "0 or more and less than 1, a part of all steps")
         expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
+        expect("lr_batch_size", self.lr_batch_size is None or self.lr_batch_size >= 1, "1 or more")
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
         models.check_name(self.model)
@@ -119,8 +128,25 @@ class Config:
         >>> Config(lr=0.1).extends(asdict(Config(lr=0.2)))
         False
         """
-        epochs: Any = other.get("epochs") if isinstance(other, dict) else None
+        if not isinstance(other, dict):
+            return False
+        epochs: Any = other.get("epochs")
+        other = {**{name: getattr(Config, name) for name in ADDED}, **other}
         return fits(epochs, int) and 1 <= epochs <= self.epochs and other == {**asdict(self), "epochs": epochs}
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate: in proportion to the batch, where `lr` is for another one.
+
+        Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.1: k batches in one step are to go as far as k
+        steps.
+
+        Examples
+        --------
+        >>> Config(lr=0.1, lr_batch_size=128, batch_size=1024).peak_lr
+        0.8
+        """
+        return self.lr * (self.batch_size / (self.lr_batch_size or self.batch_size))
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -141,12 +167,12 @@ DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] 
 }
 
 SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {
-    "one-cycle": lambda c, total: schedule.one_cycle(c.lr, total, warmup=c.warmup),
-    "cosine": lambda c, total: _warm_cosine(c.lr, total, round(c.warmup * total)),
+    "one-cycle": lambda c, total: schedule.one_cycle(c.peak_lr, total, warmup=c.warmup),
+    "cosine": lambda c, total: _warm_cosine(c.peak_lr, total, round(c.warmup * total)),
     "steps": lambda c, total: schedule.linear_warmup(  # the paper's 32,000 and 48,000 of 64,000
-        schedule.steps(c.lr, [total // 2, total * 3 // 4]), round(c.warmup * total)
+        schedule.steps(c.peak_lr, [total // 2, total * 3 // 4]), round(c.warmup * total)
     ),
-    "constant": lambda c, total: schedule.constant(c.lr),
+    "constant": lambda c, total: schedule.constant(c.peak_lr),
 }
 
 

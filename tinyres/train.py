@@ -26,13 +26,17 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tinyres import checkpoints, data, machine, models, ops, optim
+from tinyres import checkpoints, data, machine, models, ops, optim, parallel
 from tinyres.files import remove_leftovers
-from tinyres.nn import Module
+from tinyres.nn import BatchNorm2d, Module
 from tinyres.nn.init import manual_seed
-from tinyres.recipe import DATASETS, SCHEDULES, Config, Progress, fits, load_data, read_split
+from tinyres.parallel.exchange import Shards
+from tinyres.parallel.meeting import Meeting
+from tinyres.parallel.world import check_same, world
+from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, fits, load_data, read_split
 from tinyres.tape import Array, detect_anomaly, no_grad
 from tinyres.tensor import Tensor
+from tinyres.version import __version__
 
 __all__ = [
     "DATASETS",
@@ -118,6 +122,14 @@ class Every(NamedTuple):
 
 
 # ---------------------------------------------------------------- the run
+class _Told(NamedTuple):
+    """What the shards of a step tell besides gradients; over all of them, the sums."""
+
+    loss: float  # times images
+    correct: int | float
+    asked: bool | float  # whether a signal came to stop
+
+
 class Run:
     """A training run in its folder.
 
@@ -165,16 +177,17 @@ class Run:
         progress: Progress | None = None,
     ) -> None:
         self.config, self.folder, self.anomaly = config, Path(folder), anomaly
-        if holds_run(self.folder) and not resume:
-            raise FileExistsError(ALREADY.format(self.folder))
-        remove_leftovers(self.folder)
+        self.world = world()
+        self.shards = Shards.of_run(config.shards, self.world)
+        self.world.first(self._open, resume)
         saved = checkpoints.load(self.folder / "last.safetensors") if resume and has_begun(self.folder) else None
-        self.data = load_data(config, progress)
+        self.data = _together(self.world.shared(lambda: _apart(load_data(config, progress))))
+        self._check_same()
         self.notes = list(self.data.notes)
         options = {"num_classes": len(self.data.classes), **config.model_options}
         self.model_info = {"name": config.model, "options": options}
         manual_seed(config.seed)
-        network = models.create(config.model, **options)
+        network = models.create(config.model, zero_init_residual=config.zero_init_residual, **options)
         network.recompute(recompute)
         self.model: Module = network
         if saved:
@@ -183,12 +196,14 @@ class Run:
             self._start_from(config.weights)
         self.optimizer = self._optimizer()
         augment = data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout)
-        self.loader = self._loader(self.data.train, config.batch_size, shuffle=True, augment=augment, seed=config.seed)
+        how = {"shuffle": True, "augment": augment, "seed": config.seed, "part": (self.world.rank, self.world.size)}
+        self.loader = self._loader(self.data.train, config.batch_size, **how)
+        self._check_batches()
         self.total_steps = config.epochs * len(self.loader)
         self.lr = SCHEDULES[config.schedule](config, self.total_steps)
         if self.total_steps < FEW_STEPS and not config.weights and not saved:
-            lower = " or --lr 0.1" if config.lr > 0.1 else ""
-            self.notes.append(FEW.format(self.total_steps, config.lr, lower))
+            lower = " or --lr 0.1" if config.peak_lr > 0.1 else ""
+            self.notes.append(FEW.format(self.total_steps, config.peak_lr, lower))
 
         self.step = self.saved = 0  # steps done, and of these saved
         self.history: list[dict[str, float]] = []
@@ -197,8 +212,16 @@ class Run:
             self._restore(*saved)
             if (before := saved[1].get("simd", machine.simd())) != machine.simd():
                 self.notes.append(OTHER.format(before, machine.simd()))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write_json("config.json", dataclasses.asdict(config))  # perhaps with more epochs than before
+        self.meeting = Meeting(self.shards) if config.sync_batch_norm else None
+        own = self.model.buffers() if self.meeting is None else ()  # else they are the same in all processes
+        parallel.broadcast(self.model.buffers())
+        self.gradients = parallel.Gradients(
+            self.model.parameters(), own, shards=self.shards, numbers=len(_Told._fields)
+        )
+        for module in self.model.modules():
+            if isinstance(module, BatchNorm2d):
+                module.gather = self.meeting
+        self._write_config()
 
     def fit(self, reporter: Reporter | None = None, *, every: Every | None = None) -> dict[str, float]:
         """Train to the end, and test the chosen checkpoint.
@@ -233,20 +256,22 @@ class Run:
         steps, seconds = every or Every()
         saved = time.monotonic()
         told = (lambda: reporter.stopping(self)) if reporter else None
-        with stop_signals(told) as stopped, detect_anomaly() if self.anomaly else nullcontext():
+        with stop_signals(told) as asked:
             while self.step < step:
                 epoch, batch = divmod(self.step, len(self.loader))
                 for x, y in self.loader.epoch(epoch, batch):
-                    loss, lr = self._train_step(x, y)
+                    loss, lr, stopped = self._train_step(x, y, asked)
                     if reporter:
-                        reporter.step(self, loss, lr, len(y))
+                        reporter.step(self, loss, lr, self.loader.images_of((self.step - 1) % len(self.loader)))
+                    if self.world.size == 1:
+                        stopped = asked()  # several stop together, where the sums of a step have said so to all
                     if self.step % len(self.loader) == 0:
                         continue  # the epoch is over, and ends with a checkpoint
                     due = (steps and self.step % steps == 0) or (seconds and time.monotonic() - saved >= seconds)
-                    if due or stopped():
+                    if due or stopped:
                         self.save("last")
                         saved = time.monotonic()
-                    if stopped():
+                    if stopped:
                         raise Interrupted
                     if self.step == step:
                         return
@@ -254,27 +279,47 @@ class Run:
                 saved = time.monotonic()
                 if reporter:
                     reporter.epoch(self, self.history[-1])
-                if stopped() and self.step < self.total_steps:
+                if stopped and self.step < self.total_steps:
                     raise Interrupted
 
-    def _train_step(self, x: Array, y: Array) -> tuple[float, float]:
+    def _train_step(self, x: Array, y: Array, asked: Callable[[], bool]) -> tuple[float, float, bool]:
+        """One step on this process's part of a batch; the loss of all of it, the learning rate, and whether to stop.
+
+        The loss of a batch is the mean over its images: that of a shard counts by how many of them it has.
+        """
         config, lr = self.config, self.lr(self.step)
+        images = self.loader.images_of(self.step % len(self.loader))
         self.model.train()
         self.optimizer.zero_grad()
-        logits = self.model(Tensor(x))
-        loss = ops.cross_entropy(logits, y, label_smoothing=config.label_smoothing)
-        value = loss.item()
-        self._check_finite("the loss", value, self.step // len(self.loader) + 1, lr)
-        loss.backward()
+        first, _ = self.shards.bounds(self.shards.own[0], images)
+
+        def work(shard: int) -> None:
+            start, stop = self.shards.bounds(shard, images)
+            some = slice(start - first, stop - first)
+            self.gradients.begin(shard)
+            with detect_anomaly() if self.anomaly else nullcontext():
+                logits = self.model(Tensor(x[some]))
+                loss = ops.cross_entropy(logits, y[some], label_smoothing=config.label_smoothing)
+                loss.backward(np.full((), (stop - start) / images, loss.dtype))
+            correct = int((logits.data.argmax(1) == y[some]).sum())
+            self.gradients.end(_Told(loss.item() * (stop - start), correct, asked()))
+
+        if self.meeting is None:
+            for shard in self.shards.own:
+                work(shard)
+        else:
+            self.meeting.run(work)
+        told = _Told(*self.gradients.sum().tolist())
+        self._check_finite("the loss", told.loss / images, self.step // len(self.loader) + 1, lr)
         if config.clip_norm:
             optim.clip_grad_norm(self.model.parameters(), config.clip_norm)
         self.optimizer.set_lr(lr)
         self.optimizer.step()
         self.step += 1
-        self.sums["loss"] += value * len(y)
-        self.sums["correct"] += int((logits.data.argmax(1) == y).sum())
-        self.sums["images"] += len(y)
-        return value, lr
+        self.sums["loss"] += told.loss
+        self.sums["correct"] += int(told.correct)
+        self.sums["images"] += images
+        return told.loss / images, lr, bool(told.asked)
 
     def _check_finite(self, what: str, value: float, epoch: float, lr: float) -> None:
         if not math.isfinite(value):
@@ -307,6 +352,7 @@ class Run:
 
     def _test(self) -> dict[str, float]:
         chosen = "best" if self.config.validation else "last"
+        self.world.barrier()  # until it is written
         model, _ = checkpoints.load_model(self.folder / f"{chosen}.safetensors")
         loss, accuracy = evaluate(model, self._loader(self.data.test, EVAL_BATCH))
         self._check_finite("the test loss", loss, self.config.epochs, self.lr(self.step - 1))
@@ -315,6 +361,30 @@ class Run:
         return result
 
     # -- parts
+    def _open(self, resume: bool) -> None:
+        """Whether the folder is free, or to be gone on with."""
+        if holds_run(self.folder) and not resume:
+            raise FileExistsError(ALREADY.format(self.folder))
+        remove_leftovers(self.folder)
+
+    def _check_same(self) -> None:
+        """All processes compute the same thing, in the same way."""
+        if self.world.size > 1:
+            recipe = {f"{name} of the recipe": repr(value) for name, value in dataclasses.asdict(self.config).items()}
+            parts = dict(zip("xy", self.data.train, strict=True)) | {"mean": self.data.mean, "std": self.data.std}
+            facts = {"version of tinyres": __version__, "instruction set (TINYRES_SIMD)": machine.simd(), **recipe}
+            facts |= {f"version of {name}": version for name, version in machine.describe()["versions"].items()}
+            check_same(facts | {"SHA-256 of the training images": checkpoints.state_digest(parts, {})[:16]})
+
+    def _check_batches(self) -> None:
+        """Every shard of every batch has an image."""
+        least = self.loader.images_of(len(self.loader) - 1)
+        if least < self.config.shards:
+            raise ValueError(
+                f"shards: got {self.config.shards}, expected at most {least}, the images of the smallest batch: the "
+                f"{len(self.loader.images)} training images are cut into batches of {self.config.batch_size}"
+            )
+
     def _start_from(self, path: str) -> None:
         """Weights of a file, and the normalisation of images that they expect."""
         note = models.load_weights(self.model, path, replace_head=True)
@@ -350,9 +420,20 @@ class Run:
     def save(self, name: str) -> None:
         """Write the whole state of the run to ``<name>.safetensors`` in its folder. What was last becomes previous."""
         keep = self.folder / "previous.safetensors" if name == "last" else None
-        checkpoints.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
+        if self._writes:
+            checkpoints.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
         if name == "last":
             self.saved = self.step
+
+    def _write(self, name: str, content: bytes) -> None:
+        if self._writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_whole(self.folder / name, content)
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process is the one that writes: all have the same to write."""
+        return self.world.rank == 0
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
@@ -391,15 +472,27 @@ class Run:
         except (ValueError, KeyError) as error:
             raise checkpoints.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
-    def _write_json(self, name: str, content: Any) -> None:
-        checkpoints.write_whole(self.folder / name, (json.dumps(content, indent=2) + "\n").encode())
+    def _write_config(self) -> None:
+        """What was asked for, perhaps with more epochs than before."""
+        self._write("config.json", (json.dumps(dataclasses.asdict(self.config), indent=2) + "\n").encode())
 
     def _write_metrics(self, records: list[dict[str, float]]) -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in records)
-        checkpoints.write_whole(self.folder / "metrics.jsonl", lines.encode())
-        picture = curves(self.history, f"{self.config.model} on {self.config.dataset}")
-        if picture:
-            checkpoints.write_whole(self.folder / "curves.png", picture)
+        self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+        if self._writes and (picture := curves(self.history, f"{self.config.model} on {self.config.dataset}")):
+            self._write("curves.png", picture)
+
+
+def _apart(found: Data) -> tuple[list[Array], str]:
+    """Data as arrays, and all else as a text."""
+    arrays = [*found.train, *found.validation, *found.test, found.mean, found.std]
+    return arrays, json.dumps({"classes": found.classes, "notes": found.notes})
+
+
+def _together(apart: tuple[list[Array], str]) -> Data:
+    (x, y, *rest), text = apart
+    rest_of = json.loads(text)
+    validation, test, mean, std = (rest[0], rest[1]), (rest[2], rest[3]), rest[4], rest[5]
+    return Data((x, y), validation, test, tuple(rest_of["classes"]), mean, std, tuple(rest_of["notes"]))
 
 
 def _progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
@@ -456,6 +549,8 @@ def read_config(folder: str | Path) -> Config:
 def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
     """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
 
+    Several processes share out the batches, and find the same.
+
     Examples
     --------
     >>> import tinyres as tr
@@ -467,14 +562,16 @@ def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
     """
     training = model.training
     model.eval()
-    total, correct = 0.0, 0
+    found = np.zeros((len(loader), 2))  # of each batch; processes take turns, and the sums are in one order
+    rank, processes = parallel.rank(), parallel.world_size()
     with no_grad():
-        for x, y in loader.epoch(0):
+        batches = loader.epoch(0, min(rank, len(loader)), processes)
+        for batch, (x, y) in zip(range(rank, len(loader), processes), batches, strict=True):
             logits = model(Tensor(x))
-            total += ops.cross_entropy(logits, y).item() * len(y)
-            correct += int((logits.data.argmax(1) == y).sum())
+            found[batch] = ops.cross_entropy(logits, y).item() * len(y), (logits.data.argmax(1) == y).sum()
     model.train(training)
-    return total / len(loader.labels), correct / len(loader.labels)
+    loss, correct = (sum(values) for values in parallel.all_reduce(found).T.tolist())
+    return loss / len(loader.labels), int(correct) / len(loader.labels)
 
 
 # ---------------------------------------------------------------- stopping and showing

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinyres import checkpoints, machine, train
 from tinyres.checkpoints import CheckpointError
-from tinyres.recipe import Progress, fits
+from tinyres.recipe import ADDED, Progress, fits
 from tinyres.tape import Array
 
 
@@ -84,6 +84,9 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
         found = run.state()
         if "simd" not in info:  # an older file
             del found[1]["simd"]
+        if isinstance(asked := info.get("config"), dict):
+            for name in {*ADDED} - asked.keys():
+                del found[1]["config"][name]
     if checkpoints.state_digest(*found) != (expected := checkpoints.state_digest(arrays, info)):
         raise CheckpointError(
             f"{last}: steps {start} to {run.step}, run again, give another state: "

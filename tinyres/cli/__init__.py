@@ -15,6 +15,7 @@ from PIL import Image
 import tinyres as tr
 from tinyres.cli import evaluate, export, predict, profile, summary, train, verify, warmup
 from tinyres.console import out
+from tinyres.parallel.launch import launch
 from tinyres.study.commands import app as study
 
 __all__ = ["app", "main"]
@@ -42,8 +43,17 @@ for info in (*app.registered_commands, *study.registered_commands):  # the termi
     info.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(info.callback.__doc__ or ""))
 
 
+SHARED = ("train", "eval", "predict", "profile")
+"""Commands whose work several processes share; any other is done by the first of them."""
+
+
 @app.callback(invoke_without_command=True)
-def _main(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+def _main(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if (launched := launch()) and launched.rank and context.invoked_subcommand not in SHARED:
+        raise typer.Exit
     if version:
         out.print(f"tinyres {tr.__version__}, kernels for {tr.machine.simd()}")
         raise typer.Exit

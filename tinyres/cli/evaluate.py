@@ -7,7 +7,7 @@ import typer
 from tinyres import checkpoints
 from tinyres import train as training
 from tinyres.cli.options import Checkpoint
-from tinyres.console import DataOption, Threads, UserError, errors, out, use_threads
+from tinyres.console import DataOption, Threads, UserError, errors, out, work_together
 from tinyres.data import Loader
 
 
@@ -19,7 +19,7 @@ def evaluate(
 ) -> None:
     """Loss and accuracy of a checkpoint on the data set it was trained on."""
     with errors():
-        use_threads(threads)
+        work_together(threads)
         if split not in ("train", "test"):
             raise UserError(f"--split: got {split!r}, expected train or test")
         model, info = checkpoints.load_model(checkpoint_file)

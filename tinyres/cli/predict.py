@@ -10,8 +10,9 @@ from rich.table import Table
 
 from tinyres import checkpoints, nn, ops
 from tinyres.cli.options import Checkpoint, Json
-from tinyres.console import Threads, UserError, console, errors, reading, show, use_threads
+from tinyres.console import Threads, UserError, console, errors, reading, show, work_together
 from tinyres.data import Loader, PictureError, find_pictures, read_picture
+from tinyres.parallel.world import world
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
 from tinyres.train import EVAL_BATCH
@@ -32,24 +33,28 @@ def predict(
     cannot be read of a folder is passed over, and named.
     """
     with errors():
-        use_threads(threads)
+        work_together(threads)
         if top < 1:
             raise UserError(f"--top: got {top}, expected 1 or more")
         model, info = checkpoints.load_model(checkpoint_file)
         model = nn.fuse(model, image_size=info["image_size"])
         paths = _expand(images)
-        read: list[Path] = []
-        found: list[Array] = []
+        starts = range(0, len(paths), EVAL_BATCH)  # few at a time: a folder may be larger than the memory
+        found: dict[str, list[float]] = {}
         with reading() as progress:
-            for start in range(0, len(paths), EVAL_BATCH):  # few at a time: a folder may be larger than the memory
+            for start in starts[world().rank :: world().size]:  # several processes take turns
                 pixels = _read(paths[start : start + EVAL_BATCH], images, info)
                 if pixels:
-                    read += pixels
-                    found.append(_probabilities(model, np.stack(list(pixels.values())), info))
+                    rows = _probabilities(model, np.stack(list(pixels.values())), info)
+                    found |= zip(map(str, pixels), rows.tolist(), strict=True)
                 progress(min(start + EVAL_BATCH, len(paths)), len(paths))
+        for others in world().texts(json.dumps(found)):
+            found |= json.loads(others)
+        read = [path for path in paths if str(path) in found]
         if not read:
             raise UserError(f"none of the {len(paths)} pictures can be read")
-        _show(read, np.concatenate(found), info["classes"], top, as_json)
+        if world().rank == 0:
+            _show(read, np.array([found[str(path)] for path in read], np.float32), info["classes"], top, as_json)
 
 
 def _expand(images: list[Path]) -> list[Path]:

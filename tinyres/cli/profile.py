@@ -9,11 +9,14 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from tinyres import models
+from tinyres import models, nn
 from tinyres import profile as profiling
+from tinyres import timeline as timelines
 from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
-from tinyres.console import Threads, UserError, console, errors, out, prepare_kernels, use_threads
+from tinyres.console import Threads, UserError, console, errors, out, prepare_kernels, use_threads, work_together
 from tinyres.files import write_whole
+from tinyres.parallel.launch import launch
+from tinyres.parallel.world import world
 
 SORTS: dict[str, Callable[[dict[str, Any]], float]] = {
     "run": lambda row: 0,  # as they come
@@ -44,6 +47,13 @@ def profile(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file as well.", show_default=False)
     ] = None,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw when each process computes and when it exchanges gradients: mpiexec -n 2 tinyres profile ...",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Where the time of a training step goes: each operation, forward and backward, beside what this machine can do.
@@ -67,16 +77,36 @@ def profile(
             raise UserError(f"--sort: got {sort!r}, expected one of {', '.join(SORTS)}")
         if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
             raise UserError(f"--json: got {json_file}, expected a file in a folder that is there")
-        use_threads(threads)
+        if timeline is not None:
+            work_together(threads)
+        elif (launched := launch()) and launched.rank:
+            return  # the first process looks at itself
+        else:
+            use_threads(threads)
         options = given(num_classes=num_classes, in_channels=in_channels, stem=stem, shortcut=shortcut)
         net = models.create(model, **options)
         prepare_kernels()
+        if timeline is not None:
+            _draw(net, (batch_size, in_channels or 3, size, size), steps, f"{model}, batch {batch_size}", timeline)
+            return
         sizes = {"batch_size": batch_size, "image_size": size, "channels": in_channels or 3}
         found = profiling.profile(net, **sizes, steps=steps).as_dict(images)
         found = {"model": model, "options": options, **found}
         if json_file is not None:
             write_whole(json_file, (json.dumps(found, indent=2) + "\n").encode())
         _print_profile(found, sort)
+
+
+def _draw(net: nn.Module, batch: tuple[int, ...], steps: int, title: str, path: Path) -> None:
+    """Each process's share of a batch, drawn by the first of them."""
+    if (processes := world().size) < 2:
+        raise UserError("--timeline: shows several processes: mpiexec -n 2 tinyres profile ...")
+    images = np.random.default_rng(0).standard_normal((batch[0] // processes, *batch[1:]), np.float32)
+    found = timelines.record(net, images, np.zeros(len(images), np.int64), steps)
+    if world().rank == 0:
+        hidden = min(map(timelines.hidden, found))
+        timelines.draw(found, f"{title}: {hidden:.0%} of the exchange while computing, or more", path)
+        out.print(f"{hidden:.0%} or more of the exchange of gradients goes on while processes compute ({path})")
 
 
 def _print_profile(found: dict[str, Any], sort: str) -> None:

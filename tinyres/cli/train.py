@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tinyres import parallel
 from tinyres import train as training
 from tinyres.backend import num_threads
 from tinyres.cli.options import Shortcut, Stem
@@ -22,8 +23,9 @@ from tinyres.console import (
     prepare_kernels,
     reading,
     shell,
-    use_threads,
+    work_together,
 )
+from tinyres.parallel.world import world
 
 DEFAULTS = training.Config()
 RECIPE, VARIATION = "Recipe", "Variation of images"
@@ -62,6 +64,13 @@ def train(
     batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=RECIPE)] = DEFAULTS.optimizer,
     lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=RECIPE)] = DEFAULTS.lr,
+    lr_batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Batch that --lr is for: with another --batch-size the rate is in proportion (Goyal et al., 2017).",
+            rich_help_panel=RECIPE,
+        ),
+    ] = DEFAULTS.lr_batch_size,
     schedule: Annotated[
         str, typer.Option(help=f"{', '.join(training.SCHEDULES)}.", rich_help_panel=RECIPE)
     ] = DEFAULTS.schedule,
@@ -74,6 +83,12 @@ def train(
     decay_bias: Annotated[
         bool, typer.Option(help="Whether biases and batch norm decay as well.", rich_help_panel=RECIPE)
     ] = DEFAULTS.decay_bias,
+    zero_init_residual: Annotated[
+        bool,
+        typer.Option(
+            help="Start each block's last batch norm at 0, so that the block is its shortcut.", rich_help_panel=RECIPE
+        ),
+    ] = DEFAULTS.zero_init_residual,
     label_smoothing: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.label_smoothing,
     clip_norm: Annotated[
         float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=RECIPE)
@@ -91,6 +106,17 @@ def train(
         int | None, typer.Option(help="Train on so many images only, chosen at random; not of a folder.")
     ] = DEFAULTS.subset,
     seed: Annotated[int, typer.Option(help="One seed, one result.")] = DEFAULTS.seed,
+    shards: Annotated[
+        int | None,
+        typer.Option(
+            help="Parts of a batch for processes to share out, each with its own batch norm: the same result on any "
+            "number of processes that divides it. As many as there are processes by default.",
+            show_default=False,
+        ),
+    ] = None,
+    sync_batch_norm: Annotated[
+        bool, typer.Option(help="Normalise by the statistics of all of a batch, not of each shard alone.")
+    ] = DEFAULTS.sync_batch_norm,
     checkpoint_every: Annotated[
         str | None,
         typer.Option(
@@ -124,16 +150,18 @@ def train(
     a run of so many. previous.safetensors is the checkpoint before the last.
     """
     with errors():
-        use_threads(threads)
+        work_together(threads)
         every = _every(checkpoint_every)
         fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
+        fields["shards"] = parallel.world_size() if shards is None else shards
         if resume:
             config = _config_to_resume(context, out_folder, fields)
         else:
             if out_folder and training.holds_run(out_folder):
                 raise UserError(training.ALREADY.format(out_folder))
             config = configuration(fields)
-        folder = out_folder or Path("runs") / f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+        named = f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = out_folder or Path("runs") / world().texts(named)[0]  # of one moment, whichever came first
         with reading() as progress:
             run = training.Run(
                 config, folder, resume=resume, anomaly=detect_anomaly, recompute=recompute, progress=progress
@@ -143,7 +171,9 @@ def train(
         parameters = sum(p.size for p in run.model.parameters())
         images = len(run.data.train[1])
         network = f"{config.model} ({parameters:,} parameters)"
-        out.print(f"{network} on {config.dataset} ({images:,} images), {num_threads()} threads", soft_wrap=True)
+        how = f"{parallel.world_size()} processes of " if parallel.world_size() > 1 else ""
+        how += f"{num_threads()} thread{'s' if num_threads() > 1 else ''}"
+        out.print(f"{network} on {config.dataset} ({images:,} images), {how}", soft_wrap=True)
         where = f"Run folder: {folder}" + (f", from step {run.step} of {run.total_steps}" if resume else "")
         out.print(where, soft_wrap=True)
         prepare_kernels()

@@ -56,10 +56,12 @@ class Augment:
         mean: npt.ArrayLike,
         std: npt.ArrayLike,
         rng: np.random.Generator,
+        own: slice = slice(None),
     ) -> np.ndarray:
         """The images of shape (N, C, H, W) that `index`, of shape (B,), names: varied, normalised, float32.
 
-        Everything is drawn whether it is used or not: to turn one thing off does not change the others.
+        Everything is drawn whether it is used or not: to turn one thing off does not change the others, and those that
+        are in the slice `own`, which alone are made, are the same as if all were.
         """
         n = np.size(index)
         corner = rng.integers(0, 2 * self.pad, (n, 2), endpoint=True)
@@ -67,10 +69,10 @@ class Augment:
         centre = rng.integers(0, images.shape[2:], (n, 2))
         return augment_batch(
             images,
-            index,
-            corner=corner,
-            flip=flip & self.flip,
-            centre=centre,
+            np.asarray(index)[own],
+            corner=corner[own],
+            flip=flip[own] & self.flip,
+            centre=centre[own],
             mean=mean,
             std=std,
             pad=self.pad,

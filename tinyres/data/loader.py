@@ -33,11 +33,14 @@ class Loader:
     seed : int
     drop_last : bool
         Whether to leave out a last batch that is not full.
+    part : (int, int)
+        Which of how many parts of each batch: (1, 4) makes the second quarter of each alone, the same images in the
+        same variations as if the whole were made.
 
     Raises
     ------
     ValueError
-        If an array has the wrong dtype or shape, or `batch_size`, `std` or `seed` a value that makes no sense.
+        If an array has the wrong dtype or shape, or `batch_size`, `std`, `seed` or `part` a value that makes no sense.
 
     Examples
     --------
@@ -64,8 +67,11 @@ class Loader:
         augment: Augment | None = None,
         seed: int = 0,
         drop_last: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         _check_data(images, labels)
+        if not 0 <= part[0] < part[1]:
+            raise ValueError(f"part: got {part}, expected which of how many, such as (0, 2)")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         if seed < 0:
@@ -82,20 +88,26 @@ class Loader:
         self.augment = augment or Augment(pad=0, flip=False, cutout=0)
         self.seed = seed
         self.drop_last = drop_last
+        self.part = part
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Batches of one epoch, from batch `start` on.
+    def images_of(self, batch: int) -> int:
+        """Images of a batch, of all its parts."""
+        return min(self.batch_size, len(self.images) - batch * self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Batches of one epoch, from batch `start` on, every `step`-th.
 
         Parameters
         ----------
         epoch : int
         start : int
             First batch, 0 to ``len(loader)``.
+        step : int
 
         Yields
         ------
@@ -105,22 +117,26 @@ class Loader:
         Raises
         ------
         ValueError
-            If `epoch` is negative or there is no batch `start`.
+            If `epoch` is negative, there is no batch `start`, or `step` is not positive.
         """
         if epoch < 0:
             raise ValueError(f"epoch: expected 0 or more, got {epoch}")
         if not 0 <= start <= len(self):
             raise ValueError(f"start: expected 0 to {len(self)}, got {start}")
-        return self._prefetch(epoch, start)  # a generator of its own, so that the checks above come at once
+        if step < 1:
+            raise ValueError(f"step: expected 1 or more, got {step}")
+        return self._prefetch(
+            epoch, range(start, len(self), step)
+        )  # a generator of its own, so that the checks above come at once
 
-    def _prefetch(self, epoch: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _prefetch(self, epoch: int, batches: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.arange(len(self.images))
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinyres-loader")
         try:
             tasks: Iterator[Future[tuple[np.ndarray, np.ndarray]]]
-            tasks = (pool.submit(self._batch, order, epoch, batch) for batch in range(start, len(self)))
+            tasks = (pool.submit(self._batch, order, epoch, batch) for batch in batches)
             waiting = deque(islice(tasks, AHEAD))
             while waiting:
                 ready = waiting.popleft().result()  # raises here what was raised on the thread
@@ -133,8 +149,10 @@ class Loader:
         index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         # from 1, since NumPy takes [seed, epoch, 0] for the same seed as [seed, epoch]
         rng = np.random.default_rng([self.seed, epoch, batch + 1])
-        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng)
-        return x, self.labels[index]
+        which, parts = self.part
+        own = slice(which * len(index) // parts, (which + 1) * len(index) // parts)
+        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=own)
+        return x, self.labels[index[own]]
 
 
 def split_validation(

@@ -1,0 +1,40 @@
+"""Whether a launcher started this process as one of several: what it left in the environment."""
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Launch(NamedTuple):
+    """What a launcher says."""
+
+    launcher: str
+    rank: int
+    size: int
+
+
+LAUNCHERS = {
+    "Open MPI's mpiexec": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "mpiexec": ("PMI_RANK", "PMI_SIZE"),  # MPICH, Intel MPI, and srun --mpi=pmi2
+    "MVAPICH's mpiexec": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+}
+"""Who starts processes, and what tells them which of how many they are; the first that is there is believed."""
+
+
+def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
+    """What started this process, if it is one of several.
+
+    A batch script of Slurm, which is one process in an allocation for many, has no step of its own and is alone.
+
+    Examples
+    --------
+    >>> launch({"PMI_RANK": "1", "PMI_SIZE": "4"})
+    Launch(launcher='mpiexec', rank=1, size=4)
+    >>> launch({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"})
+    """
+    for launcher, names in LAUNCHERS.items():
+        rank, size = (environment.get(name, "") for name in names)
+        if rank.isdecimal() and size.isdecimal() and int(size) > 1:
+            return Launch(launcher, int(rank), int(size))
+    return None

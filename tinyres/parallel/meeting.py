@@ -1,0 +1,115 @@
+"""Shards that run side by side and meet on the way, where each needs to know of all.
+
+A process that has several shards gives each a thread. One runs at a time: until it comes to a meeting, where it leaves
+an array and lets the next one run. When all of a process have come, processes exchange what was left, and every shard
+gets all of it. So the order in which things happen does not depend on the number of processes, and each shard computes
+what it would compute alone.
+"""
+
+import contextvars
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from tinyres.parallel.exchange import Shards
+from tinyres.tape import Array
+
+
+class _Left(Exception):
+    """Another shard of this process has failed."""
+
+
+class Meeting:
+    """Where the shards of a step meet. As a `Gather`, see `ops.batch_norm`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from tinyres.parallel.world import world
+    >>> meeting = Meeting(Shards(2, world()))
+    >>> def work(shard):
+    ...     print(shard, meeting(np.array([10.0 * shard])).ravel())
+    >>> meeting.run(work)
+    0 [ 0. 10.]
+    1 [ 0. 10.]
+    """
+
+    def __init__(self, shards: Shards) -> None:
+        self.shards, self.own = shards, list(shards.own)
+        self.channel = shards.world.channel()
+        self.turn = threading.Condition()
+        self.running = 0  # which of this process's shards may run
+        self.left: list[Array] = []
+        self.found: Array | None = None
+        self.failed: BaseException | None = None
+        self.which = threading.local()
+
+    @property
+    def leads(self) -> bool:
+        """Whether the shard that asks is the first of its process."""
+        return bool(getattr(self.which, "number", 0) == 0)
+
+    def __call__(self, array: Array) -> Array:
+        """Leave an array of one shape in all shards, and get those of all shards, stacked in their order."""
+        self.left.append(array)
+        if len(self.left) == len(self.own):
+            self.found, self.left = self._exchanged(np.stack(self.left)), []
+        self._pass_on()
+        assert self.found is not None
+        return self.found
+
+    def _exchanged(self, own: Array) -> Array:
+        world = self.shards.world
+        if world.size == 1:
+            return own
+        found = np.empty((self.shards.count, *own.shape[1:]), own.dtype)
+        self.channel.Allgather(own, found)
+        return found
+
+    def run(self, work: Callable[[int], None]) -> None:
+        """Do the work of each of this process's shards, given its number; its error is raised here.
+
+        Each shard comes to as many meetings as any other.
+        """
+        if len(self.own) == 1:
+            work(self.own[0])
+            return
+        self.running, self.left, self.failed = 0, [], None
+        threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(self._run, work, i), daemon=True)
+            for i in range(len(self.own))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.failed is not None:
+            raise self.failed
+
+    def _run(self, work: Callable[[int], None], number: int) -> None:
+        self.which.number = number
+        try:
+            self._await_turn()
+            work(self.own[number])
+        except _Left:
+            pass
+        except BaseException as error:
+            self.failed = error
+        with self.turn:
+            self.running = number + 1 if number + 1 < len(self.own) else 0
+            self.turn.notify_all()
+
+    def _pass_on(self) -> None:
+        """Let the next shard run, until it is this one's turn again."""
+        if len(self.own) > 1:
+            with self.turn:
+                self.running = (self.which.number + 1) % len(self.own)
+                self.turn.notify_all()
+            self._await_turn()
+
+    def _await_turn(self) -> None:
+        with self.turn:
+            self.turn.wait_for(lambda: self.running == self.which.number or self.failed is not None)
+        if self.failed is not None:
+            raise _Left
