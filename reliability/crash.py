@@ -2,16 +2,23 @@
 
     python reliability/crash.py                 # 200 kills, about ten minutes
     python reliability/crash.py --kills 20 --seed 1
+    python reliability/crash.py --processes 4   # one of several processes under mpiexec; other numbers go on
 
 A small network trains and saves itself after each step, and three kills of four (SIGKILL: no handler, no clean-up) wait
 until a file is half written. After each, the newest checkpoint must load, and hold, to the last bit, the state that
 a run that nobody killed has at this step; then the run is resumed, and killed again, until it is done. Its final
 checkpoint and metrics must be those of the undisturbed run.
+
+Of several processes a random one is killed. All must be gone within ten seconds; a random number of processes that
+divides the first goes on.
 """
 
 import argparse
+import contextlib
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +29,11 @@ from pathlib import Path
 
 import tinyres as tr
 from tinyres import checkpoints, models, train
+from tinyres.parallel.launch import launch
 
 EPOCHS = 6
+SHARDS = int(os.environ.get("SHARDS", "1"))  # of each batch
+LONGEST = 10  # seconds until all processes are gone, once one is
 
 
 def install_network() -> None:
@@ -37,7 +47,9 @@ def install_network() -> None:
 
 
 def new_run(folder: Path) -> train.Run:
-    config = train.Config(dataset="shapes", model="tiny", epochs=EPOCHS, batch_size=20, validation=20, lr=0.05)
+    config = train.Config(
+        dataset="shapes", model="tiny", epochs=EPOCHS, batch_size=20, validation=20, lr=0.05, shards=SHARDS
+    )
     return train.Run(config, folder, resume=train.holds_run(folder))
 
 
@@ -49,7 +61,7 @@ class Told:
 
     def start(self, run: train.Run) -> None:
         if self.tell:
-            print("training", flush=True)
+            print("training", os.getpid(), flush=True)
 
     def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
         if not self.tell and run.step % len(run.loader):
@@ -64,26 +76,44 @@ class Told:
 
 
 def child(folder: Path) -> None:
+    if launch():
+        tr.parallel.init()
     install_network()
     new_run(folder).fit(Told(tell=True), every=train.Every(steps=1))
 
 
-def victim(folder: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, __file__, "--child", folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def victims(folder: Path, processes: int) -> tuple[subprocess.Popen, list[int]]:
+    """Start a run, or go on with it; the numbers of its processes, once all of them train."""
+    line = [sys.executable, __file__, "--child", folder]
+    if processes > 1:
+        line = [shutil.which("mpiexec") or Path(sys.executable).parent / "mpiexec", "-n", str(processes), *line]
+    job = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    found = [job.stdout.readline().split() for _ in range(processes)]
+    if any(words[:1] != ["training"] for words in found):
+        sys.exit(f"the run did not start: {found} {job.stderr.read()}")
+    return job, [int(words[1]) for words in found]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] == "Z"
+    except OSError:
+        return True
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="and shards of a batch; a power of two")
     parser.add_argument("--json", type=Path, help="write the counts to this file as well")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
         child(options.child)
         return
+    if options.processes != SHARDS:
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"SHARDS": str(options.processes)})
     install_network()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as base:
@@ -111,22 +141,27 @@ def main() -> None:
 def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> None:
     """Kill and resume one run until it is done, or until there were kills enough."""
     while counts["kills"] < kills:
-        process = victim(folder)
-        line = process.stdout.readline()
-        if line != "training\n":
-            sys.exit(f"the run did not start: {line}{process.stderr.read()}")
+        fitting = [n for n in range(1, SHARDS + 1) if SHARDS % n == 0]
+        process, pids = victims(folder, chance.choice(fitting) if folder.exists() else SHARDS)
         time.sleep(chance.uniform(0, longest))
         if chance.random() < 0.75:  # when it is next seen to write
             while process.poll() is None and not any(folder.glob(".*.part")):
                 pass
             time.sleep(chance.uniform(0, 0.001))
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(chance.choice(pids), signal.SIGKILL)
+        killed = time.monotonic()
         _, errors = process.communicate()
         if process.returncode == 0:  # it was done before
             compare(folder, whole)
             return
-        if process.returncode != -signal.SIGKILL:
+        if process.returncode != -signal.SIGKILL and len(pids) == 1:
             sys.exit(f"the run failed: {errors}")
+        while not all(map(gone, pids)):
+            if time.monotonic() - killed > LONGEST:
+                sys.exit(f"a process is still there {LONGEST} s after another was killed")
+            time.sleep(0.01)
+        counts["of several processes"] += len(pids) > 1
         counts["kills"] += 1
         counts["while saving"] += any(folder.glob(".*"))
         last = folder / "last.safetensors"
