@@ -61,7 +61,8 @@ class Told:
 
     def start(self, run: train.Run) -> None:
         if self.tell:
-            print("training", os.getpid(), flush=True)
+            sys.stdout.write(f"training {os.getpid()}\n")  # at once, so that lines of several do not mix
+            sys.stdout.flush()
 
     def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
         if not self.tell and run.step % len(run.loader):
