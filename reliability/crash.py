@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> None:
-    """Kill and resume one run until it is done, or until there were kills enough."""
+    """Kill and resume one run until it is done, or until there were kills enough; then let it go on to its end."""
     while counts["kills"] < kills:
         fitting = [n for n in range(1, SHARDS + 1) if SHARDS % n == 0]
         process, pids = victims(folder, chance.choice(fitting) if folder.exists() else SHARDS)
@@ -176,6 +176,9 @@ def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> Non
         if (folder / "previous.safetensors").exists():
             checkpoints.load(folder / "previous.safetensors")
         counts["resumed"] += 1
+    process, _ = victims(folder, SHARDS)  # what is left of the last run, undisturbed
+    process.communicate()
+    compare(folder, whole)
 
 
 def compare(folder: Path, whole: Path) -> None:
