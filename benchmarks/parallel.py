@@ -13,7 +13,6 @@ Each contender is a job of its own, that waits for its turn asleep.
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -158,9 +157,9 @@ def main() -> None:
     if args.job:
         serve(args, work)
         return
-    beside = Path(sys.executable).parent / "mpiexec"
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if launcher is None:
+    from tinyres.parallel.launch import mpiexec
+
+    if (launcher := mpiexec()) is None:
         parser.error("there is no mpiexec: pip install 'tinyres[mpi]'")
     p = args.processes
     one = f"{OURS}, 1 process, 1 thread"

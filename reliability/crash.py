@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from pathlib import Path
 
 import tinyres as tr
 from tinyres import checkpoints, models, train
-from tinyres.parallel.launch import launch
+from tinyres.parallel.launch import launch, mpiexec
 
 EPOCHS = 6
 SHARDS = int(os.environ.get("SHARDS", "1"))  # of each batch
@@ -87,7 +86,7 @@ def victims(folder: Path, processes: int) -> tuple[subprocess.Popen, list[int]]:
     """Start a run, or go on with it; the numbers of its processes, once all of them train."""
     line = [sys.executable, __file__, "--child", folder]
     if processes > 1:
-        line = [shutil.which("mpiexec") or Path(sys.executable).parent / "mpiexec", "-n", str(processes), *line]
+        line = [mpiexec(), "-n", str(processes), *line]
     job = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     found = [job.stdout.readline().split() for _ in range(processes)]
     if any(words[:1] != ["training"] for words in found):

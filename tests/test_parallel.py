@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,18 +16,12 @@ from support import runs
 import tinyres as tr
 from tinyres import checkpoints
 from tinyres.parallel.exchange import Shards
-from tinyres.parallel.launch import launch
+from tinyres.parallel.launch import launch, mpiexec
 from tinyres.parallel.meeting import Meeting
 from tinyres.parallel.tree import add_up, subtrees
 from tinyres.parallel.world import World, world
 
 PROGRAMS = Path(__file__).parent / "support" / "processes.py"
-
-
-def mpiexec():
-    """The launcher of the environment that tests run in, or of the system."""
-    beside = Path(sys.executable).parent / "mpiexec"
-    return str(beside) if beside.exists() else shutil.which("mpiexec")
 
 
 try:
@@ -230,6 +223,12 @@ def test_exchange_between_processes(count):
 
 
 @mpi
+def test_sums_without_end():
+    out, _ = run(2, PROGRAMS, "many")
+    assert out.splitlines() == ["same"] * 2
+
+
+@mpi
 def test_batch_norm_of_two_processes_has_the_gradient_of_finite_differences():
     out, _ = run(2, PROGRAMS, "batch_norm")
     assert out.splitlines() == ["same"] * 2
@@ -397,3 +396,6 @@ def test_profile_draws_when_processes_exchange(tmp_path):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     _, err = run(1, PROGRAMS, "tinyres", "profile", "tiny", *how, code=1)
     assert "--timeline: shows several processes" in err
+    for option, said in ((["--batch-size", 1], "--batch-size: got 1, expected 2 or more"), (["--json", "a"], "--json")):
+        _, err = run(2, PROGRAMS, "tinyres", "profile", "tiny", *how, *option, code=1)
+        assert said in err

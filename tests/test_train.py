@@ -618,3 +618,17 @@ def test_blocks_may_begin_as_their_shortcuts(tiny, tmp_path):
     last = [p.data for name, p in run.model.named_parameters() if name.endswith("bn2.weight")]
     assert last
     assert not np.concatenate(last).any()
+
+
+def test_signal_while_validating_stops_at_the_end_of_the_epoch(tiny, tmp_path, monkeypatch):
+    real = train.evaluate
+
+    def evaluate(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(train, "evaluate", evaluate)
+    run = train.Run(config(), tmp_path / "run")
+    with pytest.raises(train.Interrupted):
+        run.fit()
+    assert run.step == run.saved == len(run.loader)

@@ -213,10 +213,12 @@ class Run:
             if (before := saved[1].get("simd", machine.simd())) != machine.simd():
                 self.notes.append(OTHER.format(before, machine.simd()))
         self.meeting = Meeting(self.shards) if config.sync_batch_norm else None
-        own = self.model.buffers() if self.meeting is None else ()  # else they are the same in all processes
-        parallel.broadcast(self.model.buffers())
+        buffers = list(self.model.buffers())
+        if self.meeting is not None:  # which leaves them the same in all processes: there is no mean to take
+            parallel.broadcast(buffers)
+            buffers = []
         self.gradients = parallel.Gradients(
-            self.model.parameters(), own, shards=self.shards, numbers=len(_Told._fields)
+            self.model.parameters(), buffers, shards=self.shards, numbers=len(_Told._fields)
         )
         for module in self.model.modules():
             if isinstance(module, BatchNorm2d):
@@ -256,22 +258,26 @@ class Run:
         steps, seconds = every or Every()
         saved = time.monotonic()
         told = (lambda: reporter.stopping(self)) if reporter else None
+        agreed = False
+
+        def stopped() -> bool:
+            """Several processes stop together, where the sums of a step have said so to all of them."""
+            return agreed if self.world.size > 1 else asked()
+
         with stop_signals(told) as asked:
             while self.step < step:
                 epoch, batch = divmod(self.step, len(self.loader))
                 for x, y in self.loader.epoch(epoch, batch):
-                    loss, lr, stopped = self._train_step(x, y, asked)
+                    loss, lr, agreed = self._train_step(x, y, asked)
                     if reporter:
                         reporter.step(self, loss, lr, self.loader.images_of((self.step - 1) % len(self.loader)))
-                    if self.world.size == 1:
-                        stopped = asked()  # several stop together, where the sums of a step have said so to all
                     if self.step % len(self.loader) == 0:
                         continue  # the epoch is over, and ends with a checkpoint
                     due = (steps and self.step % steps == 0) or (seconds and time.monotonic() - saved >= seconds)
-                    if due or stopped:
+                    if due or stopped():
                         self.save("last")
                         saved = time.monotonic()
-                    if stopped:
+                    if stopped():
                         raise Interrupted
                     if self.step == step:
                         return
@@ -279,7 +285,7 @@ class Run:
                 saved = time.monotonic()
                 if reporter:
                     reporter.epoch(self, self.history[-1])
-                if stopped and self.step < self.total_steps:
+                if stopped() and self.step < self.total_steps:
                     raise Interrupted
 
     def _train_step(self, x: Array, y: Array, asked: Callable[[], bool]) -> tuple[float, float, bool]:

@@ -59,6 +59,14 @@ def exchange():
     say("same")
 
 
+def many():
+    """More sums and messages than there can be communicators."""
+    tr.parallel.init()
+    for i in range(5000):
+        assert tr.parallel.all_reduce(np.array([i]))[0] == i * tr.parallel.world_size()
+    say("same")
+
+
 def loop():
     if launch():
         tr.parallel.init()
@@ -182,4 +190,6 @@ def command():
     main()
 
 
-{"batch_norm": batch_norm, "exchange": exchange, "shared": shared, "loop": loop, "tinyres": command}[sys.argv[1]]()
+{"batch_norm": batch_norm, "exchange": exchange, "many": many, "shared": shared, "loop": loop, "tinyres": command}[
+    sys.argv[1]
+]()

@@ -50,7 +50,8 @@ def profile(
     timeline: Annotated[
         Path | None,
         typer.Option(
-            help="Draw when each process computes and when it exchanges gradients: mpiexec -n 2 tinyres profile ...",
+            help="Draw when each process computes and exchanges gradients, and nothing else: mpiexec -n 2 tinyres "
+            "profile ... --timeline FILE.png",
             show_default=False,
         ),
     ] = None,
@@ -78,6 +79,8 @@ def profile(
         if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
             raise UserError(f"--json: got {json_file}, expected a file in a folder that is there")
         if timeline is not None:
+            if json_file is not None:
+                raise UserError("--timeline: draws a picture alone, and leaves nothing to write for --json")
             work_together(threads)
         elif (launched := launch()) and launched.rank:
             return  # the first process looks at itself
@@ -101,6 +104,8 @@ def _draw(net: nn.Module, batch: tuple[int, ...], steps: int, title: str, path: 
     """Each process's share of a batch, drawn by the first of them."""
     if (processes := world().size) < 2:
         raise UserError("--timeline: shows several processes: mpiexec -n 2 tinyres profile ...")
+    if batch[0] < processes:
+        raise UserError(f"--batch-size: got {batch[0]}, expected {processes} or more: one for each process")
     images = np.random.default_rng(0).standard_normal((batch[0] // processes, *batch[1:]), np.float32)
     found = timelines.record(net, images, np.zeros(len(images), np.int64), steps)
     if world().rank == 0:

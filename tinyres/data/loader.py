@@ -108,6 +108,7 @@ class Loader:
         start : int
             First batch, 0 to ``len(loader)``.
         step : int
+            1 or more: processes that share out an epoch take every so many.
 
         Yields
         ------
@@ -125,9 +126,8 @@ class Loader:
             raise ValueError(f"start: expected 0 to {len(self)}, got {start}")
         if step < 1:
             raise ValueError(f"step: expected 1 or more, got {step}")
-        return self._prefetch(
-            epoch, range(start, len(self), step)
-        )  # a generator of its own, so that the checks above come at once
+        # a generator of its own, so that the checks above come at once
+        return self._prefetch(epoch, range(start, len(self), step))
 
     def _prefetch(self, epoch: int, batches: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         order = np.arange(len(self.images))

@@ -219,9 +219,8 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile,
     c, x_channel, y_channel = channels
     n, (_, oh, ow, o) = x_shape[0], y_shape
     inside, in_rows, in_cols, pixel = _input_of(window, (rows, cols), x_shape, c)
-    row_bytes = (
-        (in_cols if kw >= sw else cols * kw) * c * itemsize * min(sh, kh)
-    )  # that an output row is the first to read
+    read_cols = in_cols if kw >= sw else cols * kw
+    row_bytes = min(sh, kh) * read_cols * c * itemsize  # that an output row is the first to read
     strip_bytes = DEEP_STRIP_BYTES if deep else STRIP_BYTES
     most = max(1, min(rows, strip_bytes // row_bytes, -(-rows * n // ITEMS)))
     strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // tile.rows), r))  # by how full tiles are

@@ -79,6 +79,8 @@ class Exchange:
     shards : Shards
     sums : sequence of (int, dtype)
         How many numbers of which dtype each has. Sums begin in this order, the same in all processes.
+    channels : pair of communicators, optional
+        For no other exchange while this one is under way; two of its own by default.
 
     Examples
     --------
@@ -91,14 +93,16 @@ class Exchange:
     [array([0., 2., 4.])]
     """
 
-    def __init__(self, shards: Shards, sums: Sequence[tuple[int, npt.DTypeLike]]) -> None:
+    def __init__(
+        self, shards: Shards, sums: Sequence[tuple[int, npt.DTypeLike]], channels: tuple[Any, Any] | None = None
+    ) -> None:
         self.shards, self.kinds = shards, [(size, np.dtype(dtype)) for size, dtype in sums]
         world = shards.world
         self.widths = [-(-size // world.size) for size, _ in self.kinds]  # numbers of a slice; the last may need fewer
         self.spans = [subtrees(shards.of(rank), shards.whole) for rank in range(world.size)]
         # what MPI does together it begins in one order everywhere, on each channel, and Allgather begins whenever an
         # Alltoall has ended: each has a channel of its own
-        self.scatters, self.gathers = world.channel(), world.channel()
+        self.scatters, self.gathers = channels or (world.channel(), world.channel())
         self.log: list[tuple[float, float]] | None = None  # of when sums began and ended, for those who ask
         self._begin()
 

@@ -1,6 +1,8 @@
 """Whether a launcher started this process as one of several: what it left in the environment."""
 
 import os
+import shutil
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -38,3 +40,8 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
         if rank.isdecimal() and size.isdecimal() and int(size) > 1:
             return Launch(launcher, int(rank), int(size))
     return None
+
+
+def mpiexec() -> str | None:
+    """The launcher of the environment that this Python is of, else of the system; None where there is none."""
+    return shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")

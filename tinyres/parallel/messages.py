@@ -92,7 +92,7 @@ def all_reduce(array: Array, op: str = "sum") -> Array:
     if op not in ("sum", "mean"):
         raise ValueError(f"op: got {op!r}, expected 'sum' or 'mean'")
     array = np.asarray(array)
-    exchange = Exchange(Shards(world().size, world()), [(array.size, array.dtype)])
+    exchange = Exchange(Shards(world().size, world()), [(array.size, array.dtype)], world().channels)
     exchange.put(0, world().rank, [array])
     (total,) = exchange.wait()
     if op == "mean":

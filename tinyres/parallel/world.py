@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,12 @@ class World:
     rank, size = 0, 1
 
     def channel(self) -> Any:
-        """A communicator of its own, for messages of one kind."""
+        """A communicator of its own, for messages of one kind. There can be some thousands in a process."""
+
+    @cached_property
+    def channels(self) -> tuple[Any, Any]:
+        """Two for sums that are waited for at once, which all may use."""
+        return self.channel(), self.channel()
 
     def barrier(self) -> None:
         """Wait until all are here."""
