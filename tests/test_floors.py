@@ -29,7 +29,7 @@ FLOORS = [
     {"optim", "schedule"},
     {"data"},
     {"checkpoints"},
-    {"recipe"},
+    {"recipe", "curves", "stopping"},
     {"train"},
     {"verify"},
     {"profile", "console"},

@@ -1,5 +1,6 @@
 """What a training run is asked to do: its configuration, and the data and the schedule that follow from it."""
 
+import json
 import math
 import reprlib
 from collections.abc import Callable
@@ -192,6 +193,18 @@ class Data(NamedTuple):
     mean: Array
     std: Array
     notes: tuple[str, ...] = ()  # what the user should know
+
+    def apart(self) -> tuple[list[Array], str]:
+        """All arrays, and all else as a text: what processes hand each other."""
+        arrays = [*self.train, *self.validation, *self.test, self.mean, self.std]
+        return arrays, json.dumps({"classes": self.classes, "notes": self.notes})
+
+    @classmethod
+    def together(cls, arrays: list[Array], text: str) -> "Data":
+        """What was taken apart."""
+        x, y, validation_x, validation_y, test_x, test_y, mean, std = arrays
+        words = {name: tuple(value) for name, value in json.loads(text).items()}
+        return cls((x, y), (validation_x, validation_y), (test_x, test_y), mean=mean, std=std, **words)
 
 
 def read_split(config: Config, split: str) -> tuple[Array, Array]:

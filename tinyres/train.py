@@ -12,21 +12,20 @@ was stopped goes on from ``last.safetensors`` as if it had not been, and what it
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import re
 import reprlib
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tinyres import checkpoints, data, machine, models, ops, optim, parallel
+from tinyres.curves import curves
 from tinyres.files import remove_leftovers
 from tinyres.nn import BatchNorm2d, Module
 from tinyres.nn.init import manual_seed
@@ -34,6 +33,7 @@ from tinyres.parallel.exchange import Shards
 from tinyres.parallel.meeting import Meeting
 from tinyres.parallel.world import check_same, world
 from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, fits, load_data, read_split
+from tinyres.stopping import stop_signals
 from tinyres.tape import Array, detect_anomaly, no_grad
 from tinyres.tensor import Tensor
 from tinyres.version import __version__
@@ -181,7 +181,7 @@ class Run:
         self.shards = Shards.of_run(config.shards, self.world)
         self.world.first(self._open, resume)
         saved = checkpoints.load(self.folder / "last.safetensors") if resume and has_begun(self.folder) else None
-        self.data = _together(self.world.shared(lambda: _apart(load_data(config, progress))))
+        self.data = Data.together(*self.world.shared(lambda: load_data(config, progress).apart()))
         self._check_same()
         self.notes = list(self.data.notes)
         options = {"num_classes": len(self.data.classes), **config.model_options}
@@ -488,19 +488,6 @@ class Run:
             self._write("curves.png", picture)
 
 
-def _apart(found: Data) -> tuple[list[Array], str]:
-    """Data as arrays, and all else as a text."""
-    arrays = [*found.train, *found.validation, *found.test, found.mean, found.std]
-    return arrays, json.dumps({"classes": found.classes, "notes": found.notes})
-
-
-def _together(apart: tuple[list[Array], str]) -> Data:
-    (x, y, *rest), text = apart
-    rest_of = json.loads(text)
-    validation, test, mean, std = (rest[0], rest[1]), (rest[2], rest[3]), rest[4], rest[5]
-    return Data((x, y), validation, test, tuple(rest_of["classes"]), mean, std, tuple(rest_of["notes"]))
-
-
 def _progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
     """Step, history and sums of a checkpoint; KeyError or ValueError where they are not those of any run."""
     step, history, sums = info["step"], info["history"], info["sums"]
@@ -578,63 +565,3 @@ def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
     model.train(training)
     loss, correct = (sum(values) for values in parallel.all_reduce(found).T.tolist())
     return loss / len(loader.labels), int(correct) / len(loader.labels)
-
-
-# ---------------------------------------------------------------- stopping and showing
-@contextmanager
-def stop_signals(told: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of raising, and call `told` at the first; a second one raises as usual. Yields a
-    function: whether one came.
-
-    Examples
-    --------
-    >>> with stop_signals() as stopped:
-    ...     signal.raise_signal(signal.SIGINT)
-    ...     stopped()
-    True
-    """
-    came = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal came
-        came = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if told:
-            told()
-
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: signals are somebody else's business
-        pass
-    try:
-        yield lambda: came
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def curves(history: list[dict[str, float]], title: str) -> bytes | None:
-    """A PNG of loss and accuracy by epoch; None where matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
-    except ImportError:
-        return None
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    epochs = [record["epoch"] for record in history]
-    for axes, name, scale in zip(figure.subplots(1, 2), ("loss", "error"), (1, 100), strict=True):
-        for split, colour in (("train", "tab:blue"), ("validation", "tab:orange")):
-            key = f"{split}_{'loss' if name == 'loss' else 'accuracy'}"
-            if all(key in record for record in history):
-                values = [record[key] if name == "loss" else 1 - record[key] for record in history]
-                axes.plot(epochs, [scale * v for v in values], marker="o", markersize=3, color=colour, label=split)
-        axes.set(xlabel="epoch", ylabel="loss" if name == "loss" else "error (%)", ylim=(0, None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no epoch 1.25
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
