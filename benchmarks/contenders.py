@@ -46,15 +46,15 @@ WORKS = (
 
 # ---------------------------------------------------------------- options
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which work, and who competes."""
+    """Which work."""
     parser.add_argument("--model", help="resnet20 by default")
     parser.add_argument("--stem", choices=("cifar", "imagenet"), help="the model's own by default")
     parser.add_argument("--image-size", type=int, help="what the stem is for by default")
     parser.add_argument("--batch-size", type=int, help="that of the list of works by default, else 32")
-    add_modes(parser, MODES)
 
 
-def add_modes(parser: argparse.ArgumentParser, default: tuple[str, ...]) -> None:
+def add_modes(parser: argparse.ArgumentParser, default: tuple[str, ...] = MODES) -> None:
+    """Who competes."""
     parser.add_argument("--modes", nargs="*", choices=MODES, default=default, help="PyTorch's modes that compete")
 
 

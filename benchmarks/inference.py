@@ -21,6 +21,7 @@ from contenders import (
     MODES,
     WORKS,
     Work,
+    add_modes,
     add_options,
     batch,
     channels_last,
@@ -152,6 +153,7 @@ def report(work: Work, seconds: Seconds, distances: dict[str, float]) -> dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    add_modes(parser)
     parser.add_argument("--no-onnx", action="store_true", help="leave onnxruntime out")
     parser.add_argument("--turns", type=int, default=20, help="batches that are timed, of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contenders import WORKS, Work, add_options, training, works_of
+from contenders import WORKS, Work, add_modes, add_options, training, works_of
 from measuring import OURS, Seconds, best_of, compared, in_turns, introduce, machine, parse, prepare, rates, ratio, save
 
 Alone = dict[str, float]
@@ -105,6 +105,7 @@ def report(work: Work, seconds: Seconds, memories: dict[str, Alone]) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    add_modes(parser)
     parser.add_argument("--all", action="store_true", help="; ".join(map(str, WORKS)))
     parser.add_argument("--steps", type=int, default=12, help="that are timed, of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())

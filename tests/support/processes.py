@@ -59,6 +59,36 @@ def exchange():
     say("same")
 
 
+class Counting:
+    """A channel that counts the bytes that this process sends to others."""
+
+    def __init__(self, channel):
+        self.channel, self.sent = channel, 0
+
+    def Ialltoallv(self, sent, received):
+        array, counts = sent
+        self.sent += array.itemsize * (sum(counts) - counts[self.channel.rank])
+        return self.channel.Ialltoallv(sent, received)
+
+    def Iallgather(self, sent, total):
+        self.sent += sent.nbytes * (self.channel.size - 1)
+        return self.channel.Iallgather(sent, total)
+
+
+def volume():
+    """Of 2 (P - 1) / P of the gradients, and no more, for any number of shards that have P equal subtrees."""
+    tr.parallel.init()
+    world, size = the_world(), 960
+    for each in (1, 2, 4):
+        channels = tuple(Counting(world.channel()) for _ in range(2))
+        shards = Shards(each * world.size, world)
+        sums = Exchange(shards, [(size, "f4")], channels)
+        for shard in shards.own:
+            sums.put(0, shard, [np.full(size, shard, "f4")])
+        np.testing.assert_array_equal(sums.wait(), [np.full(size, sum(range(shards.count)))])
+        say(sum(channel.sent for channel in channels) / (4 * size))
+
+
 def many():
     """More sums and messages than there can be communicators."""
     tr.parallel.init()
@@ -190,6 +220,13 @@ def command():
     main()
 
 
-{"batch_norm": batch_norm, "exchange": exchange, "many": many, "shared": shared, "loop": loop, "tinyres": command}[
-    sys.argv[1]
-]()
+PROGRAMS = {
+    "batch_norm": batch_norm,
+    "exchange": exchange,
+    "many": many,
+    "shared": shared,
+    "loop": loop,
+    "tinyres": command,
+    "volume": volume,
+}
+PROGRAMS[sys.argv[1]]()

@@ -6,7 +6,7 @@ import io
 import re
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import typer
@@ -46,6 +46,8 @@ for info in (*app.registered_commands, *study.registered_commands):  # the termi
 SHARED = ("train", "eval", "predict", "profile")
 """Commands whose work several processes share; any other is done by the first of them."""
 
+UsageError: Any = typer.BadParameter.__base__  # Click's, or that of Typer's own copy of it
+
 
 @app.callback(invoke_without_command=True)
 def _main(
@@ -67,6 +69,18 @@ def main() -> None:
         with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # somebody's own stream
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a class may have a name in any script
     try:
+        if (launched := launch()) and launched.local_rank:
+            _run_quietly()
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run_quietly() -> NoReturn:
+    """Leave it to the first process of a machine to say what is wrong with a command that all have been given."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.Abort:
+        sys.exit(1)
+    except UsageError as error:
+        sys.exit(error.exit_code)
