@@ -362,13 +362,20 @@ def test_signal_to_one_process_stops_all_after_the_step(undisturbed, tmp_path):
 
 
 @mpi
-def test_launcher_and_library_that_do_not_know_each_other():
-    environment = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}
-    code = "import tinyres as tr; tr.parallel.init()"
+@pytest.mark.parametrize("local", ["0", "1"])
+def test_launcher_and_library_that_do_not_know_each_other(local, tmp_path):
+    """An error, that the first process of the machine tells without a traceback."""
+    environment = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": local}
     result = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=False
+        [sys.executable, PROGRAMS, "tinyres", "train", *map(str, RECIPE), "--out", tmp_path / "run"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert "srun started 2 processes, and the MPI library of mpi4py" in result.stderr
+    told = result.stderr.startswith("Error: srun started 2 processes, and the MPI library of mpi4py")
+    assert told if local == "0" else not result.stderr
+    assert "Traceback" not in result.stderr
     assert result.returncode == 1
 
 

@@ -90,8 +90,13 @@ def use_threads(n: int | None) -> None:
 
 def work_together(n: int | None) -> None:
     """With the processes that a launcher started, if it did, on as many threads each as --threads says."""
-    if launch():
-        parallel.init()
+    if launched := launch():
+        try:
+            parallel.init()
+        except (ImportError, RuntimeError) as error:
+            if launched.local_rank:  # for all of a machine the reason is the same, and the first of them tells it
+                raise typer.Exit(1) from None
+            raise UserError(str(error)) from None
     use_threads(n)
 
 
