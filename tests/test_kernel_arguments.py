@@ -20,9 +20,15 @@ from tinyres.kernels.arrays import KERNELS
 from tinyres.testing.strategies import numbers
 
 F4, F8 = np.float32, np.float64
-IN_PLACE = {"sgd_update": ("p", "v"), "add_to": ("total",), "conv2d_input_grad": ("total",)}
+IN_PLACE = {
+    "sgd_update": ("p", "v"),
+    "adamw_update": ("p", "m", "v"),
+    "add_to": ("total",),
+    "conv2d_input_grad": ("total",),
+}
 HELPERS = {"channels_last", "groups_of", "in_channels_last", "fits", "pays"}  # run nothing that is compiled
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
+ADAMW = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.01, "step": 3}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,6 +81,7 @@ def valid(dtype):
         yield "relu_grad", {"dy": a(*shape), "y": a(*shape)}
         yield "add_to", {"total": a(*shape), "part": a(*shape)}
         yield "sgd_update", {"p": a(*shape), "g": a(*shape), "v": a(*shape), **SETTINGS}
+        yield "adamw_update", {"p": a(*shape), "g": a(*shape), "m": a(*shape), "v": abs(a(*shape)), **ADAMW}
 
 
 CALLS = {dtype: list(valid(dtype)) for dtype in (F4, F8)}
@@ -321,6 +328,17 @@ def test_what_is_changed_has_memory_of_its_own(functions):
         with pytest.raises(ValueError, match=message):
             functions.sgd_update(p, g, v, **SETTINGS)
     functions.sgd_update(memory[:18:2], other, memory[1:18:2], **SETTINGS)  # side by side, but not the same
+    other, third = np.ones(9, F4), np.ones(9, F4)
+    for arrays, message in [
+        ((memory[:9], other, memory[5:14], third), "p: got memory that m has too"),
+        ((memory[:9], other, third, memory[5:14]), "p: got memory that v has too"),
+        ((other, third, memory[:9], memory[5:14]), "m: got memory that v has too"),
+        ((other, memory[:9], third, memory[5:14]), "v: got memory that g has too"),
+    ]:
+        with pytest.raises(ValueError, match=f"adamw_update: {message}"):
+            functions.adamw_update(*arrays, **ADAMW)
+        assert (other == 1).all()
+        assert (third == 1).all()
     both = np.ones((1, 2, 2, 1), F4).transpose(0, 3, 1, 2)
     with pytest.raises(ValueError, match="total: got memory that dy has too"):
         functions.conv2d_input_grad(both, np.ones((1, 1, 1, 1), F4), both.shape, both, stride=(1, 1), padding=(0, 0))

@@ -449,6 +449,26 @@ def test_update_is_its_definition(shape, dtype, order, g_order, nesterov, seed):
     assert_close(v, expected_v, 1e-6 if dtype == F4 else 1e-14)
 
 
+@given(
+    shapes(max_dims=4, min_side=0),
+    dtypes,
+    st.sampled_from(ORDERS[:3]),
+    st.sampled_from(ALL_ORDERS),
+    st.integers(1, 1000),
+    seeds,
+)
+def test_adamw_update_is_its_definition(shape, dtype, order, g_order, step, seed):
+    rng = np.random.default_rng(seed)
+    p, g, m, v = (in_order(numbers(rng, shape, dtype), o) for o in (order, g_order, order, order))
+    np.abs(v, out=v)
+    settings = {"lr": 0.3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.1, "step": step}
+    exact = [a.astype(F8) for a in (p, g, m, v)]
+    reference.adamw_update(*exact, **settings)
+    kernels.adamw_update(p, g, m, v, **settings)
+    for changed, expected in zip((p, m, v), (exact[0], exact[2], exact[3]), strict=True):
+        assert_close(changed, expected, 1e-6 if dtype == F4 else 1e-14)
+
+
 def test_one_compiled_kernel_serves_every_memory_order():
     """A read-only or strided array is another type to Numba: it would compile for seconds, each time."""
 

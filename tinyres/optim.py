@@ -287,10 +287,6 @@ class AdamW(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
-        lr, (b1, b2), t = group["lr"], group["betas"], self.step_count
-        m, v = state["mean"], state["square"]
-        p *= p.dtype.type(1 - lr * group["weight_decay"])
-        m += p.dtype.type(1 - b1) * (g - m)
-        v += p.dtype.type(1 - b2) * (g * g - v)
-        scale = p.dtype.type(np.sqrt(1 - b2**t))
-        p -= p.dtype.type(lr / (1 - b1**t)) * m / (np.sqrt(v) / scale + p.dtype.type(group["eps"]))
+        settings = {name: group[name] for name in ("lr", "eps", "weight_decay")}
+        settings |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "step": self.step_count}
+        backend.active.adamw_update(p, g, state["mean"], state["square"], **settings)

@@ -164,3 +164,15 @@ def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
     g = g + weight_decay * p
     v[...] = momentum * v + g
     p -= lr * (g + momentum * v if nesterov else v)
+
+
+def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
+    check("adamw_update", p, g, m, v)
+    check_in_place("adamw_update", "p", p, g=g, m=m, v=v)
+    check_in_place("adamw_update", "m", m, g=g, v=v)
+    check_in_place("adamw_update", "v", v, g=g)
+    number = p.dtype.type
+    m += number(1 - beta1) * (g - m)
+    v += number(1 - beta2) * (g * g - v)
+    way = m / (np.sqrt(v) / number(np.sqrt(1 - beta2**step)) + number(eps))
+    p[...] = number(1 - lr * weight_decay) * p - number(lr / (1 - beta1**step)) * way

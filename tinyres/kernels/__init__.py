@@ -3,10 +3,11 @@
 from tinyres.kernels.elementwise import add_to, relu, relu_grad
 from tinyres.kernels.norm import batch_norm_apply, batch_norm_grad, batch_norm_statistics
 from tinyres.kernels.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
-from tinyres.kernels.update import sgd_update
+from tinyres.kernels.update import adamw_update, sgd_update
 from tinyres.kernels.winograd import conv2d, conv2d_input_grad, conv2d_weight_grad
 
 __all__ = [
+    "adamw_update",
     "add_to",
     "avg_pool2d",
     "avg_pool2d_grad",

@@ -34,6 +34,7 @@ KERNELS = {
     "relu_grad": ("dy: ...", "y: ..."),
     "add_to": ("total: ...", "part: ..."),
     "sgd_update": ("p: ...", "g: ...", "v: ..."),
+    "adamw_update": ("p: ...", "g: ...", "m: ...", "v: ..."),
 }  # fmt: skip
 _AT_LEAST_ONE = {"O", "I", "KH", "KW", "SH", "SW"}
 _ARRAYS = (np.ndarray, np.generic)

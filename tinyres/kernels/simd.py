@@ -322,6 +322,7 @@ _OPERATORS = {
     operator.add: _binary(lambda builder, a, b: builder.fadd(a, b)),
     operator.sub: _binary(lambda builder, a, b: builder.fsub(a, b)),
     operator.mul: _binary(lambda builder, a, b: builder.fmul(a, b)),
+    operator.truediv: _binary(lambda builder, a, b: builder.fdiv(a, b)),
 }
 
 
@@ -343,6 +344,16 @@ def fma(typingctx, a, b, c):
         return emit_fma(builder, *args)
 
     return a(a, b, c), codegen
+
+
+@intrinsic
+def sqrt(typingctx, a):
+    """Lane by lane the square root."""
+
+    def codegen(context, builder, signature, args):
+        return _call(builder, "sqrt", *args)
+
+    return a(a), codegen
 
 
 @intrinsic
@@ -402,11 +413,16 @@ def emit_broadcast(builder, scalar, vector):
 def emit_fma(builder, a, b, c):
     if not ACTIVE.fma:
         return builder.fadd(builder.fmul(a, b), c)
-    # declared by name: llvmlite's declare_intrinsic knows scalars only
+    return _call(builder, "fma", a, b, c)
+
+
+def _call(builder, name, *vectors):
+    """LLVM's operation of this name, declared by hand: llvmlite's declare_intrinsic knows scalars only."""
+    (kind,) = {vector.type for vector in vectors}
     function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(a.type, [a.type] * 3), f"llvm.fma.v{a.type.count}{_suffix(a.type)}"
+        builder.module, ir.FunctionType(kind, [kind] * len(vectors)), f"llvm.{name}.v{kind.count}{_suffix(kind)}"
     )
-    return builder.call(function, [a, b, c])
+    return builder.call(function, vectors)
 
 
 def _suffix(vector):
