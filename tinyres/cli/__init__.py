@@ -82,5 +82,7 @@ def _run_quietly() -> NoReturn:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
         sys.exit(1)
+    except typer.Exit as ended:  # by Ctrl-C
+        sys.exit(ended.exit_code)
     except UsageError as error:
         sys.exit(error.exit_code)
