@@ -20,8 +20,6 @@ def main() -> None:
     try:
         signal.signal(signal.SIGINT, before)
         run()
-    except KeyboardInterrupt:  # before the command hears of it
-        sys.exit(130)
     finally:
         if before is signal.default_int_handler:  # what is done is done: Python's own end would show a traceback
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -4,9 +4,9 @@
     python benchmarks/exchange.py --model resnet50 --batch-size 16 --json resnet50.json
     python benchmarks/cluster.py resnet20.json resnet50.json --output docs/cluster.png
 
-needs SimGrid (`pip install simgrid`, which compiles it, or Debian's python3-simgrid). A node is the machine that the
-files were measured on: one process on all its cores, which computes as they say. Nodes are joined by a fat tree of two
-levels, in racks of 32, with half as many links up from a rack as there are nodes in it.
+needs SimGrid's Python (Debian's python3-simgrid; `pip install simgrid` compiles it, where its library is). A node is
+the machine that the files were measured on: one process on all its cores, which computes as they say. Nodes are joined
+by a fat tree of two levels, in racks of 32, with half as many links up from a rack as there are nodes in it.
 
 A sum of n bytes over P nodes is P - 1 rounds in which each node sends n / P bytes to the one k places on (Alltoall),
 and P - 1 in which each hands n / P on to its neighbour (Allgather). SimGrid gives the time of a round, with all its
@@ -247,7 +247,9 @@ def main() -> None:
     try:
         import simgrid  # noqa: F401
     except ImportError as error:
-        parser.error(f"SimGrid is needed ({error}): pip install simgrid, or apt install python3-simgrid")
+        parser.error(
+            f"SimGrid is needed ({error}): apt install python3-simgrid, or pip install simgrid where its library is"
+        )
     curves = simulate([json.loads(path.read_text()) for path in args.files], args.nodes)
     print(f"\nup to how many nodes the efficiency is {AIM} at least (and what it is at the end)")
     for (model, network, kind, variant), values in sorted(curves.items()):

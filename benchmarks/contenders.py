@@ -72,6 +72,15 @@ def works_of(args: argparse.Namespace, default: Sequence[Work]) -> Sequence[Work
     return [Work(model, stem, size, args.batch_size or (listed.batch_size if listed else 32))]
 
 
+def need_mpiexec(parser: argparse.ArgumentParser) -> str:
+    """What starts several processes, or an error of the command line."""
+    from tinyres.parallel.launch import mpiexec
+
+    if (found := mpiexec()) is None:
+        parser.error("there is no mpiexec: pip install 'tinyres[mpi]'")
+    return found
+
+
 # ---------------------------------------------------------------- networks and batches
 def batch(work: Work) -> tuple[np.ndarray, np.ndarray]:
     """Images in PyTorch's order of memory, and labels."""
@@ -140,13 +149,22 @@ def _our_training(work: Work, threads: int) -> Call:
 
     def step() -> float:
         use_threads(OURS, threads)
-        optimizer.zero_grad()
-        loss = tr.ops.cross_entropy(net(x), labels)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+        return our_step(net, x, labels, optimizer)
 
     return step
+
+
+def our_step(net: Any, x: Any, labels: np.ndarray, optimizer: Any, gradients: Any = None) -> float:
+    """A step, of which several processes take a part each where there are `gradients` that they share."""
+    import tinyres as tr
+
+    optimizer.zero_grad()
+    loss = tr.ops.cross_entropy(net(x), labels)
+    loss.backward()
+    if gradients:
+        gradients.mean()
+    optimizer.step()
+    return float(loss.item())
 
 
 def _torch_training(mode: str, work: Work, threads: int) -> Call:

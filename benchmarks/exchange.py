@@ -4,11 +4,11 @@
     python benchmarks/exchange.py --model resnet50 --batch-size 16 --json resnet50.json
 
 Two processes compute at once, each on a core of its own and on parts of several sizes; four and eight share these two
-cores. The terms of the model are fitted to the figures of two,
+cores. Computing is fitted to the figures of two, exchange to those of 2, 4 and 8, each for itself,
 
     compute(b) = start + b image,    exchange(n, P) = 2 (P - 1) latency + 2 (P - 1) / P n byte,
 
-where the exchange's are fitted to 2, 4 and 8 processes each, and a step is predicted for 2, 4 and 8 and measured:
+and a step is predicted for 2, 4 and 8, and measured:
 
     step(P) = max(P / 2, 1) compute(B / P) + exchange of what is still under way when that ends.
 
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import SGD, WORKS, Work, add_options, batch, channels_last, our_net, works_of
+from contenders import SGD, WORKS, Work, add_options, batch, channels_last, need_mpiexec, our_net, our_step, works_of
 from measuring import Spread, introduce, machine, parse, save
 
 CORES = 2
@@ -70,19 +70,15 @@ def steps(work: Work, turns: int) -> dict[str, Any]:
         for kind, (net, optimizer, gradients) in found.items():
             tr.parallel.barrier()
             start = time.perf_counter()
-            optimizer.zero_grad()
             if gradients:
                 gradients.exchange.log = []
-            tr.ops.cross_entropy(net(x), labels).backward()
-            if gradients:
-                gradients.mean()
-            optimizer.step()
+            our_step(net, x, labels, optimizer, gradients)
             took = time.perf_counter() - start
             if turn:
                 seconds[kind].append(took)
-                if gradients and gradients.exchange.log:
+                if gradients and gradients.exchange.log:  # one process alone exchanges nothing
                     ready.append([begun - start for begun, _ in gradients.exchange.log[: len(gradients.buckets)]])
-    buckets = [sum(p.data.nbytes for p in bucket) for bucket in gradients.buckets] if gradients else []
+    buckets = [sum(p.data.nbytes for p in bucket) for bucket in found["step"][-1].buckets]
     when = np.median(np.array(ready) / np.array(seconds["compute"])[:, None], 0).tolist() if ready else []
     return seconds | {"buckets": buckets, "ready": when, "processes": world().size, "batch_size": work.batch_size}
 
@@ -204,10 +200,7 @@ def main() -> None:
     if args.job:
         serve(args, work)
         return
-    from tinyres.parallel.launch import mpiexec
-
-    if (launcher := mpiexec()) is None:
-        parser.error("there is no mpiexec: pip install 'tinyres[mpi]'")
+    launcher = need_mpiexec(parser)
     if work.batch_size % PROCESSES[-1]:
         parser.error(f"--batch-size: got {work.batch_size}, expected a multiple of {PROCESSES[-1]}")
 

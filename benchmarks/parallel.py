@@ -17,11 +17,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contenders import SGD, WORKS, Work, add_options, batch, channels_last, our_net, torch_net, works_of
+from contenders import (
+    SGD,
+    WORKS,
+    Work,
+    add_options,
+    batch,
+    channels_last,
+    need_mpiexec,
+    our_net,
+    our_step,
+    torch_net,
+    works_of,
+)
 from measuring import OURS, Call, Spread, introduce, machine, parse, rates, ratio, save
 
 NAP = 0.001  # seconds that a process sleeps between two looks at whether it is its turn
@@ -44,14 +57,6 @@ def ours(work: Work, threads: int, weak: bool) -> tuple[Call, Callable[[], bool]
     optimizer = tr.optim.SGD(net.parameters(), **SGD)
     x = tr.Tensor(channels_last(images))
 
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = tr.ops.cross_entropy(net(x), labels)
-        loss.backward()
-        gradients.mean()
-        optimizer.step()
-        return loss.item()
-
     def turn() -> bool:
         if tr.parallel.world_size() == 1:
             return bool(sys.stdin.readline())
@@ -63,7 +68,7 @@ def ours(work: Work, threads: int, weak: bool) -> tuple[Call, Callable[[], bool]
             time.sleep(NAP)
         return bool(go[0])
 
-    return step, turn
+    return partial(our_step, net, x, labels, optimizer, gradients), turn
 
 
 def theirs(work: Work, threads: int) -> tuple[Call, Callable[[], bool]]:
@@ -157,11 +162,7 @@ def main() -> None:
     if args.job:
         serve(args, work)
         return
-    from tinyres.parallel.launch import mpiexec
-
-    if (launcher := mpiexec()) is None:
-        parser.error("there is no mpiexec: pip install 'tinyres[mpi]'")
-    p = args.processes
+    launcher, p = need_mpiexec(parser), args.processes
     one = f"{OURS}, 1 process, 1 thread"
     strong, ddp = f"{OURS}, {p} processes", f"DistributedDataParallel, {p} processes"
     jobs = {

@@ -131,7 +131,7 @@ def test_directions_may_change_places():
     assert (a.losses != a.losses.T).any()
 
 
-@pytest.mark.skipif(tr.backend.max_threads() < 2, reason="needs two cores")
+@pytest.mark.skipif(tr.backend.max_threads() < 2, reason="needs two cores to compare one thread with two")
 def test_surface_does_not_depend_on_threads():
     found = []
     for n in (1, 2):

@@ -63,12 +63,12 @@ def _main(
 
 def main() -> None:
     """Entry point of the `tinyres` command."""
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever names a large picture knows it
-    np.seterr(all="ignore")  # a run that diverges says so itself
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # somebody's own stream
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a class may have a name in any script
     try:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever names a large picture knows it
+        np.seterr(all="ignore")  # a run that diverges says so itself
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # somebody's own stream
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are of any script
         if (launched := launch()) and launched.local_rank:
             _run_quietly()
         app()
