@@ -26,7 +26,7 @@ IN_PLACE = {
     "add_to": ("total",),
     "conv2d_input_grad": ("total",),
 }
-HELPERS = {"channels_last", "groups_of", "in_channels_last", "fits", "pays"}  # run nothing that is compiled
+HELPERS = {"channels_last", "groups_of", "in_channels_last", "fits", "pays", "fuses"}  # run nothing that is compiled
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
 ADAMW = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.01, "step": 3}
 
@@ -59,6 +59,8 @@ def valid(dtype):
         yield "conv2d", {"x": x, "weight": weight, "bias": a(o), "residual": a(*dy.shape), "relu": True, **window}
         yield "conv2d_input_grad", {"dy": dy, "weight": weight, "x_shape": x.shape, "total": a(*x.shape), **window}
         yield "conv2d_weight_grad", {"dy": dy, "x": x, "weight_shape": weight.shape, **window}
+        if c == 16:
+            yield "conv2d_and_statistics", {"x": x, "weight": weight, **window}
         if c == 4:
             yield "im2col", {"x": x, "kernel_size": kernel, **window}
             columns = a(n * out[0] * out[1], kernel[0] * kernel[1] * c)

@@ -206,7 +206,8 @@ def test_command(tmp_path):
     first = numbers["steps"][0]
     assert sum(kept["bytes"] for kept in first["kept"]) == first["bytes_after_forward"]
     assert max(sum(m["held"].values()) for m in first["moments"]) == first["peak_bytes"]
-    assert 0.9 < first["bytes_after_forward"] / numbers["predicted_bytes"] < 1.1
+    # predicted is each layer's output once; of those, the tape holds none that the next convolution computes
+    assert 0.8 < first["bytes_after_forward"] / numbers["predicted_bytes"] < 1
     assert (tmp_path / "memory.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -34,8 +34,9 @@ def slopes(net, x, rng):
     to be 1e-9 of the slope is then small enough for a thousand layers.
     """
     image, branches = tr.Tensor(x, requires_grad=True), Branches()
-    with branches.noted():
-        loss = loss_of(net, image)
+    with tr.no_grad(), branches.noted():
+        loss_of(net, image)
+    loss = loss_of(net, image)  # as users compute it, with batch norms that are computed as they are loaded
     loss.backward()
     names, tensors = zip(("image", image), *net.named_parameters(), strict=True)
     start = [t.data.copy() for t in tensors]

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from tinyres import machine, ops, optim
+from tinyres.kernels.pending import Pending
 from tinyres.machine import Ceilings
 from tinyres.nn import Module
 from tinyres.tape import Array, Leaf, Node, no_grad, watching
@@ -172,7 +173,7 @@ class Profile:
 
 
 # ---------------------------------------------------------------- what an operation has to do
-def count_flops(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
+def count_flops(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int]:
     """Floating-point operations of a node, forward and backward.
 
     Only products are counted, as in the paper: conv2d, linear and matmul, a multiply-add as two, once forward and once
@@ -192,7 +193,7 @@ def count_flops(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     <matmul(2, 4)> (48, 96)
     """
     if node.name in ("conv2d", "linear"):
-        terms = inputs[1].size // len(inputs[1])  # of the sum that is one element of the output
+        terms = inputs[1].size // inputs[1].shape[0]  # of the sum that is one element of the output
     elif node.name == "matmul":
         terms = inputs[0].shape[-1]
     else:
@@ -201,7 +202,7 @@ def count_flops(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     return forward, forward * _wanted(node)
 
 
-def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
+def count_bytes(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int]:
     """Bytes that a node must read or write, forward and backward, if caches kept nothing from one pass to the next.
 
     Notes
@@ -213,8 +214,9 @@ def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     ==================  ======================================  =================================================
     conv2d, linear      x, w, y (and a residual)                dy, w, dx and dy, x, dw, where wanted; dy for a bias;
                                                                 with ReLU first dy, y and what is left of dy
-    batch_norm          x for the statistics; x, residual, y    dy, x for the sums; dy, x, dx; with residual and
-                                                                ReLU the first pass reads y and writes g as well
+    batch_norm          x for the statistics, unless the        dy, x for the sums; dy, x, dx; with residual and
+                        convolution before has measured them;   ReLU the first pass reads y and writes g as well
+                        x, residual, y, unless y is pending
     relu                x, y                                    dy, y, dx
     max_pool2d          x, y, its int32 places                  dy, places, dx
     avg_pool2d          x, y                                    dy, dx
@@ -225,7 +227,8 @@ def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
     any other           inputs, y                               dy, inputs, each gradient that is wanted
     ==================  ======================================  =================================================
 
-    What has one value for each channel is not counted in batch_norm.
+    What has one value for each channel is not counted in batch_norm. A y that is pending is computed as the convolution
+    that follows loads it, or, where something else does, by that.
 
     Examples
     --------
@@ -254,7 +257,9 @@ def count_bytes(node: Node, inputs: Sequence[Array]) -> tuple[int, int]:
         case "batch_norm":
             residual = len(inputs) > 3
             stores = residual and node.attributes["relu"]
-            return x * (1 + node.attributes["training"] + residual) + y, 5 * x + (2 * x if stores else 0)
+            a = node.attributes
+            measures, applies = a["training"] and not a["measured"], not a["pending"]
+            return measures * x + applies * (x + residual * x + y), 5 * x + (2 * x if stores else 0)
         case "relu":
             return x + y, 3 * y
         case "max_pool2d":
@@ -302,7 +307,7 @@ class _Stopwatch:
         self.seconds[account] += now - self.at
         self.at = now
 
-    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+    def recorded(self, node: Node, inputs: Sequence[Array | Pending]) -> None:
         number = self._number(node, node.module, node.name)
         self.lap((number, "forward"))
         flops, moved = count_flops(node, inputs), count_bytes(node, inputs)

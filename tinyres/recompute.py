@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinyres.kernels.pending import Pending
 from tinyres.tape import Array, Leaf, Node, Watch, enable_grad, place, setting, state, watching
 from tinyres.tensor import Tensor
 
@@ -114,7 +115,7 @@ class _Segment:
 class _Operation:
     """What must be the same the second time: what was computed, where, how, and from which arrays of others."""
 
-    def __init__(self, node: Node, outside: list[Array | None]) -> None:
+    def __init__(self, node: Node, outside: list[Array | Pending | None]) -> None:
         self.name, self.module, self.shape, self.dtype = node.name, node.module, node.shape, node.dtype
         self.attributes, self.outside = node.attributes, outside
 
@@ -140,7 +141,7 @@ class _First:
     def __init__(self, segment: _Segment, outer: Watch | None) -> None:
         self.segment, self.outer = segment, outer
 
-    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+    def recorded(self, node: Node, inputs: Sequence[Array | Pending]) -> None:
         if self.outer is not None:
             self.outer.recorded(node, inputs)
         segment = self.segment
@@ -170,7 +171,7 @@ class _Again:
         self.segment, self.outer = segment, outer
         self.nodes: list[Node] = []
 
-    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+    def recorded(self, node: Node, inputs: Sequence[Array | Pending]) -> None:
         if self.outer is not None:
             self.outer.recorded(node, inputs)
         count, operations = len(self.nodes), self.segment.operations

@@ -48,6 +48,16 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     return np.maximum(y, 0) if relu else y
 
 
+def conv2d_and_statistics(x, weight, *, stride, padding):
+    check("conv2d_and_statistics", x, weight, stride, padding)
+    y = conv2d(x, weight, stride=stride, padding=padding)
+    return y, *batch_norm_statistics(y)
+
+
+def fuses(*shapes, **window):
+    return False
+
+
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
     if total is not None:

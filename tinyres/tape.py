@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.pending import Pending, known
 from tinyres.kernels.threads import survive_forks
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -64,8 +65,9 @@ class HookHandle:
 class Watch(Protocol):
     """Who is told what the tape does, see `watching`."""
 
-    def recorded(self, node: "Node", inputs: Sequence[Array]) -> None:
-        """An operation on these arrays was carried out and is on the tape."""
+    def recorded(self, node: "Node", inputs: Sequence[Array | Pending]) -> None:
+        """An operation on these arrays was carried out and is on the tape. One that is pending has an array's shape and
+        dtype, and ``array()`` gives its values."""
 
     def summed(self, node: "Node | Leaf") -> None:
         """A gradient of this node's result was added to those that came before."""
@@ -260,7 +262,7 @@ def _make_writable(array: Array) -> None:
 
 def _closed_over(pullback: Pullback) -> list[Array]:
     cells = (cell.cell_contents for cell in getattr(pullback, "__closure__", None) or ())
-    return [value for value in cells if isinstance(value, np.ndarray)]
+    return [known(value) for value in cells if isinstance(value, np.ndarray | Pending)]
 
 
 class Node:
@@ -301,7 +303,7 @@ class Node:
     def __init__(
         self,
         name: str,
-        y: Array,
+        y: Array | Pending,
         parents: Sequence["Node | Leaf | None"],
         pullback: Pullback,
         attributes: dict[str, Any] | None = None,
@@ -314,18 +316,18 @@ class Node:
         self.hooks: list[Hook] = []
         self.saved = _closed_over(pullback)
 
-    def lock(self, arrays: Sequence[Array]) -> None:
+    def lock(self, arrays: Sequence[Array | Pending]) -> None:
         """Make read-only what the pullback saved, what that is views of, and those of `arrays` that share memory."""
-        for array in arrays:
+        for array in map(known, arrays):
             if any(array is not other and np.may_share_memory(array, other) for other in self.saved):
                 self.saved.append(array)
         # bases come first, since no view can become writable again before its base does
         self.saved = [b for a in self.saved if isinstance(b := a.base, np.ndarray) and b.flags.owndata] + self.saved
         _lock(self.saved)
 
-    def hold(self, pullback: Pullback, arrays: Sequence[Array]) -> None:
+    def hold(self, pullback: Pullback, arrays: Sequence[Array | Pending]) -> None:
         """Use another pullback, which needs these arrays, instead of the one there is."""
-        before, self.pullback, self.saved = self.saved, pullback, list(arrays)
+        before, self.pullback, self.saved = self.saved, pullback, list(map(known, arrays))
         self.lock(())
         _unlock(before)
 

@@ -12,6 +12,7 @@ from weakref import ref
 import numpy as np
 
 from tinyres import rules
+from tinyres.kernels.pending import Pending
 from tinyres.rules import with_axes
 from tinyres.spelling import either_spelling
 from tinyres.tape import Array, Hook, HookHandle, Node, Pullback, check_finite, place, run_backward, state
@@ -60,7 +61,9 @@ class Tensor:
     array([[ 5., -1.]], dtype=float32)
     """
 
-    __slots__ = ("__weakref__", "_data", "_node", "grad", "grad_hooks", "hooks", "requires_grad")
+    __slots__ = (
+        "__weakref__", "_data", "_node", "_pending", "_statistics", "grad", "grad_hooks", "hooks", "requires_grad",
+    )  # fmt: skip
     __array_ufunc__ = None  # array * tensor is Tensor.__rmul__, not an array of objects
 
     def __init__(self, array: Any, requires_grad: bool = False, *, dtype: Any = None) -> None:
@@ -74,6 +77,8 @@ class Tensor:
                 raise TypeError(f"array: got dtype {values.dtype}, expected float32, float64, integers or bool")
             data = values.astype(as_dtype(np.float32 if dtype is None else dtype))
         self._data: Array = data
+        self._pending: Pending | None = None
+        self._statistics: tuple[Array, Array] | None = None
         self.grad: Array | None = None
         self.requires_grad = bool(requires_grad)
         self._node: Node | None = None
@@ -81,10 +86,14 @@ class Tensor:
         self.grad_hooks: Sequence[Callable[[Tensor], None]] = ()
 
     @classmethod
-    def _wrap(cls, data: Array) -> "Tensor":
-        """Tensor around an array of the right dtype, not copied."""
+    def _wrap(cls, data: Array | Pending) -> "Tensor":
+        """Tensor around an array of the right dtype, not copied, or around one that is still to be computed."""
         tensor = Tensor.__new__(Tensor)
-        tensor._data, tensor.grad, tensor.requires_grad = data, None, False
+        if isinstance(data, Pending):
+            tensor._pending = data  # and the slot `_data` stays empty, see `__getattr__`
+        else:
+            tensor._data, tensor._pending = data, None
+        tensor.grad, tensor.requires_grad, tensor._statistics = None, False, None
         tensor._node, tensor.hooks, tensor.grad_hooks = None, [], ()
         return tensor
 
@@ -101,23 +110,36 @@ class Tensor:
                 f"data: got shape {value.shape} {value.dtype}, expected {self.shape} {self.dtype}; "
                 "a tensor keeps its shape and dtype, make a new Tensor for others"
             )
-        self._data = value
+        self._data, self._pending, self._statistics = value, None, None
+
+    def __getattr__(self, name: str) -> Any:
+        """Python asks here for what it has not found: the values, where nobody has looked at them before."""
+        if name != "_data":
+            raise AttributeError(f"'Tensor' object has no attribute {name!r}")
+        assert self._pending is not None
+        self._data = self._pending.array()
+        return self._data
+
+    @property
+    def _held(self) -> Array | Pending:
+        """The values, or what they will be computed from."""
+        return self._data if self._pending is None else self._pending
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._data.shape
+        return self._held.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self._data.dtype
+        return self._held.dtype
 
     @property
     def ndim(self) -> int:
-        return self._data.ndim
+        return self._held.ndim
 
     @property
     def size(self) -> int:
-        return self._data.size
+        return self._held.size
 
     @property
     def is_leaf(self) -> bool:
@@ -192,7 +214,7 @@ class Tensor:
 
     def detach(self) -> "Tensor":
         """The same values, without their history: no gradient passes through."""
-        return Tensor._wrap(self._data)
+        return Tensor._wrap(self._held)
 
     # -- gradients
     def register_hook(self, hook: Hook) -> HookHandle:
@@ -354,7 +376,7 @@ class Tensor:
         if values.shape != self.shape:
             raise ValueError(f"{sign}=: got an operand that makes shape {values.shape}, expected {self.shape}, its own")
         if not self._data.flags.writeable:  # a graph that is still alive has saved the old values
-            self._data = self._data.copy()
+            self.data = self._data.copy()
         self._data[...] = values
         return self
 
@@ -589,8 +611,9 @@ class _Extremes(Tensor):
         raise TypeError(self._ALONE)
 
     def __getattr__(self, name: str) -> Any:
-        pair = name in ("values", "indices")
-        raise AttributeError(self._ALONE if pair else f"'Tensor' object has no attribute {name!r}")
+        if name in ("values", "indices"):
+            raise AttributeError(self._ALONE)
+        return super().__getattr__(name)
 
 
 OF_NUMPY = {
@@ -610,7 +633,7 @@ OF_NUMPY = {
 # ---------------------------------------------------------------- recording
 def record(
     name: str,
-    y: Array,
+    y: Array | Pending,
     parents: Sequence[Tensor],
     pullback: Pullback,
     *,
@@ -623,8 +646,8 @@ def record(
     ----------
     name : str
         The operation's name, for messages and pictures.
-    y : ndarray
-        Its result.
+    y : ndarray or Pending
+        Its result, or what it will be computed from as soon as anyone looks.
     parents : sequence of Tensor
         Its inputs.
     pullback : callable
@@ -655,7 +678,7 @@ def record(
     >>> float(x.grad)
     12.0
     """
-    out = Tensor._wrap(np.asarray(y))
+    out = Tensor._wrap(y if isinstance(y, Pending) else np.asarray(y))
     if state.anomaly:
         others = [a for a in attributes.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
         what = f"forward of {place(name, '.'.join(state.scope))}"
@@ -663,10 +686,11 @@ def record(
     if state.grad_enabled and any(p.requires_grad for p in parents):
         out.requires_grad = True
         sources = [(p._node or p) if p.requires_grad else None for p in parents]
-        out._node = Node(name, out._data, sources, pullback, attributes, takes_totals)
-        out._node.lock([out._data, *(p._data for p in parents)])
+        inputs = [p._held for p in parents]
+        out._node = Node(name, out._held, sources, pullback, attributes, takes_totals)
+        out._node.lock([out._held, *inputs])
         if state.watch is not None:
-            state.watch.recorded(out._node, [p._data for p in parents])
+            state.watch.recorded(out._node, inputs)
     return out
 
 

@@ -4,7 +4,7 @@ from tinyres.kernels.elementwise import add_to, relu, relu_grad
 from tinyres.kernels.norm import batch_norm_apply, batch_norm_grad, batch_norm_statistics
 from tinyres.kernels.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
 from tinyres.kernels.update import adamw_update, sgd_update
-from tinyres.kernels.winograd import conv2d, conv2d_input_grad, conv2d_weight_grad
+from tinyres.kernels.winograd import conv2d, conv2d_and_statistics, conv2d_input_grad, conv2d_weight_grad, fuses
 
 __all__ = [
     "adamw_update",
@@ -15,8 +15,10 @@ __all__ = [
     "batch_norm_grad",
     "batch_norm_statistics",
     "conv2d",
+    "conv2d_and_statistics",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "fuses",
     "max_pool2d",
     "max_pool2d_grad",
     "relu",

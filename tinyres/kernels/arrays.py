@@ -17,6 +17,7 @@ _WINDOW = ("stride = SH SW", "padding = PH PW")
 # float64, all of a kernel alike, but for the int32 ones. Convolutions are the kernels with an I, see `_misfit`.
 KERNELS = {
     "conv2d": ("x: N C H W", "weight: O I KH KW", "bias?: O", "residual?: N O OH OW", *_WINDOW),
+    "conv2d_and_statistics": ("x: N C H W", "weight: O I KH KW", *_WINDOW),
     "conv2d_input_grad": ("dy: N O OH OW", "weight: O I KH KW", "x_shape = N C H W", "total?: N C H W", *_WINDOW),
     "conv2d_weight_grad": ("dy: N O OH OW", "x: N C H W", "weight_shape = O I KH KW", *_WINDOW),
     "im2col": ("x: N C H W", "kernel_size = KH KW", *_WINDOW),

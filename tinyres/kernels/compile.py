@@ -142,6 +142,11 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     return array if array.flags.writeable else np.asarray(_Alias(array))
 
 
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """(N, C, H, W) with any strides -> C-contiguous (N, H, W, C), copied only if it is not that already."""
+    return contiguous(x.transpose(0, 2, 3, 1))
+
+
 def inner(function: Callable[..., Any]) -> Any:
     """`jit` for functions that only other kernels call: without the code that Python would call them by.
 

@@ -29,7 +29,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check, check_in_place
-from tinyres.kernels.compile import contiguous, inner, jit
+from tinyres.kernels.compile import channels_last, contiguous, inner, jit
 from tinyres.kernels.filters import Taps, pack_filters
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
@@ -107,11 +107,6 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
-def channels_last(x):
-    """(N, C, H, W) with any strides -> C-contiguous (N, H, W, C), copied only if it is not that already."""
-    return contiguous(x.transpose(0, 2, 3, 1))
-
-
 def in_channels_last(total, dy, weight):
     """The memory of an array (N, C, H, W) that is channels-last, to be added to in place while the others are read."""
     check_in_place("conv2d_input_grad", "total", total, dy=dy, weight=weight)
@@ -131,13 +126,16 @@ class Finish(NamedTuple):
     floor: float  # what is less becomes this: 0 for ReLU, else -infinity
     needed: bool  # any of the above, which takes a pass of its own
     add: bool  # whether y holds numbers to be added to
+    moments: np.ndarray  # flat, see `moments`: of what has been stored, by parts
+    part_rows: int  # of which each has so many rows of tiles; 0 where nothing is measured
 
     @classmethod
-    def of(cls, bias, residual, relu, y, *, add=False):
+    def of(cls, bias, residual, relu, y, *, add=False, moments=None, part_rows=0):
         needed = relu or not (bias is None and residual is None)
         bias = np.zeros(y.shape[3], y.dtype) if bias is None else contiguous(bias)
         floor, flat = 0.0 if relu else -np.inf, (y if residual is None else residual).reshape(-1)
-        return cls(bias, flat, int(residual is not None), floor, needed, add)
+        parts = np.empty(0, y.dtype) if moments is None else moments.reshape(-1)
+        return cls(bias, flat, int(residual is not None), floor, needed, add, parts, part_rows)
 
 
 class _Group(NamedTuple):

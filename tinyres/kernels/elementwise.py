@@ -4,8 +4,7 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check, check_in_place, overlap
-from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.conv import channels_last
+from tinyres.kernels.compile import channels_last, contiguous, inner, jit
 from tinyres.kernels.memory import empty
 from tinyres.kernels.simd import lanes, load, single, store, where_positive, wide
 

@@ -10,8 +10,8 @@ import numpy as np
 from numba import prange
 
 from tinyres.kernels.arrays import check, check_in_place
-from tinyres.kernels.compile import jit
-from tinyres.kernels.conv import channels_last, groups_of
+from tinyres.kernels.compile import channels_last, jit
+from tinyres.kernels.conv import groups_of
 from tinyres.kernels.memory import empty, zeros
 
 

@@ -16,9 +16,9 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import inner, jit
-from tinyres.kernels.conv import channels_last
+from tinyres.kernels.compile import channels_last, inner, jit
 from tinyres.kernels.memory import empty
+from tinyres.kernels.moments import ORIGIN, SQUARES, merge
 from tinyres.kernels.simd import (
     BROAD,
     address,
@@ -50,15 +50,9 @@ def batch_norm_statistics(x):
     check("batch_norm_statistics", x)
     rows, channels = _rows(x), x.shape[1]
     chunks, width = _chunks(rows), rows.shape[1]
-    parts = np.zeros((2, chunks, width))  # mean and M2 of each chunk
+    parts = np.zeros((chunks, 3, width))
     _statistics(rows, _block(rows), parts, get_num_threads())
-    n = np.diff(np.arange(chunks + 1) * len(rows) // max(1, chunks))[:, None, None]  # rows in each chunk
-    means, squares = parts.reshape(2, chunks, width // max(1, channels), channels)
-    with np.errstate(invalid="ignore"):  # infinity less infinity is NaN, which is what should come out
-        pixels = x.size // max(1, channels)
-        mean = (n * means).sum(axis=(0, 1)) / pixels
-        m2 = squares.sum(axis=(0, 1)) + (n * (means - mean) ** 2).sum(axis=(0, 1))
-    return mean, m2 / pixels
+    return merge(parts, np.diff(np.arange(chunks + 1) * len(rows) // max(1, chunks)), channels)
 
 
 def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
@@ -201,7 +195,7 @@ def _read(zero, array, at):
 
 @jit(parallel=True)
 def _statistics(x, block, parts, workers):
-    """Mean of each column of x (P, C) and squared distances M2 from it, for each chunk: parts (2, chunks, C).
+    """Mean of each column of x (P, C), 0, and squared distances M2 from it, for each chunk: parts (chunks, 3, C).
 
     Spans merge as (n, mean, M2), Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose all digits where the mean is
     large beside the spread; in a span it is taken of d, the distance from the span's first row, which is one of the n
@@ -219,7 +213,7 @@ def _statistics(x, block, parts, workers):
 def _statistics_of_chunks(x, block, parts, worker, workers):
     rows, channels = x.shape
     whole = _whole(broad(x), channels)
-    chunks = parts.shape[1]
+    chunks = parts.shape[0]
     part = np.zeros((2, channels), x.dtype)
     for k in range(worker * chunks // workers, (worker + 1) * chunks // workers):
         first, seen = k * rows // chunks, 0
@@ -235,9 +229,10 @@ def _statistics_of_chunks(x, block, parts, worker, workers):
             for c in range(channels):
                 distance = part[0, c] * one
                 m2 = part[1, c] - part[0, c] * distance
-                delta = x[start, c] + distance - parts[0, k, c]
-                parts[0, k, c] += delta * share
-                parts[1, k, c] += (0.0 if m2 < 0 else m2) + delta * delta * seen * share  # below 0: d^2 underflowed
+                delta = x[start, c] + distance - parts[k, ORIGIN, c]
+                parts[k, ORIGIN, c] += delta * share
+                m2 = 0.0 if m2 < 0 else m2  # below 0: d^2 underflowed
+                parts[k, SQUARES, c] += m2 + delta * delta * seen * share
                 part[0, c] = part[1, c] = 0
             seen += n
 

@@ -7,8 +7,7 @@ import numpy as np
 from numba import prange
 
 from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import inner, jit
-from tinyres.kernels.conv import channels_last
+from tinyres.kernels.compile import channels_last, inner, jit
 from tinyres.kernels.memory import empty
 
 

@@ -112,6 +112,20 @@ def load(typingctx, like, array, index):
 
 
 @intrinsic
+def load_as(typingctx, like, array, index):
+    """As `load`, from an array whose numbers are as wide as those of `like`, or half as wide."""
+
+    def codegen(context, builder, signature, args):
+        vector = context.get_value_type(like)
+        base = _data(context, builder, signature.args[1], args[1])
+        there = ir.VectorType(base.type.pointee, like.lanes)
+        value = emit_load(builder, builder.gep(base, [args[2]]), there)
+        return value if there == vector else builder.fpext(value, vector)
+
+    return like(like, array, types.intp), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, vector):
     """Store a vector at flat `index` of a C-contiguous array; nothing is checked."""
 
@@ -376,6 +390,19 @@ def where_positive(typingctx, test, a, b):
         return builder.select(builder.fcmp_unordered(">", test, ir.Constant(test.type, None)), a, b)
 
     return a(test, a, b), codegen
+
+
+@intrinsic
+def inside(typingctx, row, stop, a):
+    """All of a where 0 <= row < stop, else zeros."""
+
+    def codegen(context, builder, signature, args):
+        row, stop, a = args
+        known = builder.icmp_unsigned("<", row, stop)  # a negative row is a large unsigned number
+        mask = emit_broadcast(builder, known, ir.VectorType(known.type, a.type.count))
+        return builder.select(mask, a, ir.Constant(a.type, None))
+
+    return a(types.intp, types.intp, a), codegen
 
 
 # ---------------------------------------------------------------- LLVM instructions

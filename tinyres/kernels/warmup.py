@@ -23,6 +23,7 @@ def steps(dtype: type = np.float32) -> Iterator[tuple[str, Callable[[], object]]
         "Winograd, weight gradient",
         partial(winograd.conv2d_weight_grad, images, images, square_weight.shape, **window),
     )
+    yield "Winograd, statistics", partial(winograd.conv2d_and_statistics, images, square_weight, **window)
     yield "batch norm, statistics", partial(norm.batch_norm_statistics, x)
     yield "batch norm", partial(norm.batch_norm_apply, x, vector, vector, vector, relu=True)
     flags = {"training": True, "relu": True, "residual": True}

@@ -16,8 +16,8 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import inner, jit
-from tinyres.kernels.conv import channels_last, copy_row, groups_of
+from tinyres.kernels.compile import channels_last, inner, jit
+from tinyres.kernels.conv import copy_row, groups_of
 from tinyres.kernels.memory import empty, zeros
 from tinyres.kernels.simd import (
     WIDTH,

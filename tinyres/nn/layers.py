@@ -34,6 +34,8 @@ def _windows(layer: str, kernel_size: _Size, stride: _Size | None, padding: _Siz
 class Conv2d(Module):
     """Convolution, see `ops.conv2d`. Weights start as `init.kaiming_normal` (fan-out), the bias as zeros.
 
+    One without a bias is taken to come before a batch norm: in training it measures what that will ask for.
+
     Examples
     --------
     >>> import numpy as np, tinyres as tr
@@ -67,7 +69,7 @@ class Conv2d(Module):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         return ops.conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups,
-            residual=residual, relu=relu,
+            residual=residual, relu=relu, measure=self.training and self.bias is None,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

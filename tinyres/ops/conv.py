@@ -1,6 +1,7 @@
 """Convolution, and the linear layer, which is a convolution of images of one pixel."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from tinyres import backend
 from tinyres.ops import _check
@@ -18,6 +19,7 @@ def conv2d(
     groups: int = 1,
     residual: Tensor | None = None,
     relu: bool = False,
+    measure: bool = False,
 ) -> Tensor:
     """Two-dimensional convolution (cross-correlation, as in every deep-learning library).
 
@@ -35,6 +37,9 @@ def conv2d(
         Added to the result: the shortcut of a residual block whose batch norm is folded into the convolution.
     relu : bool
         Apply ReLU at the end, in the same pass.
+    measure : bool
+        Measure mean and variance of each channel of the result while it is stored, where the kernel can, for the batch
+        norm that follows. The result is read-only then. Not together with bias, residual or ReLU.
 
     Returns
     -------
@@ -91,10 +96,16 @@ def conv2d(
     expected = (x.shape[0], weight.shape[0], *size)
     if residual is not None and residual.shape != expected:
         raise ValueError(f"residual: got shape {residual.shape}, expected {expected}, that of the result")
-    a, w, options = x.data, weight.data, {"stride": stride, "padding": padding}
+    w, options, statistics = weight.data, {"stride": stride, "padding": padding}, None
     needs_x, needs_w, kernels = x.requires_grad, weight.requires_grad, backend.active
     b, shortcut = (None if t is None else t.data for t in (bias, residual))
-    y = kernels.conv2d(a, w, b, shortcut, relu=relu, **options)
+    fuses = kernels.fuses(x.shape, w.shape, x.dtype.itemsize, **options)
+    a = x._held if fuses else x.data  # what is pending is computed as it is loaded
+    if measure and fuses and b is None and shortcut is None and not relu:
+        y, *statistics = kernels.conv2d_and_statistics(a, w, **options)
+        y.flags.writeable = False  # else they would not stay true
+    else:
+        y = kernels.conv2d(a, w, b, shortcut, relu=relu, **options)
     has_bias, has_shortcut, opened = bias is not None, residual is not None, y if relu else None
 
     def pullback(dy: Array, totals: Sequence[Array | None]) -> Sequence[Array | None]:
@@ -105,7 +116,10 @@ def conv2d(
         return (dx, dw) + ((g.sum((0, 2, 3)),) if has_bias else ()) + ((g,) if has_shortcut else ())
 
     parents = [t for t in (x, weight, bias, residual) if t is not None]
-    return record("conv2d", y, parents, pullback, takes_totals=True, groups=groups, bias=has_bias, relu=relu, **options)
+    how: dict[str, Any] = {"groups": groups, "bias": has_bias, "relu": relu, **options}
+    out = record("conv2d", y, parents, pullback, takes_totals=True, **how)
+    out._statistics = statistics
+    return out
 
 
 def _is_channels_last(images: Array) -> bool:

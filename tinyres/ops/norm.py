@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.pending import Pending
 from tinyres.ops import _check
 from tinyres.tape import Array, state
 from tinyres.tensor import Tensor, as_tensor, record
@@ -120,14 +121,21 @@ def batch_norm(
 
     a, gamma, beta = x.data, weight.data, bias.data
     kernels, shortcut = backend.active, residual is not None
-    mean, var = kernels.batch_norm_statistics(a) if training else (running_mean, running_var)
+    measured = training and x._statistics is not None  # by the convolution before, and a stays as it is
+    if training:
+        mean, var = x._statistics or kernels.batch_norm_statistics(a)
+    else:
+        mean, var = running_mean, running_var
     shared = gather if training else None
     if shared:
         mean, var, pixels = _merged(shared(np.array([np.full(channels, float(pixels)), mean, var])))
     inv_std = (1 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(a.dtype)
     centre = np.array(mean, a.dtype)  # a copy: the running one will change
     added = None if residual is None else residual.data
-    y = kernels.batch_norm_apply(a, centre, gamma * inv_std, beta, added, relu=relu)
+    if pending := measured and relu and not shortcut:
+        y = Pending(kernels.batch_norm_apply, a, centre, gamma * inv_std, beta)
+    else:
+        y = kernels.batch_norm_apply(a, centre, gamma * inv_std, beta, added, relu=relu)
     opened = y if relu and shortcut else None  # without a shortcut, x tells as well where y > 0, and is saved anyway
 
     def whole(total: Array, moment: Array, own: int) -> tuple[Array, Array, int]:
@@ -144,6 +152,7 @@ def batch_norm(
 
     parents = (x, weight, bias) + ((residual,) if residual is not None else ())
     how: dict[str, Any] = {"training": training, "mean": centre, "inv_std": inv_std, "relu": relu}
+    how |= {"measured": measured, "pending": pending}
     out = record("batch_norm", y, parents, pullback, **how)
     if (
         training and not state.recomputing and (gather is None or gather.leads)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyres import ops
+from tinyres.kernels.pending import Pending
 from tinyres.nn import Module
 from tinyres.profile import left_as_it_was
 from tinyres.study import source
@@ -192,7 +193,7 @@ class _Notes:
         self.alive: list[Any] = []  # so that no id comes again
         image.hooks.append(self._note_gradient(self.steps[0]))
 
-    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+    def recorded(self, node: Node, inputs: Sequence[Array | Pending]) -> None:
         step = Step(len(self.steps), node.name, node.module, node.attributes, np.zeros(0), [])
         step.inputs = [self._input(p, array) for p, array in zip(node.parents, inputs, strict=True)]
         self.steps.append(step)
@@ -218,7 +219,8 @@ class _Notes:
                 given.step = None if given.step is None else numbers.get(given.step)
         return kept
 
-    def _input(self, parent: Node | Leaf | None, array: Array) -> Input:
+    def _input(self, parent: Node | Leaf | None, array: Array | Pending) -> Input:
+        array = array.array() if isinstance(array, Pending) else array
         number = self.numbers.get(id(parent))
         if number is not None:
             self.steps[number].value = array

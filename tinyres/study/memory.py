@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from tinyres import models, ops
+from tinyres.kernels.pending import Pending, known
 from tinyres.models import ResNet
 from tinyres.profile import left_as_it_was
 from tinyres.study import plots
@@ -207,7 +208,7 @@ class _Recorder:
         self.moments: list[Moment] = []
         self.kept: list[Kept] = []
 
-    def recorded(self, node: Node, inputs: Sequence[Array]) -> None:
+    def recorded(self, node: Node, inputs: Sequence[Array | Pending]) -> None:
         self.nodes.append(weakref.ref(node))
         if not state.recomputing:
             node.hooks.append(partial(self._before_pullback, node.name, node.module))
@@ -253,9 +254,10 @@ def holdings(node: Node) -> Iterator[tuple[Array, str]]:
     """
     named: set[int] = set()
     for variable, value in closure(node.pullback).items():
-        if isinstance(value, np.ndarray):
-            named.add(id(owner(value)))
-            yield value, WHY.get((node.name, variable), variable)
+        if isinstance(value, np.ndarray | Pending):
+            array = known(value)
+            named.add(id(owner(array)))
+            yield array, WHY.get((node.name, variable), variable)
     for array in node.saved:
         if id(owner(array)) not in named:
             yield array, AGAIN

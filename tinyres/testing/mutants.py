@@ -44,6 +44,7 @@ class Mutant(NamedTuple):
 
 _OPS, _TAPE, _CONV = "test_ops.py", "test_tensor.py", "test_kernels.py conv"
 _POOL, _NORM, _WINOGRAD = "test_kernels.py pool", "test_kernels.py norm or statistics or variance", "test_winograd.py"
+_PENDING = "test_pending.py"
 _ELEMENTWISE = "test_kernels.py relu or add_to"
 _ARGUMENTS = "test_kernel_arguments.py"
 
@@ -514,23 +515,48 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "batch norm: spans merged without the distance of their means",
         "kernels/norm.py",
-        "(0.0 if m2 < 0 else m2) + delta * delta * seen * share",
-        "(0.0 if m2 < 0 else m2)",
+        "m2 + delta * delta * seen * share",
+        "m2",
         _NORM,
     )
     yield Mutant(
         "batch norm: chunks merged without the distance of their means",
-        "kernels/norm.py",
-        "m2 = squares.sum(axis=(0, 1)) + (n * (means - mean) ** 2).sum(axis=(0, 1))",
-        "m2 = squares.sum(axis=(0, 1))",
+        "kernels/moments.py",
+        "squares + fma(n * delta, delta, maximum(m2, zero))",
+        "squares + maximum(m2, zero)",
         _NORM,
     )
     yield Mutant(
         "batch norm: the mean of means, of chunks that are not of one size",
-        "kernels/norm.py",
-        "mean = (n * means).sum(axis=(0, 1)) / pixels",
-        "mean = means.mean(axis=(0, 1))",
+        "kernels/moments.py",
+        "        centre = total / pixels\n",
+        "        centre = zero\n"
+        "        for k in range(many):\n"
+        "            for at in range(3 * k * width + c, (3 * k + 1) * width, channels):\n"
+        "                centre = centre + load_as(zero, flat, at)\n"
+        "        centre = centre / splat(zero, np.float64(many * (width // channels)))\n",
         _NORM,
+    )
+    yield Mutant(
+        "moments: each row of tiles begins its part anew",
+        "kernels/winograd/transforms.py",
+        "r % finish.part_rows == 0)",
+        "True)",
+        _PENDING,
+    )
+    yield Mutant(
+        "pending: padding is normalised too",
+        "kernels/pending.py",
+        "inside(row, stop, _normalised(zero, a, constants))",
+        "_normalised(zero, a, constants)",
+        _PENDING,
+    )
+    yield Mutant(
+        "pending: what was measured may change after that",
+        "ops/conv.py",
+        "y.flags.writeable = False",
+        "y.flags.writeable = True",
+        _PENDING,
     )
     yield Mutant(
         "batch norm: ReLU before the shortcut is added",

@@ -24,6 +24,7 @@ weights. The weight gradient is the transpose of the map from g to y,
 summed over all tiles before the last step: 36 matrix products again, (C, tiles) by (tiles, O).
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -31,15 +32,18 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels import conv, weight_grad
 from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import contiguous, inner, jit
-from tinyres.kernels.conv import channels_last, in_channels_last, share
+from tinyres.kernels.compile import channels_last, contiguous, inner, jit
+from tinyres.kernels.conv import Finish, in_channels_last, share
 from tinyres.kernels.filters import Taps
 from tinyres.kernels.memory import empty, keep_made, made_of
+from tinyres.kernels.moments import merge
+from tinyres.kernels.pending import Loading, known
 from tinyres.kernels.simd import WIDTH, address, lanes, wide
 from tinyres.kernels.tile import Ahead, Tile, ahead_of
 from tinyres.kernels.winograd.plan import POINTS, M, R, Strip, memory_of, plan_of
 from tinyres.kernels.winograd.products import products, products_over_tiles, turns
 from tinyres.kernels.winograd.transforms import (
+    measure_output,
     transform_gradient,
     transform_input,
     transform_output,
@@ -48,6 +52,7 @@ from tinyres.kernels.winograd.transforms import (
 )
 
 STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they stay in L2
+PARTS = 128  # at most, whose moments are measured: each worker takes some, and all are merged in the end
 LEAST_TILES = 32  # of a strip, so that weights are read for more than a few tiles
 SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
 GRAD_BYTES = 4 * 1024 * 1024  # transformed input and output of one strip without slots: they stay in L3
@@ -81,18 +86,60 @@ def pays(weight_shape, channels, stride, itemsize, images):
     return tiles * (POINTS + INPUT_COST / o + OUTPUT_COST / c) + WEIGHT_COST < 9 * n * height * width
 
 
+def fuses(x_shape, weight_shape, itemsize, *, stride, padding):
+    """Whether a convolution does the work of the batch norms around it: then there is `conv2d_and_statistics`, and x
+    may be `Pending` there, in `conv2d` and in `conv2d_weight_grad`."""
+    return pays(weight_shape, x_shape[1], stride, itemsize, _images(x_shape, padding))
+
+
+def _images(x_shape, padding):
+    """(N, OH, OW)."""
+    return x_shape[0], x_shape[2] + 2 * padding[0] - 2, x_shape[3] + 2 * padding[1] - 2
+
+
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`, by Winograd's method where it pays."""
-    check("conv2d", x, weight, bias, residual, stride, padding)
-    (n, channels, height, width), o = x.shape, len(weight)
-    images = n, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2
-    if not pays(weight.shape, channels, stride, x.itemsize, images):
+    check("conv2d", known(x), weight, bias, residual, stride, padding)
+    images = _images(x.shape, padding)
+    if not pays(weight.shape, x.shape[1], stride, x.itemsize, images):
         return conv.conv2d(x, weight, bias, residual, stride=stride, padding=padding, relu=relu)
-    y = empty((*images, o), x.dtype)
-    taps = Taps(contiguous(weight).reshape(-1), 0, o, channels, 3, 3, channels * 9, 9, 3, 1)
-    residual = None if residual is None else channels_last(residual)
-    _launch(channels_last(x), weight, taps, bias, residual, relu, y, (-padding[0], -padding[1]))
+    y = empty((*images, len(weight)), x.dtype)
+    finish = Finish.of(bias, None if residual is None else channels_last(residual), relu, y)
+    _launch(Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
     return y.transpose(0, 3, 1, 2)
+
+
+def conv2d_and_statistics(x, weight, *, stride, padding):
+    """`conv2d`, and what `batch_norm_statistics` says of y: (y, mean, variance). Only where this `fuses`.
+
+    Rows of tiles are measured as soon as they are stored, and each is added to its part; parts, and the order in which
+    they merge, depend on shapes alone.
+    """
+    check("conv2d_and_statistics", known(x), weight, stride, padding)
+    if not fuses(x.shape, weight.shape, x.itemsize, stride=stride, padding=padding):
+        raise ValueError(
+            f"conv2d_and_statistics: x, weight: got shapes {x.shape} and {weight.shape}, which do not fuse"
+        )
+    images, o = _images(x.shape, padding), len(weight)
+    part_rows, pixels = _parts(images)
+    y, parts = empty((*images, o), x.dtype), empty((len(pixels), 3, o), x.dtype)
+    finish = Finish.of(None, None, False, y, moments=parts, part_rows=part_rows)
+    _launch(Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
+    return y.transpose(0, 3, 1, 2), *merge(parts, pixels, o)
+
+
+@lru_cache(maxsize=1024)
+def _parts(images):
+    """Of how many rows of tiles parts of (N, OH, OW) are measured, and the pixels of each part."""
+    n, height, width = images
+    rows = [width * min(M, height - top) for top in range(0, height, M)] * n
+    size = -(-len(rows) // PARTS)
+    return size, np.array([sum(rows[first : first + size]) for first in range(0, len(rows), size)])
+
+
+def _forward(weight):
+    o, c = weight.shape[:2]
+    return Taps(contiguous(weight).reshape(-1), 0, o, c, 3, 3, c * 9, 9, 3, 1)
 
 
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
@@ -104,40 +151,40 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     before = None if total is None else in_channels_last(total, dy, weight)
     dx = empty((n, height, width, channels), dy.dtype) if total is None else before
     taps = Taps(contiguous(weight).reshape(-1), 8, channels, o, 3, 3, 9, channels * 9, -3, -1)
-    _launch(channels_last(dy), weight, taps, None, before, False, dx, (padding[0] - 2, padding[1] - 2))
+    finish = Finish.of(None, before, False, dx)
+    _launch(Loading.of(dy), weight, taps, finish, dx, (padding[0] - 2, padding[1] - 2))
     return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """As `weight_grad.conv2d_weight_grad`. The order of the sums follows from the shapes, not from the threads."""
-    check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
+    check("conv2d_weight_grad", dy, known(x), weight_shape, stride, padding)
     o, c = weight_shape[:2]
-    if not pays(weight_shape, x.shape[1], stride, x.itemsize, (len(dy), *dy.shape[2:])):
+    if not pays(weight_shape, x.shape[1], stride, dy.itemsize, (len(dy), *dy.shape[2:])):
         return weight_grad.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
-    x, dy, workers = channels_last(x), channels_last(dy), get_num_threads()
-    dw, tile = empty(weight_shape, x.dtype), Tile.of(x.dtype, o, even=True)
-    slots = min(SLOTS, len(x) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * x.itemsize))
+    x, dy, workers = Loading.of(x), channels_last(dy), get_num_threads()
+    dw, tile = empty(weight_shape, dy.dtype), Tile.of(dy.dtype, o, even=True)
+    slots = min(SLOTS, len(dy) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * dy.itemsize))
     slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
     if slots > 1:
         channels, least, size = o, LEAST_TILES, STRIP_BYTES
     else:
         slots, least, size = 1, GRAD_TILES, GRAD_BYTES
         shared = -(-o // (workers * 2 * tile.columns)) * 2 * tile.columns
-        channels = min(o, shared, max(1, PART_BYTES // (POINTS * c * tile.columns * x.itemsize)) * tile.columns)
-    tiles = max(least, size // (POINTS * (c + o) * x.itemsize))  # by shapes alone: it orders the sums
+        channels = min(o, shared, max(1, PART_BYTES // (POINTS * c * tile.columns * dy.itemsize)) * tile.columns)
+    tiles = max(least, size // (POINTS * (c + o) * dy.itemsize))  # by shapes alone: it orders the sums
     corner = -padding[0], -padding[1]
-    plan = plan_of(x.shape, dy.shape, x.itemsize, corner, channels, tile, (tiles, slots, False))
-    v, d = (empty((workers, POINTS * plane), x.dtype) for plane in (plan.x_plane, plan.y_plane))
-    m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), x.dtype)
+    plan = plan_of(x.x.shape, dy.shape, dy.itemsize, corner, channels, tile, (tiles, slots, False))
+    v, d = (empty((workers, POINTS * plane), dy.dtype) for plane in (plan.x_plane, plan.y_plane))
+    m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), dy.dtype)
     _weight_grad(x, dy, dw, (v, d, m), slots, plan, workers)
     return dw
 
 
-def _launch(x, weight, taps, bias, residual, relu, y, corner):
+def _launch(loading, weight, taps, finish, y, corner):
     """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. The residual may
     be y itself: what y holds is then added to."""
-    o, c, workers = taps.o, taps.c, get_num_threads()
-    finish = conv.Finish.of(bias, residual, relu, y)
+    o, c, workers, x = taps.o, taps.c, get_num_threads(), loading.x
     tiles, tile = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize)), Tile.of(x.dtype, o)
     blocks, most = o // tile.columns, -(-o // tile.columns // workers)  # of the worker that has most of them
     deep = POINTS * c * o * x.itemsize > DEEP_BYTES and most * workers <= 1.25 * blocks
@@ -152,7 +199,7 @@ def _launch(x, weight, taps, bias, residual, relu, y, corner):
     anew = deep and weight.flags.writeable  # each worker's part of them
     key = "winograd", taps.o_step, channels
     u, ready = (empty((workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
-    _correlate(x, taps, y, finish, Factors(v, m, u, ready), plan, workers)
+    _correlate(loading, taps, y, finish, Factors(v, m, u, ready), plan, workers)
     if not anew:
         keep_made(weight, key, u)
 
@@ -168,7 +215,7 @@ class Factors(NamedTuple):
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
-def _correlate(x, taps, y, finish, factors, plan, workers):
+def _correlate(loading, taps, y, finish, factors, plan, workers):
     """Convolve x (N, H, W, C) with weights to y (N, OH, OW, O).
 
     Where the weights are few, all are transformed first, and the workers share out the strips::
@@ -191,19 +238,19 @@ def _correlate(x, taps, y, finish, factors, plan, workers):
 
     Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole.
     """
-    rounds = -(-x.shape[0] * plan.tile_rows // (plan.rows * factors.v.shape[0])) if plan.deep else 1
+    rounds = -(-loading.x.shape[0] * plan.tile_rows // (plan.rows * factors.v.shape[0])) if plan.deep else 1
     for stage in range(factors.ready and not plan.deep, 2 * rounds):
         for worker in prange(workers):
-            _correlate_share(x, taps, y, finish, factors, plan, stage, (np.int64(worker), workers))
+            _correlate_share(loading, taps, y, finish, factors, plan, stage, (np.int64(worker), workers))
 
 
 @inner
-def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
+def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
     """A share, (worker, workers), of a stage: an even one prepares what all will read, U or V; the next does the rest.
 
     One function for all of that, so that each transform is compiled once.
     """
-    (v, m, u, ready), worker = factors, whose[0]
+    x, (v, m, u, ready), worker = loading.x, factors, whose[0]
     o, c, prepare, deep, n = taps.o, taps.c, stage % 2 == 0, plan.deep, lanes(wide(x))
     x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
     u_flat, line, m_start = u.reshape(u.size), np.empty(R * plan.line, x.dtype), worker * m.shape[1]
@@ -215,7 +262,7 @@ def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
         begin, end = share(stop - before, whose)  # rows of tiles to transform, of the round's
         begin, end, some = before + begin, before + end, (0, squares)
     else:
-        before, stop = (0, 0) if prepare else share(all_rows, whose)
+        before, stop = (0, 0) if prepare else _share_of_rows(all_rows, finish, whose)
         parts, begin, end, some = (0, 1), before, stop, share(squares, whose)
     for part in range(*parts):
         channel, u_start = part * plan.channels, (part if len(u) * plan.channels == o else worker) * u.shape[1]
@@ -226,7 +273,7 @@ def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
             if prepare == deep:
                 row, rows = max(first, begin), min(last, end) - max(first, begin)
                 to = strip * v.shape[1] + (row - first) * plan.tile_columns * n
-                transform_input(x_flat, x.shape, plan, Strip(row, rows, 0), v_flat, to, line)
+                transform_input(loading, plan, Strip(row, rows, 0), v_flat, to, line)
             if not prepare:
                 # what to bring meanwhile: nothing, if deep, where it was no faster
                 after, done = (last, first) if deep else (min(last + plan.rows, stop), last)
@@ -239,11 +286,21 @@ def _correlate_share(x, taps, y, finish, factors, plan, stage, whose):
                 v_, u_, m_ = address(v_flat, strip * v.shape[1]), address(u_flat, u_start), address(m_flat, m_start)
                 products(v_, u_, m_, c, tiles, plan, ahead)
                 transform_output(m_flat, m_start, plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
+                if finish.part_rows:
+                    measure_output(plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
+
+
+@inner
+def _share_of_rows(count, finish, whose):
+    """A worker's share of all rows of tiles: of whole parts, where they are measured."""
+    size = max(1, finish.part_rows)
+    first, last = share(-(-count // size), whose)
+    return first * size, min(last * size, count)
 
 
 # ---------------------------------------------------------------- weight gradient
 @jit(parallel=True)
-def _weight_grad(x, dy, dw, factors, slots, plan, workers):
+def _weight_grad(loading, dy, dw, factors, slots, plan, workers):
     """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, O).
 
     Where there are few channels, each slot has its own tiles, and its own sums M::
@@ -261,7 +318,7 @@ def _weight_grad(x, dy, dw, factors, slots, plan, workers):
     """
     _, _, m = factors
     for worker in prange(workers):
-        _sum_strips(x, dy, dw, factors, slots, plan, np.int64(worker), workers)
+        _sum_strips(loading, dy, dw, factors, slots, plan, np.int64(worker), workers)
     if slots > 1:
         for worker in prange(workers):
             squares = dw.shape[0] * dw.shape[1] // lanes(wide(dw)) ** 2
@@ -270,9 +327,10 @@ def _weight_grad(x, dy, dw, factors, slots, plan, workers):
 
 
 @inner
-def _sum_strips(x, dy, dw, factors, slots, plan, worker, workers):
+def _sum_strips(loading, dy, dw, factors, slots, plan, worker, workers):
     """Each slot, or each part of the output channels: one of the two is the only one of its kind."""
-    (v, d, m), n, c, o = factors, lanes(wide(dw)), x.shape[3], dy.shape[3]
+    x, (v, d, m) = loading.x, factors
+    n, c, o = lanes(wide(dw)), x.shape[3], dy.shape[3]
     all_rows, parts = x.shape[0] * plan.tile_rows, -(-o // plan.channels)
     x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
     v_flat, d_flat, m_flat = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
@@ -288,7 +346,7 @@ def _sum_strips(x, dy, dw, factors, slots, plan, worker, workers):
             rows, last = min(plan.rows, stop - first), min(stop, first + 2 * plan.rows)
             strip, tiles, count = Strip(first, rows, channel), rows * plan.tile_columns, turns(plan, channels, c)
             if slots > 1 or rows < all_rows or item == before:  # else V is that of the part before
-                transform_input(x_flat, x.shape, plan, strip, v_flat, v_start, line)
+                transform_input(loading, plan, strip, v_flat, v_start, line)
             transform_gradient(dy_flat, dy.shape, plan, strip, channels, d_flat, d_start)
             x_next = ahead_of(x_flat, memory_of(x.shape, plan, first + rows), memory_of(x.shape, plan, last), count)
             dy_next = ahead_of(dy_flat, memory_of(dy.shape, plan, first + rows), memory_of(dy.shape, plan, last), count)

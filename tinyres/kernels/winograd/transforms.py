@@ -4,6 +4,8 @@ import numpy as np
 
 from tinyres.kernels.compile import inner
 from tinyres.kernels.filters import room_for_filters, turn_filters
+from tinyres.kernels.moments import measure
+from tinyres.kernels.pending import constants_of, loaded
 from tinyres.kernels.simd import (
     fma,
     lanes,
@@ -78,7 +80,7 @@ def _output_map_transposed(y):
 
 # ---------------------------------------------------------------- in two dimensions, for all tiles of some rows
 @inner
-def transform_input(x, shape, plan, strip, v, v_start, line):
+def transform_input(loading, plan, strip, v, v_start, line):
     """V = B^T d B for all tiles of the strip.
 
     Columns are transformed first, each once although two tiles share it, to `line`, which L1 holds. ::
@@ -87,22 +89,37 @@ def transform_input(x, shape, plan, strip, v, v_start, line):
             for each column of pixels: line[:, column] = B^T d, zeros outside the image
             for each tile: for each row k of line: V[k, :] = B^T line[k, its 6 columns]
     """
-    _, height, width, c = shape
+    x, (_, height, width, c) = loading.x.reshape(loading.x.size), loading.x.shape
     zero = wide(x)
     n = lanes(zero)
     for r in range(strip.rows):
         image, row = (strip.row + r) // plan.tile_rows, (strip.row + r) % plan.tile_rows * M + plan.top
         for channel in range(0, c, n):
-            for j in range(M * plan.tile_columns + 2):
-                column = j + plan.left
-                at = ((image * height + row) * width + column) * c + channel
-                d = loads_within(zero, x, at, width * c, 6, row, height if 0 <= column < width else 0)
-                stores(line, j * n, plan.line, _input_map(d))
+            place = row, ((image * height + row) * width + plan.left) * c + channel
+            if loading.pending:
+                _transform_columns(x, loading, channel, plan, place, line, True)
+            else:
+                _transform_columns(x, loading, channel, plan, place, line, False)
             for tile in range(plan.tile_columns):
                 to = v_start + channel * plan.tiles + (r * plan.tile_columns + tile) * n
                 for k in range(R):
                     d = loads(zero, line, k * plan.line + tile * M * n, n, 6)
                     stores(v, to + k * R * plan.x_plane, plan.x_plane, _input_map(d))
+
+
+@inner
+def _transform_columns(x, loading, channel, plan, place, line, pending):
+    """line[:, column] = B^T d for each column of a row of tiles; its place is its row in its image, and where it starts
+    in flat x. Where batch norm is pending, a loop of its own: to ask in each turn would cost 6 % with 16 channels."""
+    (row, at), (_, height, width, c) = place, loading.x.shape
+    zero = wide(x)
+    mean, scale, bias = constants_of(zero, loading, c, channel)
+    for j in range(M * plan.tile_columns + 2):
+        stop = height if 0 <= j + plan.left < width else 0
+        d = loads_within(zero, x, at + j * c, width * c, 6, row, stop)
+        if pending:
+            d = loaded(zero, d, (mean, scale, bias), row, stop)
+        stores(line, j * lanes(zero), plan.line, _input_map(d))
 
 
 @inner
@@ -144,6 +161,20 @@ def transform_output(m, m_start, plan, strip, y, shape, finish):
                         at, value = to + (k * width + l) * all_channels, load(zero, edge, (k * M + l) * n) + bias
                         (residual,) = loads_within(zero, finish.residual, at, 0, 1, 0, finish.residuals)
                         store(y, at, maximum(value + residual, floor))
+
+
+@inner
+def measure_output(plan, strip, y, shape, finish):
+    """Add the rows of tiles of a strip, which has just been stored and is in L2, to the moments of their parts."""
+    _, height, width, channels = shape
+    zero = wide(y)
+    for r in range(strip.row, strip.row + strip.rows):
+        image, i = r // plan.tile_rows, r % plan.tile_rows * M
+        size, steps = (min(M, height - i), width), (width * channels, channels)
+        for channel in range(strip.channel, strip.channel + plan.channels, lanes(zero)):
+            at = (image * height + i) * width * channels + channel
+            to = r // finish.part_rows * 3 * channels + channel
+            measure(zero, y, at, size, steps, finish.moments, to, r % finish.part_rows == 0)
 
 
 @inner

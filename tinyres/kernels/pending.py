@@ -1,0 +1,111 @@
+"""What a kernel may take in place of an array: a batch norm with ReLU that nobody has computed yet.
+
+Between two convolutions a batch norm costs a pass that reads its input and writes its output, and an array to hold it.
+A convolution can do the same arithmetic on each number that it loads, so that neither is needed (Jung et al.,
+"Restructuring batch normalization to accelerate CNN training", MLSys 2019). Bits do not depend on who computes it: the
+operations and their order are the same.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyres.kernels.compile import channels_last, inner
+from tinyres.kernels.simd import fma, inside, load, maximum
+
+
+class Pending:
+    """relu((x - mean) * scale + bias), with x (N, C, H, W) and the others (C,), to be computed when it is needed.
+
+    `x` is never changed any more. To the outside this is an array's shape and dtype, and an array for NumPy.
+    """
+
+    __slots__ = ("apply", "constants", "x", "y")
+
+    def __init__(self, apply: Callable[..., np.ndarray], x: np.ndarray, mean: Any, scale: Any, bias: Any) -> None:
+        self.apply, self.x = apply, x
+        self.constants = np.array([mean, scale, bias], x.dtype)  # a copy: the bias is a parameter, and will change
+        self.y: np.ndarray | None = None
+
+    def array(self) -> np.ndarray:
+        """The values, computed at the first call."""
+        if self.y is None:
+            self.y = self.apply(self.x, *self.constants, relu=True)
+        return self.y
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array(), dtype=dtype, copy=copy)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.x.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.x.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.x.ndim
+
+    @property
+    def size(self) -> int:
+        return self.x.size
+
+    @property
+    def itemsize(self) -> int:
+        return self.x.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.x.nbytes
+
+
+def known(x: "np.ndarray | Pending") -> np.ndarray:
+    """The array that there is: x, or what it will be computed from."""
+    return x.x if isinstance(x, Pending) else x
+
+
+class Loading(NamedTuple):
+    """What a kernel reads, and what it does to each number that it has read."""
+
+    x: np.ndarray  # (N, H, W, C)
+    constants: np.ndarray  # mean, scale and bias, each of C numbers, flat; not read unless
+    pending: bool  # they are to be applied
+
+    @classmethod
+    def of(cls, x: np.ndarray | Pending) -> "Loading":
+        """x (N, C, H, W), or what it will be computed from."""
+        constants = x.constants.reshape(-1) if isinstance(x, Pending) else np.empty(0, x.dtype)
+        return cls(channels_last(known(x)), constants, isinstance(x, Pending))
+
+
+@inner
+def constants_of(zero, loading, channels, channel):
+    """Mean, scale and bias of as many channels as `zero` has lanes; anything, where none is pending."""
+    if not loading.pending:
+        return zero, zero, zero
+    c = loading.constants
+    return load(zero, c, channel), load(zero, c, channels + channel), load(zero, c, 2 * channels + channel)
+
+
+@inner
+def loaded(zero, values, constants, row, stop):
+    """Six vectors of x, of rows `row`, `row + 1`, ..., as they are after batch norm and ReLU, and zeros where a row is
+    not from 0 to `stop`: padding comes after ReLU."""
+    a, b, c, d, e, f = values
+    return (
+        inside(row, stop, _normalised(zero, a, constants)),
+        inside(row + 1, stop, _normalised(zero, b, constants)),
+        inside(row + 2, stop, _normalised(zero, c, constants)),
+        inside(row + 3, stop, _normalised(zero, d, constants)),
+        inside(row + 4, stop, _normalised(zero, e, constants)),
+        inside(row + 5, stop, _normalised(zero, f, constants)),
+    )
+
+
+@inner
+def _normalised(zero, x, constants):
+    mean, scale, bias = constants
+    return maximum(fma(x - mean, scale, bias), zero)
