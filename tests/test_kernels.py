@@ -566,6 +566,36 @@ def test_zeros_are_zero_in_used_memory(own_pool):
     assert b.flags.c_contiguous
 
 
+@pytest.fixture
+def own_scratch(monkeypatch):
+    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
+
+
+def test_scratch_is_the_same_memory_again_by_the_same_name(own_scratch, own_pool):
+    a = memory.scratch("a", (100, 3), F8)
+    assert address(a) % memory.CACHE_LINE == 0
+    assert address(memory.scratch("a", (200,), F4)) == address(a)  # smaller, of another shape and dtype
+    a[...] = 1
+    memory.scratch("b", (100, 3), F8)[...] = 2
+    memory.scratch("a", (1000, 3), F8)[...] = 3  # larger: elsewhere, and who holds the first may go on
+    assert (a == 1).all()
+    assert own_pool.regions == []
+
+
+def test_large_scratch_is_the_pools(own_scratch, own_pool):
+    large = (memory.LARGEST_SCRATCH + 1,)
+    a, b = (memory.scratch("a", large, np.uint8) for _ in range(2))
+    assert address(a) != address(b)
+    assert len(own_pool.regions) == 1
+    assert memory._scratch.buffers == {}
+
+
+def test_threads_have_each_their_own_scratch(own_scratch):
+    with ThreadPoolExecutor(1) as other:
+        theirs = other.submit(memory.scratch, "a", (100,), F4).result()
+    assert not np.shares_memory(theirs, memory.scratch("a", (100,), F4))
+
+
 def bytes_of(n):
     """An array of n times the smallest size that comes from the pool."""
     return memory.empty((n * memory.SMALLEST,), np.uint8)

@@ -20,16 +20,22 @@ from tinyres.kernels.threads import survive_forks
 
 CACHE_LINE = 64  # bytes
 SMALLEST = 64 * 1024  # bytes; below, NumPy's own allocator is as good
+LARGEST_SCRATCH = 2 * 1024 * 1024  # bytes that stay with a thread for each of a few names
 REGION = 256 * 1024 * 1024  # bytes of addresses; those that no array has had yet take up no memory
+
+
+def _aligned(size: int) -> np.ndarray:
+    """Bytes of the system's, so that no vector lies across two cache lines."""
+    memory = np.empty(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size]
 
 
 class _Region:
     """A range of addresses that arrays share."""
 
     def __init__(self, size: int) -> None:
-        memory = np.empty(size + CACHE_LINE, np.uint8)
-        start = -memory.ctypes.data % CACHE_LINE  # so that no vector lies across two cache lines
-        self.memory, self.size = memoryview(memory[start : start + size]), size
+        self.memory, self.size = memoryview(_aligned(size)), size
         self.gaps = [(0, size)]  # (start, stop) of what no array has, in order; no two of them touch
 
     def take(self, size: int, i: int) -> int:
@@ -102,6 +108,29 @@ def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return array
 
 
+# ---------------------------------------------------------------- while a kernel runs
+class _Scratch(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[str, np.ndarray] = {}
+
+
+_scratch = _Scratch()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """As `empty`, for what nobody needs once the kernel is done: at each call of this thread by this name the same
+    memory, which is quicker to have, and still in cache. Where it is large, it comes from the pool.
+    """
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size > LARGEST_SCRATCH:
+        return empty(shape, dtype)
+    buffer = _scratch.buffers.get(name)
+    if buffer is None or buffer.size < size:
+        buffer = _scratch.buffers[name] = _aligned(size)
+    return buffer[:size].view(dtype).reshape(shape)
+
+
 # ---------------------------------------------------------------- what is made of constants
 _made: dict[int, dict[Hashable, np.ndarray]] = {}  # by id of a constant
 
@@ -119,7 +148,9 @@ def made_of(array: np.ndarray, key: Hashable, shape: tuple[int, ...]) -> tuple[n
     Where it is not, the caller makes it, and then hands it to `keep_made`.
     """
     made = None if array.flags.writeable else _made.get(id(array))
-    ready = made.get(key) if made else None
+    if made is None:  # nobody keeps what is made of it
+        return scratch("made", shape, array.dtype), False
+    ready = made.get(key)
     return (empty(shape, array.dtype), False) if ready is None else (ready, True)
 
 

@@ -18,7 +18,7 @@ from numba import get_num_threads, prange
 from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import channels_last, inner, jit
 from tinyres.kernels.conv import copy_row, groups_of
-from tinyres.kernels.memory import empty, zeros
+from tinyres.kernels.memory import empty, scratch, zeros
 from tinyres.kernels.simd import (
     WIDTH,
     address,
@@ -54,7 +54,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     size = kh * kw * c * -(-groups[0].o // tile.columns) * tile.columns
     slots = max(1, min(n, SLOTS, SLOT_BYTES // (size * dy.itemsize)))
     slots = 2 ** (slots.bit_length() - 1)  # as many for each worker, mostly
-    total, dw = empty((slots, size), dy.dtype), empty(weight_shape, dy.dtype)
+    total, dw = scratch("m", (slots, size), dy.dtype), empty(weight_shape, dy.dtype)
     window = (kh, kw, *stride, -padding[0], -padding[1])
     for group in groups:
         plan = _plan(x.shape, dy.shape, window, group, tile, WIDTH // x.itemsize)

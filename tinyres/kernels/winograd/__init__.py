@@ -35,7 +35,7 @@ from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import channels_last, contiguous, inner, jit
 from tinyres.kernels.conv import Finish, in_channels_last, share
 from tinyres.kernels.filters import Taps
-from tinyres.kernels.memory import empty, keep_made, made_of
+from tinyres.kernels.memory import empty, keep_made, made_of, scratch
 from tinyres.kernels.moments import merge
 from tinyres.kernels.pending import Loading, known
 from tinyres.kernels.simd import WIDTH, address, lanes, wide
@@ -122,7 +122,7 @@ def conv2d_and_statistics(x, weight, *, stride, padding):
         )
     images, o = _images(x.shape, padding), len(weight)
     part_rows, pixels = _parts(images)
-    y, parts = empty((*images, o), x.dtype), empty((len(pixels), 3, o), x.dtype)
+    y, parts = empty((*images, o), x.dtype), scratch("parts", (len(pixels), 3, o), x.dtype)
     finish = Finish.of(None, None, False, y, moments=parts, part_rows=part_rows)
     _launch(Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
     return y.transpose(0, 3, 1, 2), *merge(parts, pixels, o)
@@ -175,8 +175,9 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     tiles = max(least, size // (POINTS * (c + o) * dy.itemsize))  # by shapes alone: it orders the sums
     corner = -padding[0], -padding[1]
     plan = plan_of(x.x.shape, dy.shape, dy.itemsize, corner, channels, tile, (tiles, slots, False))
-    v, d = (empty((workers, POINTS * plane), dy.dtype) for plane in (plan.x_plane, plan.y_plane))
-    m = empty((slots if slots > 1 else workers, POINTS * plan.w_plane), dy.dtype)
+    v = scratch("v", (workers, POINTS * plan.x_plane), dy.dtype)
+    d = scratch("d", (workers, POINTS * plan.y_plane), dy.dtype)
+    m = scratch("m", (slots if slots > 1 else workers, POINTS * plan.w_plane), dy.dtype)
     _weight_grad(x, dy, dw, (v, d, m), slots, plan, workers)
     return dw
 
@@ -194,11 +195,12 @@ def _launch(loading, weight, taps, finish, y, corner):
     if deep:
         held = -(-len(x) * plan.tile_rows // plan.rows)
         held = min(held, max(1, INPUT_BYTES // (POINTS * plan.x_plane * x.itemsize)))
-    v, m = (empty((k, POINTS * plane), x.dtype) for k, plane in ((held, plan.x_plane), (workers, plan.y_plane)))
+    v = scratch("v", (held, POINTS * plan.x_plane), x.dtype)
+    m = scratch("m", (workers, POINTS * plan.y_plane), x.dtype)
     parts, size = o // channels, POINTS * plan.w_plane
     anew = deep and weight.flags.writeable  # each worker's part of them
     key = "winograd", taps.o_step, channels
-    u, ready = (empty((workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
+    u, ready = (scratch("u", (workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
     _correlate(loading, taps, y, finish, Factors(v, m, u, ready), plan, workers)
     if not anew:
         keep_made(weight, key, u)
