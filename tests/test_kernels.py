@@ -590,6 +590,15 @@ def test_large_scratch_is_the_pools(own_scratch, own_pool):
     assert memory._scratch.buffers == {}
 
 
+def test_scratch_is_not_kept_as_made_of_what_became_a_constant_meanwhile(own_scratch):
+    weight = np.ones(100, F4)
+    made, ready = memory.made_of(weight, "key", (50,))
+    assert not ready
+    memory.make_constant(weight)  # by another thread, say
+    memory.keep_made(weight, "key", made)
+    assert memory.made_of(weight, "key", (50,))[1] is False
+
+
 def test_threads_have_each_their_own_scratch(own_scratch):
     with ThreadPoolExecutor(1) as other:
         theirs = other.submit(memory.scratch, "a", (100,), F4).result()

@@ -67,9 +67,10 @@ class Conv2d(Module):
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        alone = self.bias is None and residual is None and not relu
         return ops.conv2d(
             x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups,
-            residual=residual, relu=relu, measure=self.training and self.bias is None,
+            residual=residual, relu=relu, measure=self.training and alone,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

@@ -39,7 +39,7 @@ def conv2d(
         Apply ReLU at the end, in the same pass.
     measure : bool
         Measure mean and variance of each channel of the result while it is stored, where the kernel can, for the batch
-        norm that follows. The result is read-only then. Not together with bias, residual or ReLU.
+        norm that follows. The result is read-only then. Not together with a bias, a residual or ReLU.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def conv2d(
     Raises
     ------
     ValueError
-        Where shapes do not fit, or the kernel is larger than the padded image.
+        Where shapes do not fit, the kernel is larger than the padded image, or `measure` is not alone.
 
     Notes
     -----
@@ -92,6 +92,8 @@ def conv2d(
     residual = None if residual is None else as_tensor("residual", residual)
     _check.same_dtype(x, weight=weight, bias=bias, residual=residual)
     _check.window(x, (weight.shape[2], weight.shape[3]), padding)
+    if measure and (bias is not None or residual is not None or relu):
+        raise ValueError("measure: got True with a bias, a residual or relu, expected none of them: see batch_norm")
     size = ((x.shape[i] + 2 * padding[i - 2] - weight.shape[i]) // stride[i - 2] + 1 for i in (2, 3))
     expected = (x.shape[0], weight.shape[0], *size)
     if residual is not None and residual.shape != expected:
@@ -101,9 +103,9 @@ def conv2d(
     b, shortcut = (None if t is None else t.data for t in (bias, residual))
     fuses = kernels.fuses(x.shape, w.shape, x.dtype.itemsize, **options)
     a = x._held if fuses else x.data  # what is pending is computed as it is loaded
-    if measure and fuses and b is None and shortcut is None and not relu:
-        y, *statistics = kernels.conv2d_and_statistics(a, w, **options)
-        y.flags.writeable = False  # else they would not stay true
+    if measure and fuses:
+        y, mean, var = kernels.conv2d_and_statistics(a, w, **options)
+        y.flags.writeable, statistics = False, (mean, var)  # which stay true so
     else:
         y = kernels.conv2d(a, w, b, shortcut, relu=relu, **options)
     has_bias, has_shortcut, opened = bias is not None, residual is not None, y if relu else None
