@@ -9,7 +9,7 @@ import contextlib
 
 import numpy as np
 
-from tinyres import backend
+from tinyres import backend, reference
 
 
 class Branches:
@@ -34,7 +34,7 @@ class Branches:
             self.taken.append(taps)
             return y, taps
 
-        return _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, fuses=_never)
+        return _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, fuses=reference.fuses)
 
     def _note_open(self, y):
         self.taken.append(y > 0)
@@ -59,14 +59,9 @@ class Branches:
             column = j * stride[1] - padding[1] + taps % kernel_size[1]
             return x[image, channel, row, column], taps
 
-        with _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, fuses=_never):
+        with _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, fuses=reference.fuses):
             yield
         assert next(taken, None) is None, "fewer kinks than in the run that noted them"
-
-
-def _never(*shapes, **window):
-    """No convolution takes a ReLU's place."""
-    return False
 
 
 @contextlib.contextmanager
