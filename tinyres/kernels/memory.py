@@ -157,8 +157,8 @@ def made_of(array: np.ndarray, key: Hashable, shape: tuple[int, ...]) -> tuple[n
 def keep_made(array: np.ndarray, key: Hashable, memory: np.ndarray) -> None:
     """What was made of a constant is complete: from now on other threads may read it too."""
     made = None if array.flags.writeable else _made.get(id(array))
-    buffer = _scratch.buffers.get("made")
-    if buffer is not None and np.may_share_memory(memory, buffer):
-        return  # it was no constant yet when this began, and the next call writes here again
-    if made is not None:
+    if made is None:
+        return
+    buffer = _scratch.buffers.get("made")  # where it lies if it was no constant yet when this began: not for long
+    if buffer is None or not np.may_share_memory(memory, buffer):
         made[key] = memory
