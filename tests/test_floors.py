@@ -40,7 +40,7 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"arrays", "isa", "plain", "threads"},
+    {"ahead", "arrays", "isa", "plain", "threads"},
     {"whole"},
     {"compile", "memory"},
     {"simd"},

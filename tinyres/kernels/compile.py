@@ -20,6 +20,7 @@ import numpy as np
 import platformdirs
 from numba.core.compiler import Compiler
 
+from tinyres.kernels import ahead
 from tinyres.kernels.isa import ACTIVE, features
 from tinyres.kernels.plain import Plain
 from tinyres.kernels.threads import Parallel
@@ -108,7 +109,7 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     if parallel:
         options["parallel"] = _PRANGE_ONLY
     settings = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-    options = {**settings, "cache": _CACHE, "pipeline_class": _PIPELINE, **options}
+    options = {**settings, "cache": _CACHE, "pipeline_class": _Pipeline, **options}
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
     try:
@@ -118,7 +119,13 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     return Parallel(kernel) if parallel else kernel
 
 
-_PIPELINE = _pipeline()
+class _Pipeline(_pipeline()):  # type: ignore[misc]
+    """The first kernel that is not in the cache has another process compile the last ones."""
+
+    def compile_extra(self, function: Callable[..., Any]) -> Any:
+        if _CACHE:
+            ahead.start(_FOLDER)
+        return super().compile_extra(function)
 
 
 class _Alias:
