@@ -5,6 +5,7 @@ only where it is needed, since a process that measures its memory must not hold 
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from measuring import OURS, Call
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `support` is
 
+JAX = "jax"
 MODES = ("eager", "channels-last", "compile", "compile+channels-last")
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
 
@@ -53,9 +55,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, help="that of the list of works by default, else 32")
 
 
-def add_modes(parser: argparse.ArgumentParser, default: tuple[str, ...] = MODES) -> None:
+def add_modes(parser: argparse.ArgumentParser, default: Sequence[str] = MODES, others: Sequence[str] = ()) -> None:
     """Who competes."""
-    parser.add_argument("--modes", nargs="*", choices=MODES, default=default, help="PyTorch's modes that compete")
+    text = " and ".join(["PyTorch's modes", *others]) + " that compete"
+    parser.add_argument("--modes", nargs="*", choices=(*MODES, *others), default=default, help=text)
 
 
 def works_of(args: argparse.Namespace, default: Sequence[Work]) -> Sequence[Work]:
@@ -126,6 +129,9 @@ def use_threads(who: str, n: int) -> None:
 
         if tr.num_threads() != n:  # setting it takes milliseconds
             tr.set_num_threads(n)
+    elif who == JAX:  # XLA has as many as the machine has cores
+        if n != os.cpu_count():
+            raise ValueError(f"JAX: got {n} threads, expected as many as there are cores")
     else:
         import torch
 
@@ -136,6 +142,10 @@ def use_threads(who: str, n: int) -> None:
 def training(who: str, work: Work, threads: int) -> Call:
     """A function that takes one training step and returns the loss: forward, loss, backward and SGD's update."""
     use_threads(who, threads)
+    if who == JAX:
+        from jax_rival import step_of
+
+        return step_of(our_net(work), *batch(work), SGD)
     return _our_training(work, threads) if who == OURS else _torch_training(who, work, threads)
 
 

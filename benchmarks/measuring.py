@@ -23,24 +23,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 OURS = "tinyres"
-LIBRARIES = ("numpy", "numba", "torch", "onnxruntime")
+LIBRARIES = ("numpy", "numba", "torch", "onnxruntime", "jax")
 
 # What lowers the others to an instruction set, as TINYRES_SIMD does us. onnxruntime has nothing of the kind: it uses
 # all that the processor has. Of torch.compile's code this holds the vectors that it writes itself; it asks the C++
 # compiler for the host's instructions all the same.
 RIVALS = {
-    "avx512": {"ONEDNN_MAX_CPU_ISA": "ALL", "ATEN_CPU_CAPABILITY": "avx512"},
+    "avx512": {"ONEDNN_MAX_CPU_ISA": "ALL", "ATEN_CPU_CAPABILITY": "avx512", "XLA_FLAGS": "--xla_cpu_max_isa=AVX512"},
     "avx2": {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "OPENBLAS_CORETYPE": "Haswell",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
     },
     "sse2": {
         "ONEDNN_MAX_CPU_ISA": "SSE41",
         "ATEN_CPU_CAPABILITY": "default",
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
         "OPENBLAS_CORETYPE": "Nehalem",
+        "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2",
     },
 }
 

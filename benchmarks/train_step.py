@@ -1,4 +1,4 @@
-"""Time training steps here and in PyTorch, in the same run, in turns.
+"""Time training steps here and in PyTorch (and JAX: `--modes ... jax`), in the same run, in turns.
 
     python benchmarks/train_step.py                                   # ResNet-20, 32 px, batch 128
     python benchmarks/train_step.py --model resnet18 --stem cifar     # and so on: see --help
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contenders import WORKS, Work, add_modes, add_options, training, works_of
+from contenders import JAX, WORKS, Work, add_modes, add_options, training, works_of
 from measuring import OURS, Seconds, best_of, compared, in_turns, introduce, machine, parse, prepare, rates, ratio, save
 
 Alone = dict[str, float]
@@ -92,20 +92,20 @@ def report(work: Work, seconds: Seconds, memories: dict[str, Alone]) -> dict[str
     """Print one work's figures, and return them for JSON."""
     print(f"\n{work}\n{'':32}{'images/s':>22}  {'peak MiB':>8}  {'added':>6}  {'step 1, s':>9}")
     for who, times in seconds.items():
-        name, found = who if who == OURS else f"PyTorch, {who}", memories[who]
+        name, found = who if who in (OURS, JAX) else f"PyTorch, {who}", memories[who]
         print(
             f"{name:32}{rates(work.batch_size, times)!s:>22}  {found['peak_memory_mib']:8.0f}  "
             f"{found['added_memory_mib']:6.0f}  {found['first_step_seconds']:9.1f}"
         )
     if best := best_of(seconds):
-        print(f"ratio to PyTorch's best mode ({best}): {ratio(seconds, best, OURS)}")
+        print(f"ratio to the best rival ({best}): {ratio(seconds, best, OURS)}")
     return {**work._asdict(), "work": str(work), **compared(work.batch_size, seconds), "alone": memories}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    add_modes(parser)
+    add_modes(parser, others=[JAX])
     parser.add_argument("--all", action="store_true", help="; ".join(map(str, WORKS)))
     parser.add_argument("--steps", type=int, default=12, help="that are timed, of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
