@@ -3,6 +3,7 @@
 import gc
 import os
 
+os.environ.setdefault("TINYRES_AHEAD", "0")  # no second process beside each that the tests start
 if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers none has more than a core; processes they start inherit it
     os.environ["OMP_NUM_THREADS"] = "1"  # read by BLAS and PyTorch as they are loaded
 

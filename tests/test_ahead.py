@@ -16,6 +16,7 @@ def started(monkeypatch):
     """Commands of the processes that would have been started, on a machine of two cores."""
     commands = []
     monkeypatch.setattr(ahead, "_cores", lambda: 2)
+    monkeypatch.delenv("TINYRES_AHEAD")
     monkeypatch.setattr(ahead.subprocess, "Popen", lambda command, **options: commands.append(command))
     monkeypatch.setattr(ahead.atexit, "register", lambda *call: None)
     return commands
@@ -38,11 +39,14 @@ def test_only_python_is_started_as_python(started, tmp_path, monkeypatch, execut
     assert not list(tmp_path.iterdir())
 
 
-def test_none_without_a_free_core_nor_in_a_frozen_application(started, tmp_path, monkeypatch):
+def test_none_without_a_free_core_nor_in_a_frozen_application_nor_where_nobody_wants_it(started, tmp_path, monkeypatch):
     monkeypatch.setattr(ahead.sys, "frozen", True, raising=False)
     ahead.start(tmp_path)
     monkeypatch.setattr(ahead.sys, "frozen", False)
     monkeypatch.setattr(ahead, "_cores", lambda: 1)
+    ahead.start(tmp_path)
+    monkeypatch.setattr(ahead, "_cores", lambda: 2)
+    monkeypatch.setenv("TINYRES_AHEAD", "0")
     ahead.start(tmp_path)
     assert not started
 
@@ -58,7 +62,7 @@ def test_nothing_is_said_where_none_can_be_started(started, tmp_path, monkeypatc
 
 def python(code, cache):
     """Run code with a cache of its own, on whatever cores there are."""
-    environment = {**ahead.os.environ, "TINYRES_CACHE": str(cache)}
+    environment = {**ahead.os.environ, "TINYRES_CACHE": str(cache), "TINYRES_AHEAD": "1"}
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
 
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"create"},
     {"models"},
     {"export"},
-    {"optim", "schedule"},
+    {"optim", "replay", "schedule"},
     {"data"},
     {"checkpoints"},
     {"recipe", "curves", "stopping"},
@@ -40,7 +40,8 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"ahead", "arrays", "isa", "plain", "threads"},
+    {"ahead", "arrays", "isa", "launch", "plain"},
+    {"threads"},
     {"whole"},
     {"compile", "memory"},
     {"simd"},

@@ -513,7 +513,7 @@ def test_one_compiled_kernel_serves_every_memory_order():
 # ---------------------------------------------------------------- memory
 @pytest.fixture
 def own_pool(monkeypatch):
-    monkeypatch.setattr(memory, "_pool", memory._Pool())
+    monkeypatch.setattr(memory, "_pool", memory.Pool())
     return memory._pool
 
 
@@ -646,7 +646,7 @@ def test_memory_that_is_not_needed_returns_to_the_system(own_pool, monkeypatch):
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40))
 def test_memory_is_in_one_array_or_gap_and_new_only_where_no_gap_is_large_enough(steps):
     before = memory._pool, memory.REGION
-    pool, memory.REGION = memory._Pool(), 8 * memory.SMALLEST
+    pool, memory.REGION = memory.Pool(), 8 * memory.SMALLEST
     memory._pool = pool
     try:
         live = []

@@ -21,11 +21,13 @@ from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_bac
 from tinyres.create import ones, randn, tensor, zeros
 from tinyres.nn.init import manual_seed
 from tinyres.recompute import checkpoint
+from tinyres.replay import Replay
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
 from tinyres.tensor import Tensor, record
 from tinyres.version import __version__ as __version__
 
 __all__ = [
+    "Replay",
     "Tensor",
     "checkpoint",
     "checkpoints",

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyres.kernels.launch import launch
+from tinyres.kernels.memory import empty_like
 from tinyres.tape import Array, Pullback
 
 Rule = tuple[Array, Pullback]
@@ -46,14 +48,24 @@ def getitem(x: Array, index: Any) -> Rule:
     basic = all(i is None or i is ... or isinstance(i, int | slice) for i in parts)  # takes each element once
 
     def pullback(dy: Array) -> Sequence[Array]:
-        dx = np.zeros_like(x)
-        if basic:
-            dx[index] = dy
-        else:
-            np.add.at(dx, index, dy)  # an element taken twice gets both gradients
+        dx = empty_like(x)
+        launch(_scatter, dx, index, basic, dy)
         return (dx,)
 
-    return np.array(x[index]), pullback
+    if not basic:
+        return np.array(x[index]), pullback
+    view = x[index] if any(i is ... for i in parts) else x[(*parts, ...)]  # of a single number, too
+    y = empty_like(view)
+    launch(np.copyto, y, view)
+    return y, pullback
+
+
+def _scatter(dx: Array, index: Any, basic: bool, dy: Array) -> None:
+    dx[...] = 0
+    if basic:
+        dx[index] = dy
+    else:
+        np.add.at(dx, index, dy)  # an element taken twice gets both gradients
 
 
 def largest(x: Array, axes: tuple[int, ...], *, keepdims: bool) -> Rule:

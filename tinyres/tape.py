@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.launch import compute
 from tinyres.kernels.pending import Pending, known
 from tinyres.kernels.threads import survive_forks
 
@@ -422,10 +423,10 @@ class _Sum:
         if self.owned:
             backend.active.add_to(self.array, part)
         else:
-            self.array, self.owned = self.array + part, True
+            self.array, self.owned = compute(np.add, self.array, part), True
 
     def copied(self) -> Array:
-        return self.array if self.owned else self.array.copy()
+        return self.array if self.owned else compute(np.positive, self.array)
 
 
 def topological_order(root: Node | Leaf) -> list[Node | Leaf]:

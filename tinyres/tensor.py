@@ -12,6 +12,7 @@ from weakref import ref
 import numpy as np
 
 from tinyres import rules
+from tinyres.kernels.launch import compute, reshaped
 from tinyres.kernels.pending import Pending
 from tinyres.rules import with_axes
 from tinyres.spelling import either_spelling
@@ -308,7 +309,7 @@ class Tensor:
     # -- arithmetic
     def __add__(self, other: Any) -> "Tensor":
         other = _operand(self, other)
-        return record("add", self._data + other._data, (self, other), lambda dy: (dy, dy))
+        return record("add", compute(np.add, self._data, other._data), (self, other), lambda dy: (dy, dy))
 
     def __sub__(self, other: Any) -> "Tensor":
         other = _operand(self, other)
@@ -466,7 +467,7 @@ class Tensor:
         """The same elements in another shape; one length may be -1."""
         shape = _one_by_one(shape)
         before = self.shape
-        return record("reshape", self._data.reshape(shape), (self,), lambda dy: (dy.reshape(before),))
+        return record("reshape", reshaped(self._data, shape), (self,), lambda dy: (reshaped(dy, before),))
 
     view = reshape
 

@@ -33,6 +33,7 @@ from tinyres.parallel.exchange import Shards
 from tinyres.parallel.meeting import Meeting
 from tinyres.parallel.world import check_same, world
 from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, fits, load_data, read_split
+from tinyres.replay import Replay
 from tinyres.stopping import stop_signals
 from tinyres.tape import Array, detect_anomaly, no_grad
 from tinyres.tensor import Tensor
@@ -194,6 +195,7 @@ class Run:
             self._normalise(self.folder / "last.safetensors", saved[1])
         elif config.weights:
             self._start_from(config.weights)
+        self.replay = Replay(self.model, self._loss)
         self.optimizer = self._optimizer()
         augment = data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout)
         how = {"shuffle": True, "augment": augment, "seed": config.seed, "part": (self.world.rank, self.world.size)}
@@ -304,9 +306,11 @@ class Run:
             some = slice(start - first, stop - first)
             self.gradients.begin(shard)
             with detect_anomaly() if self.anomaly else nullcontext():
-                logits = self.model(Tensor(x[some]))
-                loss = ops.cross_entropy(logits, y[some], label_smoothing=config.label_smoothing)
-                loss.backward(np.full((), (stop - start) / images, loss.dtype))
+                if self.shards.count == 1:
+                    loss, logits = self.replay(x, y)
+                else:
+                    loss, logits = self._loss(Tensor(x[some]), y[some])
+                    loss.backward(np.full((), (stop - start) / images, loss.dtype))
             correct = int((logits.data.argmax(1) == y[some]).sum())
             self.gradients.end(_Told(loss.item() * (stop - start), correct, asked()))
 
@@ -326,6 +330,10 @@ class Run:
         self.sums["correct"] += int(told.correct)
         self.sums["images"] += images
         return told.loss / images, lr, bool(told.asked)
+
+    def _loss(self, x: Tensor, y: Array) -> tuple[Tensor, Tensor]:
+        logits = self.model(x)
+        return ops.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
 
     def _check_finite(self, what: str, value: float, epoch: float, lr: float) -> None:
         if not math.isfinite(value):

@@ -2,7 +2,8 @@
 
 Numba compiles one kernel at a time in a process, and a first step waits for a dozen of them: forward, then backward. So
 where a cache is empty and a core is free, another Python fills the same cache from the other end. Nobody waits for it:
-a kernel that it has not finished when it is asked for is compiled here as well. Once for each cache.
+a kernel that it has not finished when it is asked for is compiled here as well. Once for each cache; never where
+``TINYRES_AHEAD=0`` says so.
 """
 
 import atexit
@@ -24,7 +25,9 @@ STARTED = "ahead"  # a file in the cache: somebody has started, or has finished
 
 def start(folder: Path) -> None:
     """Start the process for the cache in this folder, unless there was one, or there is neither core nor Python."""
-    if _cores() < 2 or not Path(sys.executable or "").name.startswith("python") or getattr(sys, "frozen", False):
+    if os.environ.get("TINYRES_AHEAD") == "0" or _cores() < 2:
+        return
+    if not Path(sys.executable or "").name.startswith("python") or getattr(sys, "frozen", False):
         return
     try:
         (folder / STARTED).touch(exist_ok=False)

@@ -22,6 +22,7 @@ from numba.core.compiler import Compiler
 
 from tinyres.kernels import ahead
 from tinyres.kernels.isa import ACTIVE, features
+from tinyres.kernels.launch import launch
 from tinyres.kernels.plain import Plain
 from tinyres.kernels.threads import Parallel
 
@@ -145,7 +146,10 @@ def contiguous(array: np.ndarray) -> np.ndarray:
     """
     if array.flags.carray:
         return array
-    array = np.ascontiguousarray(array) if array.flags.aligned else array.copy(order="C")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        copy = np.empty(array.shape, array.dtype)
+        launch(np.copyto, copy, array)
+        return copy
     return array if array.flags.writeable else np.asarray(_Alias(array))
 
 

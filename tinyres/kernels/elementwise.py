@@ -5,6 +5,7 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check, check_in_place, overlap
 from tinyres.kernels.compile import channels_last, contiguous, inner, jit
+from tinyres.kernels.launch import launch
 from tinyres.kernels.memory import empty
 from tinyres.kernels.simd import lanes, load, single, store, where_positive, wide
 
@@ -40,7 +41,7 @@ def add_to(total, part):
     ):
         _add_to(_flat(total), _flat(part), get_num_threads())
     else:
-        total += part
+        launch(np.add, total, part, total)
 
 
 def _flat(x):

@@ -7,15 +7,17 @@ the opposite order, so that gaps grow together, and serve arrays of any size. A 
 arrays have been at one time, where blocks of fixed sizes need a third to a half more.
 """
 
+import contextlib
 import math
 import threading
 import weakref
 from bisect import bisect
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import numpy as np
 
+from tinyres.kernels.launch import launch
 from tinyres.kernels.threads import survive_forks
 
 CACHE_LINE = 64  # bytes
@@ -35,7 +37,8 @@ class _Region:
     """A range of addresses that arrays share."""
 
     def __init__(self, size: int) -> None:
-        self.memory, self.size = memoryview(_aligned(size)), size
+        memory = _aligned(size)
+        self.memory, self.size, self.place = memoryview(memory), size, memory.ctypes.data
         self.gaps = [(0, size)]  # (start, stop) of what no array has, in order; no two of them touch
 
     def take(self, size: int, i: int) -> int:
@@ -58,7 +61,9 @@ class _Region:
 _taking = survive_forks(threading.Lock())
 
 
-class _Pool:
+class Pool:
+    """Memory that arrays come from and return to."""
+
     def __init__(self) -> None:
         self.regions: list[_Region] = []
         self.returned: list[tuple[_Region, int, int]] = []  # by arrays that died since the last one was made
@@ -67,9 +72,7 @@ class _Pool:
         """Memory of `size` bytes, from start to stop in a region: of the smallest gap there is."""
         size = -(-size // CACHE_LINE) * CACHE_LINE
         with _taking:
-            while self.returned:
-                region, start, stop = self.returned.pop()
-                region.give(start, stop)
+            self._take_back()
             gaps = ((stop - start, k, i) for k, r in enumerate(self.regions) for i, (start, stop) in enumerate(r.gaps))
             best = min((gap for gap in gaps if gap[0] >= size), default=None)
             if best is None:  # regions that no array is in are of no use: back to the system with them
@@ -84,8 +87,46 @@ class _Pool:
         """Take memory back, at the next `take`: arrays may die at any time, in any thread, even within `take`."""
         self.returned.append((region, start, stop))
 
+    def _take_back(self) -> None:
+        while self.returned:
+            region, start, stop = self.returned.pop()
+            region.give(start, stop)
 
-_pool = _Pool()
+    def held(self) -> int:
+        """Bytes that living arrays have."""
+        with _taking:
+            self._take_back()
+            return sum(region.size - sum(stop - start for start, stop in region.gaps) for region in self.regions)
+
+    def unheld(self, array: np.ndarray) -> np.ndarray:
+        """The same elements of this pool's memory, as an array that does not keep it from being given to others; where
+        the array is not in this pool, the array itself."""
+        place = array.ctypes.data
+        for region in self.regions:
+            start = place - region.place
+            if 0 <= start < region.size:
+                return np.ndarray(array.shape, array.dtype, region.memory, start, array.strides)
+        return array
+
+
+_pool = Pool()
+
+
+class _Here(threading.local):
+    pool: Pool | None = None  # instead of the one that all share
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def within(pool: Pool) -> Iterator[None]:
+    """Take this thread's memory from a pool of its own, inside this block."""
+    before, _here.pool = _here.pool, pool
+    try:
+        yield
+    finally:
+        _here.pool = before
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -94,17 +135,24 @@ def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = math.prod(shape) * dtype.itemsize
     if size < SMALLEST:
         return np.empty(shape, dtype)
-    region, start, stop = _pool.take(size)
+    pool = _here.pool or _pool
+    region, start, stop = pool.take(size)
     # every view of an array refers to its root, so that dies with the last one
     root = np.frombuffer(region.memory, np.uint8, size, start)
-    weakref.finalize(root, _pool.give, region, start, stop).atexit = False
+    weakref.finalize(root, pool.give, region, start, stop).atexit = False
     return root.view(dtype).reshape(shape)
+
+
+def empty_like(array: np.ndarray) -> np.ndarray:
+    """As `numpy.empty_like`, from the pool: the axes lie in memory in the array's order."""
+    order = sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis]))
+    return empty(tuple(array.shape[axis] for axis in order), array.dtype).transpose(np.argsort(order))
 
 
 def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """As `numpy.zeros`, from the pool."""
     array = empty(shape, dtype)
-    array[...] = 0
+    launch(np.copyto, array, 0)
     return array
 
 

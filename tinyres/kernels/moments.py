@@ -9,6 +9,7 @@ origin is one of n values, no more digits are lost than in a sum of n numbers.
 import numpy as np
 
 from tinyres.kernels.compile import inner, jit
+from tinyres.kernels.launch import launch
 from tinyres.kernels.simd import fma, lanes, load, load_as, loads, maximum, single, splat, store, wide
 
 ORIGIN, SUM, SQUARES = 0, 1, 2
@@ -21,7 +22,7 @@ def merge(parts, counts, channels):
     """
     mean, var = np.zeros((2, channels))
     if parts.size:
-        _merge(parts, counts, mean, var)
+        launch(_merge, parts, counts, mean, var)
     return mean, var
 
 

@@ -17,7 +17,8 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import channels_last, inner, jit
-from tinyres.kernels.memory import empty
+from tinyres.kernels.launch import assign, launch
+from tinyres.kernels.memory import empty, zeros
 from tinyres.kernels.moments import ORIGIN, SQUARES, merge
 from tinyres.kernels.simd import (
     BROAD,
@@ -50,7 +51,7 @@ def batch_norm_statistics(x):
     check("batch_norm_statistics", x)
     rows, channels = _rows(x), x.shape[1]
     chunks, width = _chunks(rows), rows.shape[1]
-    parts = np.zeros((chunks, 3, width))
+    parts = zeros((chunks, 3, width), np.float64)
     _statistics(rows, _block(rows), parts, get_num_threads())
     return merge(parts, np.diff(np.arange(chunks + 1) * len(rows) // max(1, chunks)), channels)
 
@@ -62,7 +63,7 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     y = empty(memory.shape, x.dtype)
     rows, added = _rows(x), _rows(x if residual is None else residual)
     constants = _constants(3, rows, x)
-    constants[0], constants[1], constants[2] = mean, scale, bias
+    launch(assign, constants, mean, scale, bias)
     add = residual is not None
     forward = _Forward(rows, constants.reshape(3, -1), added, y.reshape(rows.shape), add, relu, _far(rows))
     _apply(forward, _block(rows), get_num_threads())
@@ -90,20 +91,32 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
     dx = empty(rows.shape, x.dtype)
     g = empty(rows.shape, x.dtype) if keep else upstream
     constants = _constants(5, rows, x)
-    constants[0], constants[1], constants[2] = mean, weight * inv_std, bias
-    flat = constants.reshape(5, -1)
-    sums = np.zeros((2, _chunks(rows), rows.shape[1]))
+    launch(_before, constants, mean, inv_std, weight, bias)
+    flat, (dweight, dbias) = constants.reshape(5, -1), np.empty((2, channels), x.dtype)
+    sums = zeros((2, _chunks(rows), rows.shape[1]), np.float64)
     measured = _Measured(upstream, rows, _rows(y) if keep else rows, flat, g, recompute, keep)
     _grad_sums(measured, block, sums, workers)
+    launch(_between, sums, constants, inv_std, pixels, whole, training, dweight, dbias)
+    _grad_apply(_Backward(g, rows, flat, dx, recompute, training, _far(rows)), block, workers)
+    dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
+    return dx, dweight, dbias, g if residual else None
+
+
+def _before(constants, mean, inv_std, weight, bias):
+    """What the gradient's sums need of each channel."""
+    constants[0], constants[1], constants[2] = mean, weight * inv_std, bias
+
+
+def _between(sums, constants, inv_std, pixels, whole, training, dweight, dbias):
+    """What follows from the sums: dweight, dbias, and in training the mean of g and the slope of dx."""
     sums = sums.sum(axis=1).reshape(constants[:2].shape)  # chunks in index order
     total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
     if training:
         of_all = whole(total, moment, pixels) if whole else (total, moment, pixels)
         constants[3], constants[4] = of_all[0] / of_all[2], of_all[1] / of_all[2] * inv_std.astype(np.float64) ** 2
-    _grad_apply(_Backward(g, rows, flat, dx, recompute, training, _far(rows)), block, workers)
-    dweight, dbias = (moment * inv_std).astype(x.dtype), total.astype(x.dtype)
-    dx, g = (a.reshape(n, height, width, channels).transpose(0, 3, 1, 2) for a in (dx, g))
-    return dx, dweight, dbias, g if residual else None
+    else:
+        constants[3] = constants[4] = 0
+    dweight[...], dbias[...] = moment * inv_std, total
 
 
 def _rows(x):
@@ -120,7 +133,7 @@ def _rows(x):
 def _constants(count, rows, x):
     """Room for constants of each channel, (count, pixels in a row, C): the same for all pixels in a row."""
     channels = x.shape[1]
-    return np.zeros((count, rows.shape[1] // max(1, channels), channels), x.dtype)
+    return np.empty((count, rows.shape[1] // max(1, channels), channels), x.dtype)
 
 
 def _chunks(rows):

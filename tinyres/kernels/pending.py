@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyres.kernels.compile import channels_last, inner
+from tinyres.kernels.launch import assign, launch
 from tinyres.kernels.simd import fma, inside, load, maximum
 
 
@@ -25,7 +26,8 @@ class Pending:
 
     def __init__(self, apply: Callable[..., np.ndarray], x: np.ndarray, mean: Any, scale: Any, bias: Any) -> None:
         self.apply, self.x = apply, x
-        self.constants = np.array([mean, scale, bias], x.dtype)  # a copy: the bias is a parameter, and will change
+        self.constants = np.empty((3, x.shape[1]), x.dtype)
+        launch(assign, self.constants, mean, scale, bias)  # copies: the bias is a parameter, and will change
         self.y: np.ndarray | None = None
 
     def array(self) -> np.ndarray:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numba
 
+from tinyres.kernels.launch import _here
+
 
 def survive_forks(lock: Any) -> Any:
     """A lock that is free in a forked child, and what it guards is whole there."""
@@ -95,6 +97,8 @@ class Parallel:
     def __call__(self, *arguments: Any) -> Any:
         if _process.orphaned or _process.layer is None or _thread.threads != _process.threads:
             _prepare()
+        if _here.note is not None:
+            _here.note(self, arguments)
         if _process.layer != "workqueue":
             return self.kernel(*arguments)
         with _turn:

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from tinyres import ops
+from tinyres.kernels.launch import launch
 from tinyres.nn import init
 from tinyres.nn.module import Module, Parameter
 from tinyres.ops.norm import Gather
@@ -29,6 +30,10 @@ def _windows(layer: str, kernel_size: _Size, stride: _Size | None, padding: _Siz
     for name, (value, least) in sizes.items():
         if min(_pair(value)) < least:
             raise ValueError(f"{layer}: {name}: got {value}, expected {least} or more")
+
+
+def _count(batches: Array) -> None:
+    batches += 1
 
 
 class Conv2d(Module):
@@ -137,7 +142,7 @@ class BatchNorm2d(Module):
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         if self.training and not state.recomputing and (self.gather is None or self.gather.leads):
-            self.num_batches_tracked += 1
+            launch(_count, self.num_batches_tracked)
         return ops.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias,
             training=self.training, momentum=self.momentum, eps=self.eps, residual=residual, relu=relu,

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinyres import backend
+from tinyres.kernels.launch import compute
 from tinyres.ops import _check
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
@@ -115,7 +118,7 @@ def conv2d(
         dw = kernels.conv2d_weight_grad(g, a, w.shape, **options) if needs_w else None
         total = totals[0] if totals[0] is not None and _is_channels_last(totals[0]) else None
         dx = kernels.conv2d_input_grad(g, w, a.shape, total, **options) if needs_x else None
-        return (dx, dw) + ((g.sum((0, 2, 3)),) if has_bias else ()) + ((g,) if has_shortcut else ())
+        return (dx, dw) + ((compute(np.sum, g, axis=(0, 2, 3)),) if has_bias else ()) + ((g,) if has_shortcut else ())
 
     parents = [t for t in (x, weight, bias, residual) if t is not None]
     how: dict[str, Any] = {"groups": groups, "bias": has_bias, "relu": relu, **options}
@@ -173,7 +176,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         pixels = dy[:, :, None, None]
         dx = kernels.conv2d_input_grad(pixels, w, a.shape, **options)[:, :, 0, 0] if needs_x else None
         dw = kernels.conv2d_weight_grad(pixels, a, w.shape, **options)[:, :, 0, 0] if needs_w else None
-        return (dx, dw) if bias is None else (dx, dw, dy.sum(0))
+        return (dx, dw) if bias is None else (dx, dw, compute(np.sum, dy, axis=0))
 
     y = kernels.conv2d(a, w, None if bias is None else bias.data, **options)[:, :, 0, 0]
     return record("linear", y, (x, weight) if bias is None else (x, weight, bias), pullback)

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyres.kernels.launch import launch
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
 
@@ -45,26 +46,38 @@ def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) 
     target = np.asarray(target.data if isinstance(target, Tensor) else target)
     if logits.ndim != 2 or 0 in logits.shape:
         raise ValueError(f"logits: got shape {logits.shape}, expected (N, K), N samples of K classes")
-    n, k = logits.shape
+    n = len(logits)
     if target.shape != (n,) or target.dtype.kind not in "iu":
         raise ValueError(
             f"target: got shape {target.shape} {target.dtype}, expected ({n},) of int, a class for each sample"
         )
-    if target.min() < 0 or target.max() >= k:
-        raise ValueError(f"target: got classes from {target.min()} to {target.max()}, expected 0 to {k - 1}")
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 to 1")
 
     x = logits.data
+    log_p, loss = np.empty_like(x), np.empty((), x.dtype)
+    launch(_cross_entropy, x, target, label_smoothing, log_p, loss)
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        dx = np.empty_like(log_p)
+        launch(_cross_entropy_grad, dy, target, label_smoothing, log_p, dx)
+        return (dx,)
+
+    return record("cross_entropy", loss, (logits,), pullback)
+
+
+def _cross_entropy(x: Array, target: Array, label_smoothing: float, log_p: Array, loss: Array) -> None:
+    if target.min() < 0 or target.max() >= x.shape[1]:
+        raise ValueError(f"target: got classes from {target.min()} to {target.max()}, expected 0 to {x.shape[1] - 1}")
     shifted = x - x.max(1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    loss = -(1 - label_smoothing) * log_p[np.arange(n), target].mean()
+    np.subtract(shifted, np.log(np.exp(shifted).sum(1, keepdims=True)), out=log_p)
+    loss[...] = -(1 - label_smoothing) * log_p[np.arange(len(x)), target].mean()
     if label_smoothing:  # not 0 times log_p: a class with logit -inf has no part in the loss of another
         loss -= label_smoothing * log_p.mean()
 
-    def pullback(dy: Array) -> Sequence[Array]:
-        q = np.full(x.shape, label_smoothing / k, x.dtype)
-        q[np.arange(n), target] += 1 - label_smoothing
-        return (dy * (np.exp(log_p) - q) / n,)
 
-    return record("cross_entropy", loss, (logits,), pullback)
+def _cross_entropy_grad(dy: Array, target: Array, label_smoothing: float, log_p: Array, dx: Array) -> None:
+    n, k = log_p.shape
+    q = np.full((n, k), label_smoothing / k, log_p.dtype)
+    q[np.arange(n), target] += 1 - label_smoothing
+    np.divide(dy * (np.exp(log_p) - q), n, out=dx)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.launch import launch
 from tinyres.kernels.pending import Pending
 from tinyres.ops import _check
 from tinyres.tape import Array, state
@@ -129,13 +130,13 @@ def batch_norm(
     shared = gather if training else None
     if shared:
         mean, var, pixels = _merged(shared(np.array([np.full(channels, float(pixels)), mean, var])))
-    inv_std = (1 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(a.dtype)
-    centre = np.array(mean, a.dtype)  # a copy: the running one will change
+    centre, inv_std, scale = (np.empty(channels, a.dtype) for _ in range(3))
+    launch(_normalisers, mean, var, eps, gamma, centre, inv_std, scale)
     added = None if residual is None else residual.data
     if pending := measured and relu and not shortcut:
-        y = Pending(kernels.batch_norm_apply, a, centre, gamma * inv_std, beta)
+        y = Pending(kernels.batch_norm_apply, a, centre, scale, beta)
     else:
-        y = kernels.batch_norm_apply(a, centre, gamma * inv_std, beta, added, relu=relu)
+        y = kernels.batch_norm_apply(a, centre, scale, beta, added, relu=relu)
     opened = y if relu and shortcut else None  # without a shortcut, x tells as well where y > 0, and is saved anyway
 
     def whole(total: Array, moment: Array, own: int) -> tuple[Array, Array, int]:
@@ -157,9 +158,21 @@ def batch_norm(
     if (
         training and not state.recomputing and (gather is None or gather.leads)
     ):  # last, so that an anomaly leaves them as they were
-        running_mean += momentum * (mean - running_mean)
-        running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
+        launch(_track, running_mean, running_var, momentum, mean, var, pixels)
     return out
+
+
+def _normalisers(
+    mean: Array, var: Array, eps: float, gamma: Array, centre: Array, inv_std: Array, scale: Array
+) -> None:
+    inv_std[...] = 1 / np.sqrt(np.asarray(var, np.float64) + eps)
+    centre[...] = mean  # a copy: the running one will change
+    np.multiply(gamma, inv_std, out=scale)
+
+
+def _track(running_mean: Array, running_var: Array, momentum: float, mean: Array, var: Array, pixels: int) -> None:
+    running_mean += momentum * (mean - running_mean)
+    running_var += momentum * (var * (pixels / (pixels - 1)) - running_var)
 
 
 def _merged(shards: Array) -> tuple[Array, Array, int]:

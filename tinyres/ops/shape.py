@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyres.kernels.launch import launch
+from tinyres.kernels.memory import empty
 from tinyres.spelling import either_spelling
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
@@ -124,11 +126,16 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     inner = tuple(slice(b, b + n) for b, n in zip(before, x.shape, strict=True))
     shape = tuple(b + n + a for b, n, a in zip(before, x.shape, after, strict=True))
     if x.ndim == 4:  # stay channels-last
-        y = np.full([shape[i] for i in (0, 2, 3, 1)], value, x.dtype).transpose(0, 3, 1, 2)
+        y = empty(tuple(shape[i] for i in (0, 2, 3, 1)), x.dtype).transpose(0, 3, 1, 2)
     else:
-        y = np.full(shape, value, x.dtype)
-    y[inner] = x.data
+        y = empty(shape, x.dtype)
+    launch(_padded, y, inner, x.data, value)
     return record("pad", y, (x,), lambda dy: (dy[inner],), before=before, after=after, value=value)
+
+
+def _padded(y: Array, inner: tuple[slice, ...], x: Array, value: float) -> None:
+    y[...] = value
+    y[inner] = x
 
 
 @either_spelling

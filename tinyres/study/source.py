@@ -112,7 +112,7 @@ def _definition(code: CodeType) -> tuple[tuple[str, ...], int]:
 
 @functools.cache
 def _assignment(code: CodeType, recorded: int) -> tuple[int, int]:
-    """First and last line of the assignment to the variable that is recorded in line `recorded`, or zeros."""
+    """First and last line of what computes the variable that is recorded in line `recorded`, or zeros."""
     lines, start = _definition(code)
     try:
         tree = ast.parse(textwrap.dedent("".join(lines)))
@@ -128,14 +128,22 @@ def _assignment(code: CodeType, recorded: int) -> tuple[int, int]:
     set_at = [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
+        if isinstance(node, ast.Assign | ast.Expr)
         and node.lineno < line
-        and any(isinstance(leaf, ast.Name) and leaf.id in names for target in node.targets for leaf in ast.walk(target))
+        and any(isinstance(leaf, ast.Name) and leaf.id in names for target in _set(node) for leaf in ast.walk(target))
     ]
     if not set_at:
         return 0, 0
     last = max(set_at, key=lambda node: node.lineno)
     return start + last.lineno - 1, start + (last.end_lineno or last.lineno) - 1
+
+
+def _set(statement: ast.Assign | ast.Expr) -> list[ast.expr]:
+    """What a statement writes to: its targets, or arguments of what it launches."""
+    if isinstance(statement, ast.Assign):
+        return statement.targets
+    call = statement.value
+    return call.args if isinstance(call, ast.Call) and _called(call) == "launch" else []
 
 
 def _called(call: ast.Call) -> str:

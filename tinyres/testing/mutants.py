@@ -119,8 +119,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "indexing: an element taken twice gets one of its gradients",
         "rules.py",
-        "            np.add.at(dx, index, dy)  # an element taken twice gets both gradients\n",
-        "            dx[index] = dy\n",
+        "        np.add.at(dx, index, dy)  # an element taken twice gets both gradients\n",
+        "        dx[index] = dy\n",
         _TAPE,
     )
     yield Mutant(
@@ -201,16 +201,16 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "cross entropy: 1/N missing",
         "ops/loss.py",
-        "return (dy * (np.exp(log_p) - q) / n,)",
-        "return (dy * (np.exp(log_p) - q),)",
+        "np.divide(dy * (np.exp(log_p) - q), n, out=dx)",
+        "np.multiply(dy, np.exp(log_p) - q, out=dx)",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
     yield Mutant(
         "cross entropy: smoothing forgotten in the gradient",
         "ops/loss.py",
-        "q = np.full(x.shape, label_smoothing / k, x.dtype)",
-        "q = np.zeros(x.shape, x.dtype)",
+        "q = np.full((n, k), label_smoothing / k, log_p.dtype)",
+        "q = np.zeros((n, k), log_p.dtype)",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
@@ -249,8 +249,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "convolution: the bias's gradient is a mean",
         "ops/conv.py",
-        "((g.sum((0, 2, 3)),) if has_bias",
-        "((g.mean((0, 2, 3)),) if has_bias",
+        "((compute(np.sum, g, axis=(0, 2, 3)),) if has_bias",
+        "((compute(np.mean, g, axis=(0, 2, 3)),) if has_bias",
         _OPS + " conv2d",
         "conv2d",
     )
@@ -295,16 +295,17 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "batch norm: eps beside the root",
         "ops/norm.py",
-        "(1 / np.sqrt(np.asarray(var, np.float64) + eps))",
-        "(1 / (np.sqrt(np.asarray(var, np.float64)) + eps))",
+        "1 / np.sqrt(np.asarray(var, np.float64) + eps)",
+        "1 / (np.sqrt(np.asarray(var, np.float64)) + eps)",
         _OPS + " batch_norm",
         "batch_norm",
     )
     yield Mutant(
         "batch norm: the gradient sees what became of the running mean since",
         "ops/norm.py",
-        "centre = np.array(mean, a.dtype)",
-        "centre = np.asarray(mean, a.dtype)",
+        "    launch(_normalisers, mean, var, eps, gamma, centre, inv_std, scale)\n",
+        "    launch(_normalisers, mean, var, eps, gamma, centre, inv_std, scale)\n"
+        "    centre = np.asarray(mean, a.dtype)\n",
         _OPS + " batch_norm",
     )
     yield Mutant(

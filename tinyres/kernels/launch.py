@@ -1,0 +1,68 @@
+"""How Python starts work on arrays: a kernel, or a few lines of NumPy.
+
+The work is done at once. While a step is being noted (see `tinyres.replay`), it is written down as well, and can be
+done again without the Python that led to it. So what is launched returns nothing that matters: it writes to arrays
+among its arguments, and what it writes follows from the others.
+"""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+Work = Callable[..., Any]
+Note = Callable[[Work, tuple[Any, ...]], None]
+
+
+class _Here(threading.local):
+    note: Note | None = None
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def noting(note: Note) -> Iterator[None]:
+    """Tell `note` of all that this thread launches inside this block, before it is done."""
+    if _here.note is not None:
+        raise RuntimeError("noting: got a step within one that is being noted, expected one at a time")
+    _here.note = note
+    try:
+        yield
+    finally:
+        _here.note = None
+
+
+def launch(work: Work, *arguments: Any) -> None:
+    """Do some work on arrays."""
+    if _here.note is not None:
+        _here.note(work, arguments)
+    work(*arguments)
+
+
+def compute(function: Work, *arguments: Any, **options: Any) -> np.ndarray:
+    """A new array, ``function(*arguments, **options)``, of a function of NumPy's that takes ``out``."""
+    result = np.asarray(function(*arguments, **options))
+    if _here.note is not None:
+        _here.note(_compute_into, (result, function, options, *arguments))
+    return result
+
+
+def _compute_into(result: np.ndarray, function: Work, options: dict[str, Any], *arguments: Any) -> None:
+    function(*arguments, **options, out=result)
+
+
+def reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The same numbers in another shape: a view where that can be, else a copy."""
+    result = array.reshape(shape)
+    if _here.note is not None and not np.may_share_memory(result, array):
+        _here.note(np.copyto, (result.reshape(array.shape), array))
+    return result
+
+
+def assign(arrays: Any, *values: Any) -> None:
+    """arrays[0][...] = values[0], and so on: to be launched."""
+    for array, value in zip(arrays, values, strict=True):
+        array[...] = value

@@ -1,0 +1,244 @@
+"""A training step whose Python runs once: what it launched is noted, and done again for every batch after that.
+
+Python takes about as long for a step whatever the batch is: each operation checks its arguments, works out shapes, asks
+for memory and goes on the tape, and each pullback does so again. For the same shapes it does the same as the step
+before, down to the addresses. So the calls of kernels are written down with their arrays (see `kernels.launch`), and a
+batch that comes later is copied to where the first one was, and the list is gone through. CUDA graphs are the same idea
+(Gray, "Getting started with CUDA graphs", 2019). There is no second engine: what is repeated is what the tape did.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from tinyres import backend
+from tinyres.kernels import memory
+from tinyres.kernels.launch import Work, assign, noting
+from tinyres.nn import Module
+from tinyres.tape import Array, state
+from tinyres.tensor import Tensor
+
+Outputs = tuple[Array, ...]
+Gradients = list[tuple[Tensor, Array]]
+
+
+class Replay:
+    """Forward and backward pass, or under `no_grad` the forward pass alone, without Python where shapes are as before.
+
+    Parameters
+    ----------
+    model : Module
+        Whose parameters get gradients.
+    function : callable
+        Takes what a call is given, arrays of float as tensors, and returns a tensor or a tuple of them, the first of
+        which is the loss where gradients are wanted. It depends on nothing else that changes from call to call.
+
+    Notes
+    -----
+    A call computes what ``function(*inputs)`` and ``loss.backward()`` compute, to the last bit, and what it returns
+    are copies without history. The first call with some shapes is as any other, the second is noted, the third is
+    repeated and computed anew, and the results compared: from then on it is only repeated. Other shapes, such as those
+    of an epoch's last batch, are computed as ever.
+
+    Whatever a step decides in Python it decides as when it was noted. A change of the model that shows in an attribute
+    (its mode, a parameter, a stride) is noticed, and noted anew. With hooks or `detect_anomaly`, and where batch norm
+    gathers from other shards, nothing is repeated.
+
+    Gradients lie in the same arrays at each call, as does all that `function` keeps: copy what is to stay as it is. Not
+    for several threads at once.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> model = tr.nn.Linear(2, 3)
+    >>> step = tr.Replay(model, lambda x, y: tr.ops.cross_entropy(model(x), y))
+    >>> optimizer = tr.optim.SGD(model.parameters(), lr=0.5)
+    >>> for _ in range(100):
+    ...     model.zero_grad()
+    ...     loss = step(np.eye(2, dtype=np.float32), np.array([2, 0]))
+    ...     optimizer.step()
+    >>> bool(loss.item() < 0.1), step.repeats
+    (True, True)
+    """
+
+    def __init__(self, model: Module, function: Callable[..., Any]) -> None:
+        self.model, self.function = model, function
+        self._pool = memory.Pool()  # of all that a step makes: so a noted step has its memory to itself
+        self._last: _Key | None = None  # of the call before
+        self._noted: _Noted | None = None
+        self._refused = False
+
+    @property
+    def repeats(self) -> bool:
+        """Whether there is a step that is repeated."""
+        return self._noted is not None and self._noted.trusted
+
+    def __call__(self, *inputs: Any) -> Any:
+        arrays = [x.data if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
+        key = None if self._refused else _key(self.model, arrays)
+        if key is None:
+            return _returned(self._run(arrays))
+        for p, gradient in self._gradients():  # that are to be added to: what comes may write over them
+            p.grad = gradient.copy()
+        before, self._last = self._last, key
+        if self._noted is not None and self._noted.key == key:
+            outputs = self._noted.repeat(arrays) if self._noted.trusted else self._compare(self._noted, arrays)
+        elif before == key and not self._gradients():
+            outputs = self._note(key, arrays)
+        else:
+            outputs = self._compute(arrays)
+        return _returned(outputs)
+
+    def _run(self, arrays: list[Array]) -> Outputs:
+        found = self.function(*(Tensor._wrap(a) if a.dtype.kind == "f" else a for a in arrays))
+        tensors = found if isinstance(found, tuple) else (found,)
+        if state.grad_enabled:
+            tensors[0].backward()
+        return tuple(t.data for t in tensors)
+
+    def _gradients(self) -> Gradients:
+        return [(p, p.grad) for p in self.model.parameters() if p.grad is not None]
+
+    def _compute(self, arrays: list[Array]) -> Outputs:
+        """As ever, in the pool's memory."""
+        with memory.within(self._pool):
+            outputs = tuple(a.copy() for a in self._run(arrays))
+        self._let_go()
+        if self._noted is not None and self._pool.held() > self._noted.held:
+            self._noted = None  # `function` has kept something, which a repetition might write over
+        return outputs
+
+    def _let_go(self) -> None:
+        """Leave gradients where they are, but free their memory: by the next call they have been used."""
+        for p, gradient in self._gradients():
+            p.grad = self._pool.unheld(gradient)
+
+    def _note(self, key: "_Key", arrays: list[Array]) -> Outputs:
+        self._noted = None  # its memory, before another's
+        noted = _Noted(key, arrays, self._pool)
+        with noting(noted.note), memory.within(self._pool):
+            noted.outputs = self._run(noted.inputs)
+        self._let_go()
+        noted.gradients, noted.held, self._noted = self._gradients(), self._pool.held(), noted
+        return noted.outputs
+
+    def _compare(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
+        """Compute a step as ever, and repeat it for the first time: what differs does not follow from launches."""
+        earlier, buffers = self._gradients(), list(self.model.buffers())
+        unchanged = [buffer.copy() for buffer in buffers]
+        self.model.zero_grad()
+        with memory.within(self._pool):
+            computed = self._digests([*self._run(arrays), *buffers])
+        self.model.zero_grad()
+        assign(buffers, *unchanged)
+        outputs = noted.repeat(arrays)
+        noted.trusted = computed == self._digests([*outputs, *buffers])
+        if not noted.trusted:
+            self._noted, self._refused = None, True
+            warnings.warn(
+                "Replay: repeating the step gave other results than computing it: something in it does not follow from "
+                "launches (an operation of plain NumPy, or random numbers). It is computed each time, and is slower",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            assign(buffers, *unchanged)
+            self.model.zero_grad()
+            outputs = self._run(arrays)
+        for p, gradient in earlier:
+            p.grad = gradient if p.grad is None else gradient + p.grad
+        return outputs
+
+    def _digests(self, arrays: Sequence[Array]) -> list[Any]:
+        """Of arrays and of all gradients: the same for the same bits."""
+        gradients = [(p, _digest(gradient)) for p, gradient in self._gradients()]
+        return [*map(_digest, arrays), *gradients]
+
+
+class _Noted:
+    """A step as it was noted: what it launched, where it reads its inputs, and where its results are."""
+
+    def __init__(self, key: "_Key", inputs: list[Array], pool: memory.Pool) -> None:
+        self.key, self.pool, self.trusted = key, pool, False
+        self.held = 0  # bytes of the pool that are not free between repetitions
+        self.inputs = [a.copy(order="K") for a in inputs]
+        self.launches: list[tuple[Work, tuple[Any, ...]]] = []
+        self.outputs: Outputs = ()
+        self.gradients: Gradients = []
+
+    def note(self, work: Work, arguments: tuple[Any, ...]) -> None:
+        self.launches.append((work, self._unheld(arguments)))
+
+    def _unheld(self, value: Any) -> Any:
+        """Arguments without a hold on the pool's memory, which comes and goes in the step as it did."""
+        if isinstance(value, np.ndarray):
+            return self.pool.unheld(value)
+        if isinstance(value, tuple):
+            parts = [self._unheld(v) for v in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+        return value
+
+    def repeat(self, arrays: list[Array]) -> Outputs:
+        before = [(p, p.grad) for p, _ in self.gradients if p.grad is not None]
+        for own, array in zip(self.inputs, arrays, strict=True):
+            np.copyto(own, array)
+        for work, arguments in self.launches:
+            work(*arguments)
+        for p, gradient in self.gradients:
+            p.grad = gradient
+        for p, gradient in before:
+            p.grad = gradient + p.grad
+        return self.outputs
+
+
+class _Key:
+    """What a step is noted for. Two are equal where nothing that Python can see of a step has changed."""
+
+    def __init__(self, values: list[Any], ids: list[int], kept: list[Any]) -> None:
+        self.values, self.ids, self.kept = values, ids, kept  # kept: an id is another object's once its own is gone
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.ids == other.ids and self.values == other.values
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _key(model: Module, arrays: list[Array]) -> _Key | None:
+    """None where a step is not to be repeated."""
+    if state.anomaly or state.recomputing or state.watch is not None:
+        return None
+    if backend._chosen["backend"] == "reference" or backend._chosen["algorithm"] == "im2col":
+        return None  # NumPy does their work, and notes nothing
+    kept: list[Any] = []
+    for module in _all(model):
+        attributes = module.__dict__
+        if attributes["_forward_hooks"] or attributes.get("gather") is not None:
+            return None
+        kept.extend(attributes.values())
+        for p in attributes["_parameters"].values():
+            if p.hooks or p.grad_hooks:
+                return None
+            kept += (p._data, p.requires_grad)
+    values: list[Any] = [(a.shape, a.dtype) for a in arrays]
+    values += [state.grad_enabled, backend.num_threads(), *backend._chosen.values()]
+    return _Key(values, list(map(id, kept)), kept)
+
+
+def _all(module: Module) -> Iterator[Module]:
+    yield module
+    for child in module._modules.values():
+        yield from _all(child)
+
+
+def _returned(outputs: Outputs) -> Any:
+    tensors = tuple(Tensor(a) for a in outputs)
+    return tensors if len(tensors) > 1 else tensors[0]
+
+
+def _digest(array: Array) -> bytes:
+    """The same for the same bits."""
+    digest = blake2b(repr((array.shape, array.dtype)).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.digest()
