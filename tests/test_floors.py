@@ -46,7 +46,7 @@ KERNELS = [
     {"compile", "memory"},
     {"simd"},
     {"moments", "pending"},
-    {"filters", "tile"},
+    {"filters", "groups", "tile"},
     {"conv"},
     {"weight_grad"},
     {"winograd.plan"},

@@ -17,7 +17,7 @@ from numba.core.dispatcher import Dispatcher
 
 import tinyres as tr
 from tinyres import backend, kernels, reference
-from tinyres.kernels import compile, conv, elementwise, im2col, memory, norm, pool, weight_grad
+from tinyres.kernels import compile, conv, elementwise, groups, im2col, memory, norm, pool, weight_grad
 from tinyres.kernels.threads import Parallel
 from tinyres.testing.strategies import (
     ORDERS,
@@ -91,6 +91,28 @@ def test_convolution_is_its_definition(algorithm, p):
         np.testing.assert_array_equal(getattr(p, name), getattr(before, name))
     for y in results[:3]:
         assert y.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+@given(st.sampled_from([1, 2, 3, 4, 8, 16]), st.sampled_from([1, 2, 3, 4, 8]), st.integers(1, 9), dtypes, seeds)
+def test_groups_side_by_side_compute_what_each_would(c, o, count, dtype, seed):
+    """Narrow groups are merged, with zeros between them: forward, both gradients, and back to each group's weights."""
+    rng, window = np.random.default_rng(seed), {"stride": (1, 2), "padding": (1, 0)}
+    x, weight = numbers(rng, (2, c * count, 4, 5), dtype), numbers(rng, (o * count, c, 3, 2), dtype)
+    dy = numbers(rng, (2, o * count, 4, 2), dtype)
+    wide = groups.merged(weight, x.shape[1])
+    assert wide.shape == groups.merged_shape(x.shape[1], weight.shape, weight.itemsize)
+    np.testing.assert_array_equal(groups.own(wide, weight.shape, x.shape[1]), weight)
+    np.testing.assert_array_equal(np.sort(wide[wide != 0]), np.sort(weight[weight != 0]))
+    channels = [(slice(g * c, g * c + c), slice(g * o, g * o + o)) for g in range(count)]
+    tolerance = 1e-5 if dtype == F4 else 1e-13
+    y = conv.conv2d(x, weight, **window)
+    dx = conv.conv2d_input_grad(dy, weight, x.shape, **window)
+    dw = weight_grad.conv2d_weight_grad(dy, x, weight.shape, **window)
+    for reads, writes in channels:
+        ours = x[:, reads], weight[writes], dy[:, writes]
+        assert_close(y[:, writes], reference.conv2d(ours[0], ours[1], **window), tolerance)
+        assert_close(dx[:, reads], reference.conv2d_input_grad(ours[2], ours[1], ours[0].shape, **window), tolerance)
+        assert_close(dw[writes], reference.conv2d_weight_grad(ours[2], ours[0], ours[1].shape, **window), tolerance)
 
 
 @pytest.mark.parametrize(

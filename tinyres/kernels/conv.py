@@ -31,6 +31,7 @@ from numba import get_num_threads, prange
 from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import channels_last, contiguous, inner, jit
 from tinyres.kernels.filters import Taps, pack_filters
+from tinyres.kernels.groups import groups_of, merged
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
     address,
@@ -64,6 +65,7 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     check("conv2d", x, weight, bias, residual, stride, padding)
     (sh, sw), (ph, pw) = stride, padding
     n, _, height, width = x.shape
+    weight = merged(weight, x.shape[1])
     o, _, kh, kw = weight.shape
     oh, ow = (height + 2 * ph - kh) // sh + 1, (width + 2 * pw - kw) // sw + 1
     y = empty((n, oh, ow, o), x.dtype)
@@ -85,6 +87,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
     (sh, sw), (ph, pw) = stride, padding
     n, channels, height, width = x_shape
+    weight = merged(weight, channels)
     kh, kw = weight.shape[2:]
     dy, flat = channels_last(dy), contiguous(weight).reshape(-1)
     if total is None:
@@ -136,25 +139,6 @@ class Finish(NamedTuple):
         floor, flat = 0.0 if relu else -np.inf, (y if residual is None else residual).reshape(-1)
         parts = np.empty(0, y.dtype) if moments is None else moments.reshape(-1)
         return cls(bias, flat, int(residual is not None), floor, needed, add, parts, part_rows)
-
-
-class _Group(NamedTuple):
-    """Part of a grouped convolution: from `c` channels of x to `o` channels of y; the whole of one without groups."""
-
-    c: int
-    o: int
-    x_channel: int  # first of the c
-    y_channel: int  # first of the o
-    tap: int  # first element of its weights
-
-
-@lru_cache(maxsize=1024)
-def groups_of(channels, weight_shape):
-    """The groups of a convolution of images with so many channels."""
-    o, c, kh, kw = weight_shape
-    groups = channels // c
-    o //= groups
-    return [_Group(c, o, g * c, g * o, g * o * c * kh * kw) for g in range(groups)]
 
 
 def _launch(x, weight, taps, y, window, place, first_channels, finish):

@@ -11,7 +11,7 @@ from numba import prange
 
 from tinyres.kernels.arrays import check, check_in_place
 from tinyres.kernels.compile import channels_last, jit
-from tinyres.kernels.conv import groups_of
+from tinyres.kernels.groups import groups_of
 from tinyres.kernels.memory import empty, zeros
 
 

@@ -17,7 +17,8 @@ from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check
 from tinyres.kernels.compile import channels_last, inner, jit
-from tinyres.kernels.conv import copy_row, groups_of
+from tinyres.kernels.conv import copy_row
+from tinyres.kernels.groups import groups_of, merged_shape, own
 from tinyres.kernels.memory import empty, scratch, zeros
 from tinyres.kernels.simd import (
     WIDTH,
@@ -46,20 +47,21 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """
     check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
     x, dy = channels_last(x), channels_last(dy)
-    n, (_, c, kh, kw) = len(x), weight_shape
+    shape = merged_shape(x.shape[3], weight_shape, dy.itemsize)
+    n, (_, c, kh, kw) = len(x), shape
     if n == 0:
         return zeros(weight_shape, dy.dtype)
-    groups = groups_of(x.shape[3], weight_shape)
+    groups = groups_of(x.shape[3], shape)
     tile = Tile.of(dy.dtype, groups[0].o)
     size = kh * kw * c * -(-groups[0].o // tile.columns) * tile.columns
     slots = max(1, min(n, SLOTS, SLOT_BYTES // (size * dy.itemsize)))
     slots = 2 ** (slots.bit_length() - 1)  # as many for each worker, mostly
-    total, dw = scratch("m", (slots, size), dy.dtype), empty(weight_shape, dy.dtype)
+    total, dw = scratch("m", (slots, size), dy.dtype), empty(shape, dy.dtype)
     window = (kh, kw, *stride, -padding[0], -padding[1])
     for group in groups:
         plan = _plan(x.shape, dy.shape, window, group, tile, WIDTH // x.itemsize)
         _weight_grad(x, dy, dw[group.y_channel : group.y_channel + group.o], total, plan, get_num_threads())
-    return dw
+    return own(dw, weight_shape, x.shape[3])
 
 
 class _Plan(NamedTuple):

@@ -44,7 +44,7 @@ class Mutant(NamedTuple):
 
 _OPS, _TAPE, _CONV = "test_ops.py", "test_tensor.py", "test_kernels.py conv"
 _POOL, _NORM, _WINOGRAD = "test_kernels.py pool", "test_kernels.py norm or statistics or variance", "test_winograd.py"
-_PENDING = "test_pending.py"
+_PENDING, _REPLAY = "test_pending.py", "test_replay.py"
 _ELEMENTWISE = "test_kernels.py relu or add_to"
 _ARGUMENTS = "test_kernel_arguments.py"
 
@@ -558,6 +558,55 @@ def _mutants() -> Iterator[Mutant]:
         "y.flags.writeable, statistics = False,",
         "y.flags.writeable, statistics = True,",
         _PENDING,
+    )
+    yield Mutant(
+        "groups: all that are merged read the first one's channels",
+        "kernels/groups.py",
+        "(places[:, i, :, i], weights[:, i])",
+        "(places[:, i, :, 0], weights[:, i])",
+        _CONV + " or groups",
+    )
+    yield Mutant(
+        "replay: the batch is that of the noted step",
+        "replay.py",
+        "            np.copyto(own, array)\n",
+        "            pass\n",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: what was noted is trusted without a look",
+        "replay.py",
+        "noted.trusted = computed == self._digests([*outputs, *buffers])",
+        "noted.trusted = True",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: a layer's settings may change without notice",
+        "replay.py",
+        "        kept.extend(attributes.values())\n",
+        "",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: the statistics move twice where steps are compared",
+        "replay.py",
+        "        assign(buffers, *unchanged)\n        outputs = noted",
+        "        outputs = noted",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: gradients to be added to are written over",
+        "replay.py",
+        "            p.grad = gradient.copy()\n",
+        "            pass\n",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: zeros are there for the first step only",
+        "kernels/memory.py",
+        "    launch(np.copyto, array, 0)\n",
+        "    array[...] = 0\n",
+        _REPLAY,
     )
     yield Mutant(
         "batch norm: ReLU before the shortcut is added",
