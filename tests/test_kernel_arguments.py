@@ -5,6 +5,7 @@ raise an error that names an argument, and change none, or do what the reference
 an array.
 """
 
+import functools
 import inspect
 import warnings
 
@@ -93,7 +94,19 @@ def implementations(kernel):
     """All functions of that name, the reference's last, where it has one."""
     sources = [kernels, *backend.ALGORITHMS.values(), reference]
     found = dict.fromkeys(vars(source).get(kernel) for source in sources)
-    return [function for function in found if inspect.isfunction(function)]
+    functions = [function for function in found if inspect.isfunction(function)]
+    return [of_one(function) for function in functions] if kernel.endswith("_update") else functions
+
+
+def of_one(function):
+    """A kernel that takes lists of arrays, for one array of each."""
+
+    @functools.wraps(function)
+    def call(*arrays, **arguments):
+        names = {text.split(":")[0] for text in KERNELS[function.__name__]}
+        return function(*([a] for a in arrays), **{n: [a] if n in names else a for n, a in arguments.items()})
+
+    return call
 
 
 # ---------------------------------------------------------------- arrays with guards around them
@@ -314,9 +327,52 @@ each_backend = pytest.mark.parametrize("functions", [kernels, reference])
 def test_update_refuses_what_is_not_like_the_parameter(functions, change, error, message):
     given = {name: np.ones(9, F4) for name in "pgv"} | change
     with pytest.raises(error, match=message):
-        functions.sgd_update(**given, **SETTINGS)
+        of_one(functions.sgd_update)(**given, **SETTINGS)
     for array in given.values():
         assert array is None or (array == 1).all()
+
+
+@each_backend
+def test_updates_take_lists_whose_arrays_have_nothing_to_do_with_each_other(functions):
+    memory = np.ones(30, F4)
+    a, b, c, d, e, f = (memory[5 * i : 5 * i + 5] for i in range(6))
+    for lists, error, message in [
+        (([a, b], [c, d], [e]), ValueError, "sgd_update: got 2 of p, 2 of g, 1 of v, expected lists of one length"),
+        ((a, [b], [c]), TypeError, "sgd_update: p: got an array, expected a list of arrays"),
+        (([a, b], [c, d], [e, memory[:3]]), ValueError, "shape"),
+        (([a, b], [c, d], [e, a]), ValueError, "got memory that [pv] has too"),
+        (([a, a], [c, d], [e, f]), ValueError, "p: got memory that p has too"),
+        (([a, b], [c, a], [e, f]), ValueError, "p: got memory that g has too"),
+    ]:
+        with pytest.raises(error, match=message):
+            functions.sgd_update(*lists, **SETTINGS)
+        assert (memory == 1).all()
+    functions.sgd_update([a, b], [c, c], [e, f], **SETTINGS)  # one gradient for both
+    np.testing.assert_array_equal(a, b)
+    assert (c == 1).all()
+    functions.sgd_update([], [], [], **SETTINGS)
+    one, v = np.ones((), F4), np.zeros((), F4)
+    for _ in range(2):
+        functions.sgd_update([one], [F4(0.5)], [v], **SETTINGS)  # NumPy's scalars are arrays as well
+    assert one != 1
+
+
+@each_backend
+def test_what_was_found_of_lists_is_not_taken_for_others(functions):
+    """The same arrays come again, then one that is read-only, then others of the same shapes."""
+    p, g, v = ([np.ones(n, F4) for n in (3, 20)] for _ in range(3))
+    functions.sgd_update(p, g, v, **SETTINGS)
+    functions.sgd_update(p, g, v, **SETTINGS)
+    after = [a.copy() for a in p]
+    p[1].flags.writeable = False
+    with pytest.raises(ValueError, match="sgd_update: p: got a read-only array"):
+        functions.sgd_update(p, g, v, **SETTINGS)
+    others = [np.ones(n, F4) for n in (3, 20)]
+    functions.sgd_update(others, g, [np.ones(n, F4) for n in (3, 20)], **SETTINGS)
+    for array, before in zip(p, after, strict=True):
+        np.testing.assert_array_equal(array, before)
+    with pytest.raises(ValueError, match="g: got shape"):
+        functions.sgd_update(others, g[::-1], v, **SETTINGS)
 
 
 @each_backend
@@ -328,8 +384,8 @@ def test_what_is_changed_has_memory_of_its_own(functions):
         (other, memory[:9], memory[:9], "v: got memory that g has too"),
     ]:
         with pytest.raises(ValueError, match=message):
-            functions.sgd_update(p, g, v, **SETTINGS)
-    functions.sgd_update(memory[:18:2], other, memory[1:18:2], **SETTINGS)  # side by side, but not the same
+            of_one(functions.sgd_update)(p, g, v, **SETTINGS)
+    of_one(functions.sgd_update)(memory[:18:2], other, memory[1:18:2], **SETTINGS)  # side by side, but not the same
     other, third = np.ones(9, F4), np.ones(9, F4)
     for arrays, message in [
         ((memory[:9], other, memory[5:14], third), "p: got memory that m has too"),
@@ -338,7 +394,7 @@ def test_what_is_changed_has_memory_of_its_own(functions):
         ((other, memory[:9], third, memory[5:14]), "v: got memory that g has too"),
     ]:
         with pytest.raises(ValueError, match=f"adamw_update: {message}"):
-            functions.adamw_update(*arrays, **ADAMW)
+            of_one(functions.adamw_update)(*arrays, **ADAMW)
         assert (other == 1).all()
         assert (third == 1).all()
     both = np.ones((1, 2, 2, 1), F4).transpose(0, 3, 1, 2)

@@ -465,8 +465,8 @@ def test_update_is_its_definition(shape, dtype, order, g_order, nesterov, seed):
     p, g, v = (in_order(numbers(rng, shape, dtype), o) for o in (order, g_order, order))
     settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.1, "nesterov": nesterov}
     expected_p, expected_v = p.astype(F8), v.astype(F8)
-    reference.sgd_update(expected_p, g.astype(F8), expected_v, **settings)
-    kernels.sgd_update(p, g, v, **settings)
+    reference.sgd_update([expected_p], [g.astype(F8)], [expected_v], **settings)
+    kernels.sgd_update([p], [g], [v], **settings)
     assert_close(p, expected_p, 1e-6 if dtype == F4 else 1e-14)
     assert_close(v, expected_v, 1e-6 if dtype == F4 else 1e-14)
 
@@ -485,10 +485,33 @@ def test_adamw_update_is_its_definition(shape, dtype, order, g_order, step, seed
     np.abs(v, out=v)
     settings = {"lr": 0.3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.1, "step": step}
     exact = [a.astype(F8) for a in (p, g, m, v)]
-    reference.adamw_update(*exact, **settings)
-    kernels.adamw_update(p, g, m, v, **settings)
+    reference.adamw_update(*([a] for a in exact), **settings)
+    kernels.adamw_update([p], [g], [m], [v], **settings)
     for changed, expected in zip((p, m, v), (exact[0], exact[2], exact[3]), strict=True):
         assert_close(changed, expected, 1e-6 if dtype == F4 else 1e-14)
+
+
+@given(st.lists(st.integers(0, 300), max_size=6), dtypes, st.integers(1, 2), seeds)
+def test_parameters_are_updated_together_as_each_alone(sizes, dtype, threads, seed):
+    """Threads share numbers out, not parameters, and each gets what it would get alone, to the last bit."""
+    rng = np.random.default_rng(seed)
+    lists = [[numbers(rng, (n,), dtype) for n in sizes] for _ in range(4)]
+    alone = [[a.copy() for a in arrays] for arrays in lists]
+    settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}
+    adam = {"lr": 0.3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.1, "step": 3}
+    before = tr.num_threads()
+    tr.set_num_threads(min(threads, backend.max_threads()))
+    try:
+        kernels.sgd_update(*lists[:3], **settings)
+        kernels.adamw_update(*lists[:3], [np.abs(v) for v in lists[3]], **adam)
+    finally:
+        tr.set_num_threads(before)
+    for arrays in zip(*alone, strict=True):
+        kernels.sgd_update(*([a] for a in arrays[:3]), **settings)
+        kernels.adamw_update(*([a] for a in arrays[:3]), [np.abs(arrays[3])], **adam)
+    for together, ones in zip(lists, alone, strict=True):
+        for a, b in zip(together, ones, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_one_compiled_kernel_serves_every_memory_order():

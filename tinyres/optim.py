@@ -113,13 +113,12 @@ class Optimizer:
         """Change every parameter that has a gradient. Deterministic: parameters are taken in order."""
         self.step_count += 1
         for group in self.groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+            parameters = [p for p in group["params"] if p.grad is not None]
+            for parameter in parameters:
                 self._follow(parameter)
                 if not parameter.data.flags.writeable:  # a graph that is still alive has saved the old values
                     parameter.data = parameter.data.copy()
-                self.update(parameter.data, parameter.grad, self.state[parameter], group)
+            self.update_group(parameters, group)
 
     def _follow(self, parameter: Parameter) -> None:
         """Bring the state to the parameter's dtype, which ``net.astype`` may have changed since the last step."""
@@ -135,8 +134,19 @@ class Optimizer:
             if state[slot].dtype != parameter.dtype:
                 state[slot] = state[slot].astype(parameter.dtype)
 
+    def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
+        """Change the parameters of a group, all of which have gradients: one after the other, by `update`."""
+        for p in parameters:
+            assert p.grad is not None
+            self.update(p.data, p.grad, self.state[p], group)
+
+    def _lists(self, parameters: Sequence[Parameter]) -> list[list[Any]]:
+        """Of all parameters the arrays, the gradients, and the state of each slot: what a kernel takes."""
+        states = [[self.state[p][slot] for p in parameters] for slot in self.slots]
+        return [[p.data for p in parameters], [p.grad for p in parameters], *states]
+
     def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
-        """Change the array `p` in place, given its gradient; subclasses define it."""
+        """Change the array `p` in place, given its gradient; subclasses define it, or `update_group`."""
         raise TypeError(f"{type(self).__name__} defines no update()")
 
     def state_dict(self) -> dict[str, Array]:
@@ -239,9 +249,9 @@ class SGD(Optimizer):
             raise ValueError("nesterov: got True without momentum, expected momentum > 0")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
 
-    def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
+    def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
         settings = {name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
-        backend.active.sgd_update(p, g, state["momentum"], **settings)
+        backend.active.sgd_update(*self._lists(parameters), **settings)
 
 
 class AdamW(Optimizer):
@@ -286,7 +296,7 @@ class AdamW(Optimizer):
             raise ValueError(f"betas: got {betas}, expected two numbers of 0 or more and less than 1")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
+    def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
         settings = {name: group[name] for name in ("lr", "eps", "weight_decay")}
         settings |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "step": self.step_count}
-        backend.active.adamw_update(p, g, state["mean"], state["square"], **settings)
+        backend.active.adamw_update(*self._lists(parameters), **settings)

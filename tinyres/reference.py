@@ -7,7 +7,7 @@ Shapes are PyTorch's: images (N, C, H, W), weights (O, C, KH, KW). Same names, a
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tinyres.kernels.arrays import check, check_in_place
+from tinyres.kernels.arrays import check, check_each, check_in_place
 
 
 def _windows(x, kernel_size, stride):
@@ -167,22 +167,19 @@ def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
 
 
 def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
-    check("sgd_update", p, g, v)
-    check_in_place("sgd_update", "p", p, g=g, v=v)
-    check_in_place("sgd_update", "v", v, g=g)
-    lr, momentum, weight_decay = (p.dtype.type(n) for n in (lr, momentum, weight_decay))
-    g = g + weight_decay * p
-    v[...] = momentum * v + g
-    p -= lr * (g + momentum * v if nesterov else v)
+    check_each("sgd_update", ("p", "v"), p=p, g=g, v=v)
+    for weight, gradient, velocity in zip(p, g, v, strict=True):
+        number = weight.dtype.type
+        gradient = gradient + number(weight_decay) * weight
+        velocity[...] = number(momentum) * velocity + gradient
+        weight -= number(lr) * (gradient + number(momentum) * velocity if nesterov else velocity)
 
 
 def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
-    check("adamw_update", p, g, m, v)
-    check_in_place("adamw_update", "p", p, g=g, m=m, v=v)
-    check_in_place("adamw_update", "m", m, g=g, v=v)
-    check_in_place("adamw_update", "v", v, g=g)
-    number = p.dtype.type
-    m += number(1 - beta1) * (g - m)
-    v += number(1 - beta2) * (g * g - v)
-    way = m / (np.sqrt(v) / number(np.sqrt(1 - beta2**step)) + number(eps))
-    p[...] = number(1 - lr * weight_decay) * p - number(lr / (1 - beta1**step)) * way
+    check_each("adamw_update", ("p", "m", "v"), p=p, g=g, m=m, v=v)
+    for weight, gradient, mean, square in zip(p, g, m, v, strict=True):
+        number = weight.dtype.type
+        mean += number(1 - beta1) * (gradient - mean)
+        square += number(1 - beta2) * (gradient * gradient - square)
+        way = mean / (np.sqrt(square) / number(np.sqrt(1 - beta2**step)) + number(eps))
+        weight[...] = number(1 - lr * weight_decay) * weight - number(lr / (1 - beta1**step)) * way

@@ -6,9 +6,11 @@ was found of a combination is remembered: a step has the same ones as the step b
 """
 
 from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 _WINDOW = ("stride = SH SW", "padding = PH PW")
 
@@ -64,6 +66,35 @@ def check_in_place(kernel, name, array, **others):
     for other, its in others.items():
         if its is not None and overlap(array, its):
             raise ValueError(f"{kernel}: {name}: got memory that {other} has too, expected its own: pass a copy")
+
+
+def check_each(kernel, in_place, **lists):
+    """`check` and `check_in_place` of lists of arrays, of which the kernel takes the first of each, the second, ...
+
+    What is changed in place is to have no memory in common with anything else at all.
+    """
+    for name, arrays in lists.items():
+        if not isinstance(arrays, list | tuple):
+            what = "an array" if isinstance(arrays, np.ndarray) else type(arrays).__name__
+            raise TypeError(f"{kernel}: {name}: got {what}, expected a list of arrays, one of each parameter")
+    if len(set(map(len, lists.values()))) > 1:
+        lengths = ", ".join(f"{len(arrays)} of {name}" for name, arrays in lists.items())
+        raise ValueError(f"{kernel}: got {lengths}, expected lists of one length")
+    for arrays in zip(*lists.values(), strict=True):
+        check(kernel, *arrays)
+    spans = [(*byte_bounds(a), name, a) for name, arrays in lists.items() for a in arrays if a.size]
+    for _, _, name, array in spans:
+        if name in in_place and not array.flags.writeable:
+            check_in_place(kernel, name, array)
+    spans.sort(key=itemgetter(0))
+    for i, (_, stop, name, array) in enumerate(spans):
+        for start, _, other, its in spans[i + 1 :]:
+            if start >= stop:  # and so do all that follow
+                break
+            if name in in_place:
+                check_in_place(kernel, name, array, **{other: its})
+            elif other in in_place:
+                check_in_place(kernel, other, its, **{name: array})
 
 
 def overlap(a, b):

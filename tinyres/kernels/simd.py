@@ -101,6 +101,16 @@ def address(typingctx, array, index):
 
 
 @intrinsic
+def address_of(typingctx, like, number):
+    """An address that Python knows as a number, `ndarray.ctypes.data`, of an array of the dtype of array `like`."""
+
+    def codegen(context, builder, signature, args):
+        return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like.dtype)(like, types.int64), codegen
+
+
+@intrinsic
 def load(typingctx, like, array, index):
     """Load consecutive numbers from flat `index` of a C-contiguous array; nothing is checked."""
 

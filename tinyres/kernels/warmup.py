@@ -43,9 +43,9 @@ def backward(dtype: type = np.float32) -> Iterator[Step]:
     yield "average pooling", partial(pool.avg_pool2d, x, size, **square)
     yield "average pooling, gradient", partial(pool.avg_pool2d_grad, dy, x.shape, size, **square)
     settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.0, "nesterov": True}
-    yield "update of parameters", partial(update.sgd_update, vector.copy(), vector, vector.copy(), **settings)
+    yield "update of parameters", partial(update.sgd_update, [vector.copy()], [vector], [vector.copy()], **settings)
     settings = {"lr": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "step": 1}
-    vectors = [vector.copy() for _ in range(4)]
+    vectors = [[vector.copy()] for _ in range(4)]
     yield "update of parameters, AdamW", partial(update.adamw_update, *vectors, **settings)
     yield "sum of gradients", partial(elementwise.add_to, x.copy(order="K"), x)
     draw = {"corner": [[0, 0]], "flip": [False], "centre": [[0, 0]], "mean": [0], "std": [1], "pad": 0, "cutout": 0}
