@@ -1,5 +1,6 @@
 """The profile of a training step: each operation of the tape once, its work counted right, no time lost or twice."""
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -224,16 +225,26 @@ def test_time_goes_to_what_took_it(clock):
 
 
 def test_medians_and_warm_up(clock):
-    seconds = iter([1000] * profile.WARMUP + [5, 1, 9])
+    seconds = itertools.chain([1000] * profile.WARMUP + [5, 1, 9], [1000] * 3, itertools.repeat(2))
     clock.takes(optim.SGD, "step", lambda: next(seconds))
-    forward = iter([1000] * (profile.WARMUP + 1) + [1, 2, 9])
+    forward = itertools.chain([1000] * (profile.WARMUP + 1) + [1, 2, 9], itertools.repeat(1000))
     clock.takes(tr.backend.active, "conv2d", lambda: next(forward))
     found = measure(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), batch_size=4, image_size=2, steps=3)
     assert found.step_seconds == [6, 3, 18]
     assert (found.step, found.optimizer.seconds, found.rows[0].forward.seconds) == (6, 5, 2)
     assert found.uneven == 6 - 5 - 2
-    assert found.images_per_second == 4 / 6
-    assert found.epoch_seconds(100) == 150
+    assert found.repeated_seconds == [2, 2, 2]  # which call no operation any more
+    assert (found.training_step, found.images_per_second, found.epoch_seconds(100)) == (2, 4 / 2, 50)
+
+
+def test_a_step_that_cannot_be_repeated_counts_as_it_was_measured():
+    class Exp(nn.Linear):
+        def forward(self, x):
+            return super().forward(tr.ops.flatten(x)).exp()
+
+    found = measure(Exp(12, 3), batch_size=4, image_size=2, steps=3)
+    assert found.repeated_seconds == []
+    assert found.training_step == found.step
 
 
 def test_a_sum_of_three_gradients_is_two_additions():
@@ -297,7 +308,7 @@ def test_as_dict_is_json_and_says_the_same():
     found = measure(NETS["residual"](), steps=2)
     said = json.loads(json.dumps(found.as_dict(images=1000)))
     assert said["step_seconds"] == found.step
-    assert said["epoch"] == {"images": 1000, "seconds": 1000 / 2 * found.step}
+    assert said["epoch"] == {"images": 1000, "seconds": 1000 / 2 * found.training_step}
     assert said["ceilings"] == {"gflop_per_second": 100, "gb_per_second": 10}
     assert said["hardware"] == machine.describe()
     assert len(said["rows"]) == len(found.rows)

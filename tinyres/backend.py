@@ -80,8 +80,8 @@ class use_algorithm(_Choice):
     im2col and a matrix product), or ``"auto"``, the default: Winograd's method where it is faster than direct.
 
     Winograd's sums are rounded three to five times as coarsely as direct ones, and where an input is infinite or NaN,
-    the outputs of its whole tile of 4 x 4 become NaN. So do those of a pixel in neighbouring groups where groups are narrow
-    (less than 16 channels of float32 together), by any method but ``"im2col"``.
+    the outputs of its whole tile of 4 x 4 become NaN. So may those of neighbouring groups where groups are narrow (up
+    to 8 channels of float32), by any method but ``"im2col"``.
 
     Takes effect at the call, for the whole process; as a context manager, until the end of the block.
 

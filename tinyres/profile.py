@@ -8,9 +8,10 @@ a step add up to the step, and none of its time is counted twice or lost.
 import contextlib
 import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ from tinyres import machine, ops, optim
 from tinyres.kernels.pending import Pending
 from tinyres.machine import Ceilings
 from tinyres.nn import Module
+from tinyres.replay import Replay
 from tinyres.tape import Array, Leaf, Node, no_grad, watching
 from tinyres.tensor import Tensor
 
@@ -99,6 +101,9 @@ class Profile:
         See `machine.describe`.
     peak_memory : int or None
         Most bytes this process had held after the steps that warm up, whatever for.
+    repeated_seconds : list of float
+        Of steps as training takes them, without the Python that leads to their launches; see `Replay`. Empty where the
+        model's step cannot be repeated.
     """
 
     rows: list[Row]
@@ -110,6 +115,7 @@ class Profile:
     ceilings: Ceilings
     hardware: dict[str, Any]
     peak_memory: int | None
+    repeated_seconds: list[float] = field(default_factory=list)
 
     @property
     def step(self) -> float:
@@ -123,12 +129,17 @@ class Profile:
         return self.step - rows - self.optimizer.seconds - self.rest
 
     @property
+    def training_step(self) -> float:
+        """Seconds of the median step as training takes it: repeated, where that can be."""
+        return median(self.repeated_seconds or self.step_seconds)
+
+    @property
     def images_per_second(self) -> float:
-        return self.batch_size / self.step
+        return self.batch_size / self.training_step
 
     def epoch_seconds(self, images: int) -> float:
         """Time for so many images, if they are at hand when they are needed."""
-        return images / self.batch_size * self.step
+        return images / self.batch_size * self.training_step
 
     def totals(self) -> list[Total]:
         """The rows by kind of operation, the most expensive first, then all that is no row: together the step."""
@@ -161,6 +172,7 @@ class Profile:
             },
             "step_seconds": self.step,
             "all_step_seconds": self.step_seconds,
+            "repeated_step_seconds": self.repeated_seconds,
             "images_per_second": self.images_per_second,
             "epoch": {"images": images, "seconds": self.epoch_seconds(images)},
             "peak_memory_bytes": self.peak_memory,
@@ -401,6 +413,7 @@ def profile(
         peak = machine.peak_memory()  # before the arrays of the ceilings
         before = machine.ceilings()
         taken = [_take_step(model, x, labels, optimizer) for _ in range(steps)]
+        repeated = _repeat_steps(model, x, labels, optimizer, steps)
     ceilings = Ceilings(*map(max, before, machine.ceilings()))  # what else the machine does may begin or end meanwhile
     watches = [watch for watch, _ in taken]
     things, work = watches[0].things, watches[0].work
@@ -427,6 +440,7 @@ def profile(
         ceilings=ceilings,
         hardware=machine.describe(),
         peak_memory=peak,
+        repeated_seconds=repeated,
     )
 
 
@@ -442,6 +456,22 @@ def _take_step(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD) ->
         optimizer.step()
         watch.lap(OPTIMIZER)
     return watch, watch.at - start
+
+
+def _repeat_steps(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD, steps: int) -> list[float]:
+    """Seconds of steps as training takes them; none where they cannot be repeated."""
+    replay = Replay(model, lambda x, labels: ops.cross_entropy(model(x), labels))
+    seconds = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # that they cannot be
+        for number in range(3 + steps):  # three until it repeats: see `Replay`
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            replay(x, labels)
+            optimizer.step()
+            if number >= 3 and replay.repeats:
+                seconds.append(time.perf_counter() - start)
+    return seconds
 
 
 @contextlib.contextmanager

@@ -143,7 +143,8 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
     steps, epoch, ceilings, hardware = (found[k] for k in ("all_step_seconds", "epoch", "ceilings", "hardware"))
     low, high = np.percentile(steps, (25, 75))
     lines = [
-        f"Step {_ms(found['step_seconds'])} ms (middle half {_ms(low)} to {_ms(high)}, n = {len(steps)}): "
+        f"Step {_ms(found['step_seconds'])} ms (middle half {_ms(low)} to {_ms(high)}, n = {len(steps)}), on the tape",
+        f"{_trained(found['repeated_step_seconds'])}: "
         f"{found['images_per_second']:,.1f} images/s, {epoch['images']:,} images in {_time(epoch['seconds'])}",
         f"Ceilings {ceilings['gflop_per_second']:.0f} GFLOP/s (sgemm) and {ceilings['gb_per_second']:.1f} GB/s (copy), "
         f"{hardware['threads']} threads, {hardware['processor']}, {hardware['simd']}",
@@ -158,6 +159,14 @@ WIDE = 150  # columns that the tables need; in a narrower terminal they have the
 RATES = ("GFLOP/s", "GB/s", "of\nceiling")
 KINDS = {"rest": "rest: tape and Python", "uneven": "uneven: step less all medians above"}
 """What is printed of kinds that are no operations."""
+
+
+def _trained(repeated: list[float]) -> str:
+    """How training takes the step."""
+    if not repeated:
+        return "As in training, where this model's step is not repeated"
+    low, middle, high = np.percentile(repeated, (25, 50, 75))
+    return f"As in training, repeated without Python, {_ms(middle)} ms (middle half {_ms(low)} to {_ms(high)})"
 
 
 def _ms(seconds: float) -> str:
