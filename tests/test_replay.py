@@ -1,6 +1,7 @@
 """A repeated step is the step: the same bits in loss, gradients, parameters and statistics as where Python runs it."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -215,6 +216,29 @@ def test_an_anomaly_is_named():
     pair.both(lambda net: net.fc.weight.data.fill(np.inf))
     with tr.detect_anomaly(), pytest.raises(FloatingPointError, match="forward of 'linear' in fc"):
         pair.replay(*batch(0))
+
+
+def test_another_thread_notes_its_own_step():
+    """Kernels keep scratch memory for each thread: what one has noted is not repeated in another."""
+    pair = repeated(network(), n=16, size=32)
+    noted, failed = pair.replay._noted, []
+
+    def steps():
+        try:
+            for seed in range(4):
+                pair.step(*batch(seed, 16, size=32))
+        except AssertionError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=steps)
+    thread.start()
+    other = network()
+    while thread.is_alive():
+        other(tr.Tensor(batch(0, 16, size=32)[0]))
+    thread.join()
+    assert not failed
+    assert pair.replay.repeats
+    assert pair.replay._noted is not noted
 
 
 # ---------------------------------------------------------------- what cannot be repeated

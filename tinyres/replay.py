@@ -7,8 +7,10 @@ batch that comes later is copied to where the first one was, and the list is gon
 (Gray, "Getting started with CUDA graphs", 2019). There is no second engine: what is repeated is what the tape did.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from hashlib import blake2b
 from typing import Any
 
@@ -91,6 +93,13 @@ class Replay:
         else:
             outputs = self._compute(arrays)
         return _returned(outputs)
+
+    def memory(self) -> AbstractContextManager[None]:
+        """Lend a step's memory, inside this block, to what else this thread does between steps, such as evaluation.
+
+        No array that is made there may be used after the next step: it is written over.
+        """
+        return memory.within(self._pool)
 
     def _run(self, arrays: list[Array]) -> Outputs:
         found = self.function(*(Tensor._wrap(a) if a.dtype.kind == "f" else a for a in arrays))
@@ -223,6 +232,7 @@ def _key(model: Module, arrays: list[Array]) -> _Key | None:
             kept += (p._data, p.requires_grad)
     values: list[Any] = [(a.shape, a.dtype) for a in arrays]
     values += [state.grad_enabled, backend.num_threads(), *backend._chosen.values()]
+    values.append(threading.get_ident())  # kernels have memory of their own in each thread
     return _Key(values, list(map(id, kept)), kept)
 
 

@@ -353,7 +353,8 @@ class Run:
             "train_accuracy": self.sums["correct"] / images,
         }
         if self.config.validation:
-            loss, accuracy = evaluate(self.model, self._loader(self.data.validation, EVAL_BATCH))
+            with self.replay.memory():
+                loss, accuracy = evaluate(self.model, self._loader(self.data.validation, EVAL_BATCH))
             self._check_finite("the validation loss", loss, record["epoch"], record["lr"])  # before anything is saved
             record |= {"validation_loss": loss, "validation_accuracy": accuracy}
         best = max((r["validation_accuracy"] for r in self.history if "validation_accuracy" in r), default=-1.0)
@@ -368,7 +369,8 @@ class Run:
         chosen = "best" if self.config.validation else "last"
         self.world.barrier()  # until it is written
         model, _ = checkpoints.load_model(self.folder / f"{chosen}.safetensors")
-        loss, accuracy = evaluate(model, self._loader(self.data.test, EVAL_BATCH))
+        with self.replay.memory():
+            loss, accuracy = evaluate(model, self._loader(self.data.test, EVAL_BATCH))
         self._check_finite("the test loss", loss, self.config.epochs, self.lr(self.step - 1))
         result = {"test_loss": loss, "test_accuracy": accuracy}
         self._write_metrics([*self.history, result])
