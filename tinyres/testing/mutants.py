@@ -396,7 +396,7 @@ def _mutants() -> Iterator[Mutant]:
     )
     yield Mutant(
         "convolution: a group's weights begin within those of the group before",
-        "kernels/conv.py",
+        "kernels/groups.py",
         "g * o * c * kh * kw) for g",
         "g * c * kh * kw) for g",
         _CONV,
