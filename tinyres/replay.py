@@ -136,29 +136,35 @@ class Replay:
 
     def _compare(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
         """Compute a step as ever, and repeat it for the first time: what differs does not follow from launches."""
-        earlier, buffers = self._gradients(), list(self.model.buffers())
-        unchanged = [buffer.copy() for buffer in buffers]
+        earlier = self._gradients()
         self.model.zero_grad()
+        try:
+            return self._compare_bits(noted, arrays)
+        finally:  # a wrong label, too, leaves them as they were
+            for p, gradient in earlier:
+                p.grad = gradient if p.grad is None else gradient + p.grad
+
+    def _compare_bits(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
+        buffers = list(self.model.buffers())
+        unchanged = [buffer.copy() for buffer in buffers]
         with memory.within(self._pool):
             computed = self._digests([*self._run(arrays), *buffers])
         self.model.zero_grad()
         assign(buffers, *unchanged)
         outputs = noted.repeat(arrays)
         noted.trusted = computed == self._digests([*outputs, *buffers])
-        if not noted.trusted:
-            self._noted, self._refused = None, True
-            warnings.warn(
-                "Replay: repeating the step gave other results than computing it: something in it does not follow from "
-                "launches (an operation of plain NumPy, or random numbers). It is computed each time, and is slower",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-            assign(buffers, *unchanged)
-            self.model.zero_grad()
-            outputs = self._run(arrays)
-        for p, gradient in earlier:
-            p.grad = gradient if p.grad is None else gradient + p.grad
-        return outputs
+        if noted.trusted:
+            return outputs
+        self._noted, self._refused = None, True
+        warnings.warn(
+            "Replay: repeating the step gave other results than computing it: something in it does not follow from "
+            "launches (an operation of plain NumPy, or random numbers). It is computed each time, and is slower",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        assign(buffers, *unchanged)
+        self.model.zero_grad()
+        return self._run(arrays)
 
     def _digests(self, arrays: Sequence[Array]) -> list[Any]:
         """Of arrays and of all gradients: the same for the same bits."""
