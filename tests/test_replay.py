@@ -242,14 +242,55 @@ def test_another_thread_notes_its_own_step():
 
 
 # ---------------------------------------------------------------- what cannot be repeated
-def test_what_does_not_follow_from_launches_is_found_out():
-    """Exp is plain NumPy: nobody notes it. The first repetition shows that, and no step is wrong."""
-    pair = Pair(network(), lambda net, x, y: tr.ops.cross_entropy(net(x).exp(), y))
-    for seed in range(2):
-        pair.step(*batch(seed))
-    with pytest.warns(RuntimeWarning, match="Replay: repeating the step gave other results"):
-        pair.step(*batch(2))
+@pytest.mark.parametrize(
+    ("loss", "where"),
+    [
+        (lambda net, x, y: tr.ops.cross_entropy(net(x).exp(), y), "'exp'"),
+        (lambda net, x, y: tr.ops.cross_entropy(net(x) * 1, y), "'mul'"),
+        (lambda net, x, y: tr.ops.cross_entropy(net(tr.Tensor(np.sign(x.data))), y), "'conv2d' in conv1"),
+        (lambda net, x, y: tr.ops.cross_entropy(net(x), y) * 2, "'mul'"),
+    ],
+)
+def test_an_operation_that_launches_nothing_is_named(loss, where):
+    """Also where nothing changes from call to call, and a comparison would show nothing."""
+    pair = Pair(network(), loss)
+    pair.step(*batch(0), update=False)
+    with pytest.warns(RuntimeWarning, match=f"Replay: {where} does not follow from launches"):
+        pair.step(*batch(0), update=False)
     for seed in range(3, 7):
+        pair.step(*batch(seed))
+    assert not pair.replay.repeats
+
+
+def test_a_pullback_that_launches_nothing_is_named():
+    def double(x):
+        y = np.empty_like(x.data)
+        launch.launch(np.add, x.data, x.data, y)
+        return tr.record("double", y, (x,), lambda dy: (dy + dy,))
+
+    pair = Pair(network(), lambda net, x, y: tr.ops.cross_entropy(double(net(x)), y))
+    pair.step(*batch(0))
+    with pytest.warns(RuntimeWarning, match="Replay: backward of 'double' does not follow from launches"):
+        pair.step(*batch(1))
+
+
+@pytest.mark.parametrize("constant", range(6))
+def test_work_that_an_operation_hides_is_found_out(constant):
+    """It launches what writes its result, but not all that this follows from. A comparison of other inputs shows that,
+    even if it is not the first."""
+
+    def centred(x):
+        y, mean = np.empty_like(x.data), x.data.mean()
+        launch.launch(np.subtract, x.data, mean, y)
+        return tr.record("centred", y, (x,), lambda dy: (launch.compute(np.positive, dy),))
+
+    pair = Pair(network(), lambda net, x, y: tr.ops.cross_entropy(net(centred(x)), y))
+    for _ in range(max(2, constant)):
+        pair.step(*batch(0), update=False)
+    assert pair.replay.repeats == (constant > 2)
+    with pytest.warns(RuntimeWarning, match="Replay: repeated, the step gave other results than computed"):
+        pair.step(*batch(1))
+    for seed in range(2, 5):
         pair.step(*batch(seed))
     assert not pair.replay.repeats
 
@@ -257,9 +298,23 @@ def test_what_does_not_follow_from_launches_is_found_out():
 def test_random_numbers_are_found_out():
     rng, net = np.random.default_rng(0), network()
     replay = tr.Replay(net, lambda x, y: tr.ops.cross_entropy(net(x + rng.standard_normal(x.shape).astype(F4)), y))
-    with pytest.warns(RuntimeWarning, match="random numbers"):
-        losses = [replay(*batch(0)).item() for _ in range(3) if not net.zero_grad()]
-    assert len({*losses}) == 3
+    with pytest.warns(RuntimeWarning, match="Replay: 'add' does not follow from launches"):
+        losses = [replay(*batch(0)).item() for _ in range(4) if not net.zero_grad()]
+    assert len({*losses}) == 4
+
+
+def test_an_input_that_was_the_same_until_now_is_looked_at_again():
+    pair = repeated(network())
+    x, y = batch(0)
+    for seed in range(3):
+        pair.step(batch(seed)[0], y)
+    fresh = Pair(network())
+    for _ in range(5):
+        fresh.step(x, y)  # a single batch, again and again, is repeated
+    assert fresh.replay.repeats
+    for seed in range(3):
+        fresh.step(*batch(seed))
+        assert fresh.replay.repeats
 
 
 @pytest.mark.parametrize("calls", range(6))

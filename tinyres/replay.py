@@ -7,24 +7,27 @@ batch that comes later is copied to where the first one was, and the list is gon
 (Gray, "Getting started with CUDA graphs", 2019). There is no second engine: what is repeated is what the tape did.
 """
 
+import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from tinyres import backend
 from tinyres.kernels import memory
 from tinyres.kernels.launch import Work, assign, noting
 from tinyres.nn import Module
-from tinyres.tape import Array, state
+from tinyres.tape import Array, setting, state
 from tinyres.tensor import Tensor
 
 Outputs = tuple[Array, ...]
 Gradients = list[tuple[Tensor, Array]]
+_Places = dict[int, int]  # where arrays begin in memory, and where they end
 
 
 class Replay:
@@ -42,7 +45,8 @@ class Replay:
     -----
     A call computes what ``function(*inputs)`` and ``loss.backward()`` compute, to the last bit, and what it returns
     are copies without history. The first call with some shapes is as any other, the second is noted, the third is
-    repeated and computed anew, and the results compared: from then on it is only repeated. Other shapes, such as those
+    repeated and computed anew, and the results compared: from then on it is only repeated. So is one more of an input
+    that was the same until then. Other shapes, such as those
     of an epoch's last batch, are computed as ever.
 
     Whatever a step decides in Python it decides as when it was noted. A change of the model that shows in an attribute
@@ -87,7 +91,8 @@ class Replay:
             p.grad = gradient.copy()
         before, self._last = self._last, key
         if self._noted is not None and self._noted.key == key:
-            outputs = self._noted.repeat(arrays) if self._noted.trusted else self._compare(self._noted, arrays)
+            trusted = self._noted.trusted and not self._noted.unseen(arrays)
+            outputs = self._noted.repeat(arrays) if trusted else self._compare(self._noted, arrays)
         elif before == key and not self._gradients():
             outputs = self._note(key, arrays)
         else:
@@ -128,11 +133,24 @@ class Replay:
     def _note(self, key: "_Key", arrays: list[Array]) -> Outputs:
         self._noted = None  # its memory, before another's
         noted = _Noted(key, arrays, self._pool)
-        with noting(noted.note), memory.within(self._pool):
+        noted.know((*noted.inputs, *(p.data for p in self.model.parameters()), *self.model.buffers()))
+        with noting(noted.note), setting("trace", noted.trace), memory.within(self._pool):
             noted.outputs = self._run(noted.inputs)
+        if noted.fault:
+            self._refuse(f"{noted.fault} does not follow from launches")
+            return tuple(a.copy() for a in noted.outputs)
         self._let_go()
         noted.gradients, noted.held, self._noted = self._gradients(), self._pool.held(), noted
         return noted.outputs
+
+    def _refuse(self, why: str) -> None:
+        self._noted, self._refused = None, True
+        outside = next(i for i, frame in enumerate(inspect.stack()) if frame.filename != __file__)
+        warnings.warn(
+            f"Replay: {why}: an operation of plain NumPy, perhaps, or random numbers. The step is computed each time",
+            RuntimeWarning,
+            stacklevel=1 + outside,
+        )
 
     def _compare(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
         """Compute a step as ever, and repeat it for the first time: what differs does not follow from launches."""
@@ -145,23 +163,17 @@ class Replay:
                 p.grad = gradient if p.grad is None else gradient + p.grad
 
     def _compare_bits(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
-        buffers = list(self.model.buffers())
+        buffers, unseen = list(self.model.buffers()), noted.unseen(arrays)
         unchanged = [buffer.copy() for buffer in buffers]
         with memory.within(self._pool):
             computed = self._digests([*self._run(arrays), *buffers])
         self.model.zero_grad()
         assign(buffers, *unchanged)
         outputs = noted.repeat(arrays)
-        noted.trusted = computed == self._digests([*outputs, *buffers])
-        if noted.trusted:
+        if computed == self._digests([*outputs, *buffers]):
+            noted.trusted, noted.seen = True, noted.seen | unseen
             return outputs
-        self._noted, self._refused = None, True
-        warnings.warn(
-            "Replay: repeating the step gave other results than computing it: something in it does not follow from "
-            "launches (an operation of plain NumPy, or random numbers). It is computed each time, and is slower",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+        self._refuse("repeated, the step gave other results than computed; something does not follow from launches")
         assign(buffers, *unchanged)
         self.model.zero_grad()
         return self._run(arrays)
@@ -179,12 +191,45 @@ class _Noted:
         self.key, self.pool, self.trusted = key, pool, False
         self.held = 0  # bytes of the pool that are not free between repetitions
         self.inputs = [a.copy(order="K") for a in inputs]
+        self.seen: set[int] = set()  # inputs that have been others in a comparison than when this was noted
         self.launches: list[tuple[Work, tuple[Any, ...]]] = []
+        self.places: _Places = {}  # of arrays that are known, or were launched with,
+        self.fresh: _Places = {}  # and of those that have been since the tape was told of an operation
+        self.fault = ""  # the first operation whose result no launch has written, or that takes what none has
         self.outputs: Outputs = ()
         self.gradients: Gradients = []
 
     def note(self, work: Work, arguments: tuple[Any, ...]) -> None:
+        self._find(arguments, self.fresh)
         self.launches.append((work, self._unheld(arguments)))
+
+    def know(self, arrays: Iterable[Array]) -> None:
+        """These are in a repetition what they should be: inputs, parameters and buffers."""
+        self._find(tuple(arrays), self.places)
+
+    def _find(self, value: Any, places: "_Places") -> None:
+        if isinstance(value, np.ndarray):
+            start, stop = byte_bounds(value)
+            places[start] = max(stop, places.get(start, stop))
+        elif isinstance(value, tuple):
+            for part in value:
+                self._find(part, places)
+
+    def trace(self, where: str, result: Array, sources: Sequence[Array]) -> None:
+        """Look at what the tape is told of. A result is where a launch may have written it, or a view of a source.
+        Sources are where those of earlier results were, or are known; backward, the first is the constant 1."""
+        backward = where.startswith("backward")
+        right = backward or all(source.size == 1 or _is_in(source, self.places) for source in sources)
+        self._find(tuple(sources), self.fresh)
+        if not (right and (_is_in(result, self.fresh) or _is_in(result, self.places))) and not self.fault:
+            self.fault = where
+        self.places |= self.fresh
+        self.fresh = {}
+
+    def unseen(self, arrays: list[Array]) -> set[int]:
+        """Inputs that differ from those of the noted step, and did in no comparison."""
+        left = set(range(len(arrays))) - self.seen
+        return {i for i in left if not np.array_equal(arrays[i], self.inputs[i])}
 
     def _unheld(self, value: Any) -> Any:
         """Arguments without a hold on the pool's memory, which comes and goes in the step as it did."""
@@ -246,6 +291,14 @@ def _all(module: Module) -> Iterator[Module]:
     yield module
     for child in module._modules.values():
         yield from _all(child)
+
+
+def _is_in(array: Array, places: _Places) -> bool:
+    """Whether an array, or the whole that it is a view of, is in one of these places."""
+    start, stop = byte_bounds(array)
+    if not array.size or places.get(start, 0) >= stop:
+        return True
+    return any(first <= start and stop <= last for first, last in places.items())
 
 
 def _returned(outputs: Outputs) -> Any:

@@ -74,12 +74,19 @@ class Watch(Protocol):
         """A gradient of this node's result was added to those that came before."""
 
 
+class Trace(Protocol):
+    """Who is told of each array that an operation has computed, forward or backward: where it is, and from which."""
+
+    def __call__(self, where: str, result: Array, sources: Sequence[Array]) -> None: ...
+
+
 # ---------------------------------------------------------------- state of the thread
 class _State(threading.local):
     grad_enabled = True
     anomaly = False
     recomputing = False  # a checkpoint runs again: what a first run changes besides its result is to stay as it is
     watch: Watch | None = None
+    trace: Trace | None = None
 
     def __init__(self) -> None:
         self.scope: list[str] = []  # names of the modules being called, outermost first
@@ -479,6 +486,8 @@ def _pull(node: Node, dy: Array, totals: Sequence[Array | None]) -> list[Array |
         if state.anomaly:
             what = f"backward of {place(node.name, node.module)}"
             check_finite(what, part, "a gradient", [dy, *_closed_over(node.pullback)])
+        if state.trace is not None:
+            state.trace(f"backward of {place(node.name, node.module)}", part, [dy])
     return parts
 
 

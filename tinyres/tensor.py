@@ -13,7 +13,7 @@ import numpy as np
 
 from tinyres import rules
 from tinyres.kernels.launch import compute, reshaped
-from tinyres.kernels.pending import Pending
+from tinyres.kernels.pending import Pending, known
 from tinyres.rules import with_axes
 from tinyres.spelling import either_spelling
 from tinyres.tape import Array, Hook, HookHandle, Node, Pullback, check_finite, place, run_backward, state
@@ -684,6 +684,8 @@ def record(
         others = [a for a in attributes.values() if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
         what = f"forward of {place(name, '.'.join(state.scope))}"
         check_finite(what, out._data, "an output", [*(p._data for p in parents), *others])
+    if state.trace is not None:
+        state.trace(place(name, ".".join(state.scope)), known(out._held), [known(p._held) for p in parents])
     if state.grad_enabled and any(p.requires_grad for p in parents):
         out.requires_grad = True
         sources = [(p._node or p) if p.requires_grad else None for p in parents]

@@ -576,8 +576,22 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "replay: what was noted is trusted without a look",
         "replay.py",
-        "noted.trusted = computed == self._digests([*outputs, *buffers])",
-        "noted.trusted = True",
+        "if computed == self._digests([*outputs, *buffers]):",
+        "if True:",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: one comparison is enough, whatever it compared",
+        "replay.py",
+        "return {i for i in left if not np.array_equal(arrays[i], self.inputs[i])}",
+        "return set()",
+        _REPLAY,
+    )
+    yield Mutant(
+        "replay: what no launch has written is not looked for",
+        "replay.py",
+        "            self.fault = where\n",
+        "            pass\n",
         _REPLAY,
     )
     yield Mutant(
