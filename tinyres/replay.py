@@ -10,7 +10,7 @@ batch that comes later is copied to where the first one was, and the list is gon
 import inspect
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from hashlib import blake2b
 from typing import Any
@@ -272,7 +272,7 @@ def _key(model: Module, arrays: list[Array]) -> _Key | None:
     if backend._chosen["backend"] == "reference" or backend._chosen["algorithm"] == "im2col":
         return None  # NumPy does their work, and notes nothing
     kept: list[Any] = []
-    for module in _all(model):
+    for module in model.modules():
         attributes = module.__dict__
         if attributes["_forward_hooks"] or attributes.get("gather") is not None:
             return None
@@ -285,12 +285,6 @@ def _key(model: Module, arrays: list[Array]) -> _Key | None:
     values += [state.grad_enabled, backend.num_threads(), *backend._chosen.values()]
     values.append(threading.get_ident())  # kernels have memory of their own in each thread
     return _Key(values, list(map(id, kept)), kept)
-
-
-def _all(module: Module) -> Iterator[Module]:
-    yield module
-    for child in module._modules.values():
-        yield from _all(child)
 
 
 def _is_in(array: Array, places: _Places) -> bool:

@@ -82,10 +82,10 @@ def check_each(kernel, in_place, **lists):
         raise ValueError(f"{kernel}: got {lengths}, expected lists of one length")
     for arrays in zip(*lists.values(), strict=True):
         check(kernel, *arrays)
-    spans = [(*byte_bounds(a), name, a) for name, arrays in lists.items() for a in arrays if a.size]
-    for _, _, name, array in spans:
-        if name in in_place and not array.flags.writeable:
+    for name in in_place:
+        for array in lists[name]:
             check_in_place(kernel, name, array)
+    spans = [(*byte_bounds(a), name, a) for name, arrays in lists.items() for a in arrays if a.size]
     spans.sort(key=itemgetter(0))
     for i, (_, stop, name, array) in enumerate(spans):
         for start, _, other, its in spans[i + 1 :]:

@@ -24,29 +24,33 @@ _here = _Here()
 
 
 @contextlib.contextmanager
-def noting(note: Note) -> Iterator[None]:
-    """Tell `note` of all that this thread launches inside this block, before it is done."""
+def noting(told: Note) -> Iterator[None]:
+    """Tell `told` of all that this thread launches inside this block, before it is done."""
     if _here.note is not None:
         raise RuntimeError("noting: got a step within one that is being noted, expected one at a time")
-    _here.note = note
+    _here.note = told
     try:
         yield
     finally:
         _here.note = None
 
 
-def launch(work: Work, *arguments: Any) -> None:
-    """Do some work on arrays."""
+def note(work: Work, *arguments: Any) -> None:
+    """Write some work down, if a step is being noted."""
     if _here.note is not None:
         _here.note(work, arguments)
+
+
+def launch(work: Work, *arguments: Any) -> None:
+    """Do some work on arrays."""
+    note(work, *arguments)
     work(*arguments)
 
 
 def compute(function: Work, *arguments: Any, **options: Any) -> np.ndarray:
     """A new array, ``function(*arguments, **options)``, of a function of NumPy's that takes ``out``."""
     result = np.asarray(function(*arguments, **options))
-    if _here.note is not None:
-        _here.note(_compute_into, (result, function, options, *arguments))
+    note(_compute_into, result, function, options, *arguments)
     return result
 
 
@@ -57,8 +61,8 @@ def _compute_into(result: np.ndarray, function: Work, options: dict[str, Any], *
 def reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The same numbers in another shape: a view where that can be, else a copy."""
     result = array.reshape(shape)
-    if _here.note is not None and not np.may_share_memory(result, array):
-        _here.note(np.copyto, (result.reshape(array.shape), array))
+    if not np.may_share_memory(result, array):
+        note(np.copyto, result.reshape(array.shape), array)
     return result
 
 

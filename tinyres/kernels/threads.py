@@ -12,7 +12,7 @@ from typing import Any
 
 import numba
 
-from tinyres.kernels.launch import _here
+from tinyres.kernels.launch import note
 
 
 def survive_forks(lock: Any) -> Any:
@@ -97,8 +97,7 @@ class Parallel:
     def __call__(self, *arguments: Any) -> Any:
         if _process.orphaned or _process.layer is None or _thread.threads != _process.threads:
             _prepare()
-        if _here.note is not None:
-            _here.note(self, arguments)
+        note(self, *arguments)
         if _process.layer != "workqueue":
             return self.kernel(*arguments)
         with _turn:

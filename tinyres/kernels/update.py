@@ -107,9 +107,8 @@ def _sgd_share(table, numbers, nesterov, worker, workers):
 def _part(numbers, table, before, size, worker, workers):
     """Of a parameter's numbers those that a worker does: from `start`, whole vectors to `whole`, and on to `stop`."""
     total, n = table[:, 0].sum(), lanes(wide(numbers))
-    line = 64 // numbers.itemsize  # no two workers write to one line of a large parameter
-    start = min(max(worker * total // workers // line * line - before, 0), size)
-    stop = size if worker + 1 == workers else min(max((worker + 1) * total // workers // line * line - before, 0), size)
+    start = min(max(worker * total // workers - before, 0), size)
+    stop = min(max((worker + 1) * total // workers - before, 0), size)
     return start, start + (stop - start) // n * n, stop
 
 
