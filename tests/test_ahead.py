@@ -75,7 +75,7 @@ def test_a_process_that_ends_takes_the_other_with_it(tmp_path):
 
 
 @pytest.mark.skipif(ahead._cores() < 2, reason="on one core no process is started")
-def test_the_other_process_compiles_all_that_backward_needs(tmp_path):
+def test_the_other_process_compiles_its_half(tmp_path):
     wait = """
     import numba.core.compiler
     from tinyres.kernels import ahead, compile, warmup
@@ -83,7 +83,7 @@ def test_the_other_process_compiles_all_that_backward_needs(tmp_path):
     assert process.wait() == 0
     def refuse(*what, **options): raise AssertionError("a kernel was compiled that should be there")
     compile._Pipeline.compile_extra = refuse
-    steps = list(warmup.backward())
+    steps = list(warmup.meanwhile())
     assert len(steps) > 5
     for name, compile_kernel in steps:
         compile_kernel()

@@ -49,7 +49,7 @@ KERNELS = [
     {"filters", "groups", "tile"},
     {"conv"},
     {"weight_grad"},
-    {"winograd.plan"},
+    {"winograd.plan", "winograd.maps"},
     {"winograd.transforms", "winograd.products"},
     {"im2col", "winograd.__init__", "elementwise", "norm", "pool", "image"},
     {"update"},

@@ -27,7 +27,15 @@ IN_PLACE = {
     "add_to": ("total",),
     "conv2d_input_grad": ("total",),
 }
-HELPERS = {"channels_last", "groups_of", "in_channels_last", "fits", "pays", "fuses"}  # run nothing that is compiled
+HELPERS = {
+    "channels_last",
+    "groups_of",
+    "in_channels_last",
+    "fits",
+    "pays",
+    "measures",
+    "takes_pending",
+}  # run nothing that is compiled
 SETTINGS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "nesterov": True}
 ADAMW = {"lr": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "weight_decay": 0.01, "step": 3}
 
@@ -37,7 +45,7 @@ def _small(one_thread):
     """Winograd's method for the small problems here too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            winograd, "pays", lambda weight, channels, stride, size, _: winograd.fits(weight, channels, stride, size)
+            winograd, "pays", lambda w, channels, size, _, **window: winograd.fits(w, channels, size, **window)
         )
         yield
 
@@ -52,6 +60,7 @@ def valid(dtype):
     for n, c, size, o, i, kernel, stride, padding in [
         (2, 4, (5, 4), 6, 2, (3, 2), (2, 1), (1, 1)),  # in two groups
         (2, 16, (6, 5), 16, 16, (3, 3), (1, 1), (1, 1)),  # by Winograd's method
+        (2, 16, (6, 5), 16, 16, (3, 3), (2, 2), (1, 1)),  # and strided
         (2, 3, (4, 4), 5, 3, (1, 1), (1, 1), (0, 0)),
     ]:
         window = {"stride": stride, "padding": padding}

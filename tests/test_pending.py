@@ -56,11 +56,12 @@ def test_convolutions_of_what_is_pending_have_the_bits_of_what_was_computed(p):
     np.testing.assert_array_equal(np.asarray(x), values)
 
 
-@given(p=problems(), offset=st.sampled_from([0, 3, 1000]))
-def test_statistics_are_those_of_the_result(p, offset):
+@given(p=problems(), offset=st.sampled_from([0, 3, 1000]), stride=st.sampled_from([1, 2]))
+def test_statistics_are_those_of_the_result(p, offset, stride):
     p.weight += offset  # far from 0, where E[x^2] - E[x]^2 would lose all digits
-    y, mean, var = winograd.conv2d_and_statistics(pending(p.x), p.weight, **p.options)
-    np.testing.assert_array_equal(y, winograd.conv2d(pending(p.x), p.weight, **p.options))
+    x, options = (pending(p.x), p.options) if stride == 1 else (p.x, {"stride": (2, 2), "padding": (1, 1)})
+    y, mean, var = winograd.conv2d_and_statistics(x, p.weight, **options)
+    np.testing.assert_array_equal(y, winograd.conv2d(x, p.weight, **options))
     y = y.astype(F8)
     spread = y.std((0, 2, 3)) + np.abs(y).max() * np.finfo(F8).eps
     tolerance = (
@@ -101,10 +102,12 @@ def test_padding_is_zero_after_the_batch_norm_not_before():
     np.testing.assert_allclose(kernels.conv2d(x, p.weight, **p.options), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_what_does_not_fuse_is_refused_in_words(monkeypatch):
+def test_what_is_not_measured_is_refused_in_words(monkeypatch):
     p = problem(1, (16, 16), (4, 4), (1, 1), F4)
-    monkeypatch.setattr(winograd, "pays", lambda *_: False)
-    with pytest.raises(ValueError, match=r"conv2d_and_statistics: x, weight: got shapes .* which do not fuse"):
+    monkeypatch.setattr(winograd, "pays", lambda *_, **__: False)
+    with pytest.raises(
+        ValueError, match=r"conv2d_and_statistics: x, weight: got shapes .* whose convolution is not measured"
+    ):
         winograd.conv2d_and_statistics(p.x, p.weight, **p.options)
     with pytest.raises(TypeError, match="x: got Pending, expected a NumPy array"):
         winograd.conv2d(pending(p.x), p.weight, **p.options)
@@ -149,6 +152,19 @@ def test_nobody_sees_the_difference(look):
     _, expected = run(LOOKS["data"])
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_strided_convolution_takes_no_pending_but_is_measured():
+    """What is pending is computed for it, and what follows it is pending again."""
+    _, conv1, bn, conv2, x = block()
+    strided = nn.Conv2d(16, 16, 3, stride=2, padding=1, bias=False)
+    y = bn(conv1(x), relu=True)
+    z = bn(strided(y), relu=True)
+    assert y._pending is not None
+    assert y._pending.y is not None
+    assert z._pending is not None
+    conv2(z).sum().backward()
+    assert z._pending.y is None
 
 
 def test_gradients_through_what_is_pending_are_those_of_finite_differences():

@@ -11,9 +11,11 @@ import tinyres as tr
 from tinyres import backend
 from tinyres.kernels import winograd
 from tinyres.kernels.memory import make_constant
+from tinyres.kernels.winograd import maps
 from tinyres.testing.strategies import ORDERS, in_order, numbers
 
 F4, F8 = np.float32, np.float64
+fits = winograd.fits
 DIRECT = backend.ALGORITHMS["direct"]
 FUNCTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 
@@ -22,19 +24,19 @@ FUNCTIONS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 def wherever_it_fits(monkeypatch):
     """Use Winograd's method for the small problems of tests too."""
     monkeypatch.setattr(
-        winograd, "pays", lambda weight, channels, stride, size, images: winograd.fits(weight, channels, stride, size)
+        winograd, "pays", lambda weight, channels, size, _, **window: fits(weight, channels, size, **window)
     )
 
 
-def problem(n, channels, size, padding, dtype=F8, seed=0, orders=("channels-last",) * 2):
+def problem(n, channels, size, padding, dtype=F8, seed=0, orders=("channels-last",) * 2, stride=1):
     """Inputs as they are behind a ReLU, zero every other time."""
     rng, (c, o) = np.random.default_rng(seed), channels
     x = np.maximum(numbers(rng, (n, c, *size), F8), 0)
     weight, bias = numbers(rng, (o, c, 3, 3), F8) / c**0.5, numbers(rng, (o,), F8)
-    dy = numbers(rng, (n, o, *(s + 2 * p - 2 for s, p in zip(size, padding, strict=True))), F8)
+    dy = numbers(rng, (n, o, *((s + 2 * p - 3) // stride + 1 for s, p in zip(size, padding, strict=True))), F8)
     x, weight, bias, dy = (a.astype(dtype) for a in (x, weight, bias, dy))
     x, dy = in_order(x, orders[0]), in_order(dy, orders[1])
-    return SimpleNamespace(x=x, weight=weight, bias=bias, dy=dy, options={"stride": (1, 1), "padding": padding})
+    return SimpleNamespace(x=x, weight=weight, bias=bias, dy=dy, options={"stride": (stride,) * 2, "padding": padding})
 
 
 def convolutions(functions, p):
@@ -56,14 +58,65 @@ def rms_error(result, exact):
     return float(np.sqrt(np.mean((result - exact) ** 2) / np.mean(exact**2)))
 
 
+# ---------------------------------------------------------------- in one dimension
+def toom_cook(points, outputs, taps):
+    """B^T, G and A^T of finite points, and infinity as the last, by their definition."""
+    count = len(points) + 1
+    bt, g, at = np.zeros((count, count)), np.zeros((count, taps)), np.zeros((outputs, count))
+    for j, point in enumerate(points):
+        others = [other for k, other in enumerate(points) if k != j]
+        bt[j, : count - 1] = np.poly(others)[::-1]
+        g[j] = [point**k / np.prod([point - other for other in others]) for k in range(taps)]
+        at[:, j] = [point**i for i in range(outputs)]
+    bt[-1], g[-1, -1], at[-1, -1] = np.poly(points)[::-1], 1, 1
+    return bt, g, at
+
+
+def matrix(function, count):
+    """Of a linear function of so many numbers."""
+    return np.array([function(*row) for row in np.eye(count)]).T
+
+
+def test_maps_of_stride_1_are_those_of_their_points():
+    bt, g, at = toom_cook([0, maps.A, -maps.A, maps.B, -maps.B], 4, 3)
+    np.testing.assert_allclose(matrix(maps.same_input, 6), bt, atol=1e-15)
+    np.testing.assert_allclose(matrix(maps.same_weight, 3), g, atol=1e-15)
+    np.testing.assert_allclose(matrix(maps.same_output, 6), at, atol=1e-15)
+
+
+def test_maps_of_stride_2_are_those_of_their_points_and_the_middle_tap():
+    bt, g, at = toom_cook([1, -1, 0.5, -0.5], 4, 2)
+    down, up, weight = matrix(maps.down_input, 9), matrix(maps.up_input, 5), matrix(maps.strided_weight, 3)
+    np.testing.assert_allclose(down[:5, ::2], bt, atol=1e-15)
+    np.testing.assert_array_equal(down[5:, 1::2], np.eye(4))
+    assert not down[:5, 1::2].any()
+    assert not down[5:, ::2].any()
+    np.testing.assert_allclose(up, np.vstack([bt, np.eye(4, 5)]), atol=1e-15)
+    np.testing.assert_allclose(weight[:5, ::2], g, atol=1e-15)
+    np.testing.assert_array_equal(weight[5], [0, 1, 0])
+    np.testing.assert_allclose(matrix(maps.down_output, 9), np.hstack([at, np.eye(4)]), atol=1e-15)
+    np.testing.assert_allclose(matrix(maps.up_output, 9)[1::2], np.hstack([at, np.zeros((4, 4))]), atol=1e-15)
+    np.testing.assert_array_equal(matrix(maps.up_output, 9)[::2], np.eye(4, 9, 5))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("same_weight", 3), ("same_output", 6), ("strided_weight", 3), ("down_output", 9)]
+)
+def test_transposed_maps(name, count):
+    forward = matrix(getattr(maps, name), count)
+    np.testing.assert_allclose(matrix(getattr(maps, f"{name}_transposed"), len(forward)), forward.T, atol=1e-15)
+
+
+# ---------------------------------------------------------------- in two dimensions
 @st.composite
 def problems(draw):
-    size = draw(st.tuples(st.integers(1, 14), st.integers(1, 14)))
-    padding = tuple(draw(st.integers(max(0, -(-(3 - s) // 2)), 3)) for s in size)
+    stride = draw(st.sampled_from([1, 2]))
+    size = draw(st.tuples(*[st.integers(1, 14 * stride)] * 2))
+    padding = tuple(draw(st.integers(max(0, -(-(3 - s) // 2)), 3)) for s in size) if stride == 1 else (1, 1)
     channels = draw(st.tuples(st.sampled_from([16, 32, 48]), st.sampled_from([16, 32, 48, 80])))
     orders = draw(st.tuples(*[st.sampled_from((*ORDERS, "read-only"))] * 2))
     dtype, seed = draw(st.sampled_from([F4, F8])), draw(st.integers(0, 2**32 - 1))
-    return problem(draw(st.integers(1, 5)), channels, size, padding, dtype, seed, orders)
+    return problem(draw(st.integers(1, 5)), channels, size, padding, dtype, seed, orders, stride)
 
 
 @pytest.mark.usefixtures("wherever_it_fits")
@@ -82,13 +135,14 @@ def test_winograd_is_direct_convolution(p):
         np.testing.assert_array_equal(getattr(p, name), getattr(before, name))
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(32, 32), (7, 7), (5, 14), (13, 33)])
 @pytest.mark.parametrize("channels", [(16, 16), (16, 64), (64, 32), (128, 128), (512, 256), (256, 512)])
 @pytest.mark.usefixtures("wherever_it_fits")
-def test_error_in_float32(channels, size):
+def test_error_in_float32(channels, size, stride):
     """Relative rms at most 2.5e-6 forward and for the input gradient, 5e-6 for the weight gradient; float64: 1e-12."""
     n = 2 if max(channels) > 128 else 16
-    p = problem(n, channels, size, (1, 1), F4)
+    p = problem(n, channels, size, (1, 1), F4, stride=stride)
     exact = convolutions(DIRECT, in_float64(p))
     errors = [rms_error(r, e) for r, e in zip(convolutions(winograd, p), exact, strict=True)]
     assert errors[0] <= 2.5e-6
@@ -106,11 +160,12 @@ def test_error_of_a_large_weight_gradient():
     assert rms_error(winograd.conv2d_weight_grad(p.dy, p.x, *arguments, **p.options), exact) <= 5e-6
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.usefixtures("wherever_it_fits")
-def test_nan_and_infinity_reach_the_output(value):
+def test_nan_and_infinity_reach_the_output(value, stride):
     """Wherever direct convolution gives one; around it, in the same tile, there may be more."""
-    p = problem(2, (16, 16), (9, 10), (1, 1), F4)
+    p = problem(2, (16, 16), (9, 10), (1, 1), F4, stride=stride)
     rng = np.random.default_rng(1)
     for array in (p.x, p.dy, p.weight):
         before = array.copy()
@@ -124,6 +179,7 @@ def test_nan_and_infinity_reach_the_output(value):
 
 
 @pytest.mark.usefixtures("wherever_it_fits")
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
     "case",
     [
@@ -135,10 +191,10 @@ def test_nan_and_infinity_reach_the_output(value):
         (80, (256, 256), (4, 4)),
     ],
 )
-def test_results_do_not_depend_on_threads(case, monkeypatch):
+def test_results_do_not_depend_on_threads(case, stride, monkeypatch):
     """Nor on how many workers share the strips, be they more than there are strips."""
     n, channels, size = case
-    p = problem(n, channels, size, (1, 1), F4)
+    p = problem(n, channels, [stride * s for s in size], (1, 1), F4, stride=stride)
     expected = None
     for workers in (1, 2, 3, 7, 64):
         monkeypatch.setattr(winograd, "get_num_threads", lambda workers=workers: workers)
@@ -149,10 +205,11 @@ def test_results_do_not_depend_on_threads(case, monkeypatch):
 
 
 @pytest.mark.usefixtures("wherever_it_fits")
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("constant", [False, True])
-def test_shares_of_the_weights_give_the_same_as_shares_of_the_images(constant, monkeypatch):
+def test_shares_of_the_weights_give_the_same_as_shares_of_the_images(constant, stride, monkeypatch):
     """In one round or several, of weights that are transformed each time or once."""
-    p = problem(9, (48, 96), (13, 6), (1, 1), F4)
+    p = problem(9, (48, 96), (13 * stride, 6 * stride), (1, 1), F4, stride=stride)
     expected = convolutions(winograd, p)[:2]
     if constant:
         make_constant(p.weight)
@@ -166,26 +223,42 @@ def test_shares_of_the_weights_give_the_same_as_shares_of_the_images(constant, m
 
 
 def test_where_it_pays():
-    """All 3x3 convolutions of stride 1 of the family, but not the first; never what has no Winograd form."""
+    """All 3x3 convolutions of the family, but not the first; never what has no Winograd form."""
+
+    def pays(weight, channels, images, stride=(1, 1), padding=(1, 1)):
+        return winograd.pays(weight, channels, 4, images, stride=stride, padding=padding)
+
     for channels, side, n in [(16, 32, 128), (64, 8, 128), (512, 4, 64), (64, 56, 16), (512, 7, 8), (16, 32, 1)]:
-        assert winograd.pays((channels, channels, 3, 3), channels, (1, 1), 4, (n, side, side))
+        assert pays((channels, channels, 3, 3), channels, (n, side, side))
+    for channels, side, n in [(16, 16, 128), (32, 8, 128), (64, 16, 64), (256, 4, 64), (64, 28, 16), (256, 7, 8)]:
+        assert pays((2 * channels, channels, 3, 3), channels, (n, side, side), (2, 2))
     images = (64, 32, 32)
-    assert winograd.pays((64, 64, 3, 3), 64, (1, 1), 4, images)
-    assert not winograd.pays((64, 3, 3, 3), 3, (1, 1), 4, images)
-    assert not winograd.pays((65, 64, 3, 3), 64, (1, 1), 4, images)
-    assert not winograd.pays((64, 64, 3, 3), 64, (2, 2), 4, images)
-    assert not winograd.pays((64, 64, 3, 3), 64, (1, 2), 4, images)
-    assert not winograd.pays((64, 64, 5, 5), 64, (1, 1), 4, images)
-    assert not winograd.pays((64, 64, 3, 1), 64, (1, 1), 4, images)
-    assert not winograd.pays((64, 64, 3, 3), 128, (1, 1), 4, images), "groups"
-    assert not winograd.pays((512, 512, 3, 3), 512, (1, 1), 4, (1, 4, 4)), "weights are the most of the work"
-    assert not winograd.pays((64, 64, 3, 3), 64, (1, 1), 4, (64, 1, 1)), "1 of 16 outputs of a tile is wanted"
-    assert not winograd.pays((64, 64, 3, 3), 64, (1, 1), 4, (0, 32, 32)), "nothing to do"
+    assert pays((64, 64, 3, 3), 64, images)
+    assert pays((64, 64, 3, 3), 64, images, (2, 2))
+    assert pays((64, 64, 3, 3), 64, images, padding=(0, 2))
+    assert not pays((64, 3, 3, 3), 3, images)
+    assert not pays((65, 64, 3, 3), 64, images)
+    assert not pays((64, 64, 3, 3), 64, images, (2, 2), (0, 0)), "tiles of dx would begin outside of it"
+    assert not pays((64, 64, 3, 3), 64, images, (1, 2))
+    assert not pays((64, 64, 3, 3), 64, images, (3, 3))
+    assert not pays((64, 64, 5, 5), 64, images)
+    assert not pays((64, 64, 3, 1), 64, images)
+    assert not pays((64, 64, 3, 3), 128, images), "groups"
+    assert not pays((16, 16, 3, 3), 16, images, (2, 2)), "transforms are the most of the work"
+    assert not pays((512, 512, 3, 3), 512, (1, 4, 4)), "weights are the most of the work"
+    assert not pays((64, 64, 3, 3), 64, (64, 1, 1)), "1 of 16 outputs of a tile is wanted"
+    assert not pays((64, 64, 3, 3), 64, (0, 32, 32)), "nothing to do"
 
 
 @pytest.mark.parametrize(
     ("weight", "stride"),
-    [((16, 16, 3, 3), (2, 1)), ((16, 16, 3, 3), (1, 1)), ((16, 8, 3, 3), (1, 1)), ((5, 16, 3, 3), (1, 1))],
+    [
+        ((16, 16, 3, 3), (2, 1)),
+        ((16, 16, 3, 3), (2, 2)),
+        ((16, 16, 3, 3), (1, 1)),
+        ((16, 8, 3, 3), (1, 1)),
+        ((5, 16, 3, 3), (1, 1)),
+    ],
 )
 def test_what_does_not_pay_is_convolved_directly(weight, stride):
     rng = np.random.default_rng(0)

@@ -14,19 +14,21 @@ from tinyres.kernels import conv, im2col, threads, weight_grad
 
 BACKENDS = {"numba": kernels, "reference": reference}
 _DIRECT = SimpleNamespace(
-    fuses=reference.fuses,
+    measures=reference.measures,
+    takes_pending=reference.takes_pending,
     conv2d=conv.conv2d,
     conv2d_input_grad=conv.conv2d_input_grad,
     conv2d_weight_grad=weight_grad.conv2d_weight_grad,
 )
 _IM2COL = SimpleNamespace(
-    fuses=reference.fuses,
+    measures=reference.measures,
+    takes_pending=reference.takes_pending,
     conv2d=im2col.conv2d,
     conv2d_input_grad=im2col.conv2d_input_grad,
     conv2d_weight_grad=im2col.conv2d_weight_grad,
 )
 ALGORITHMS: dict[str, Any] = {"auto": kernels, "direct": _DIRECT, "im2col": _IM2COL}
-_CONVOLUTIONS = ("fuses", "conv2d", "conv2d_input_grad", "conv2d_weight_grad")
+_CONVOLUTIONS = ("measures", "takes_pending", "conv2d", "conv2d_input_grad", "conv2d_weight_grad")
 
 active: Any = SimpleNamespace()
 _chosen = {"backend": "numba", "algorithm": "auto"}

@@ -34,7 +34,9 @@ class Branches:
             self.taken.append(taps)
             return y, taps
 
-        return _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, fuses=reference.fuses)
+        return _instead(
+            relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, measures=reference.measures
+        )
 
     def _note_open(self, y):
         self.taken.append(y > 0)
@@ -59,7 +61,7 @@ class Branches:
             column = j * stride[1] - padding[1] + taps % kernel_size[1]
             return x[image, channel, row, column], taps
 
-        with _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, fuses=reference.fuses):
+        with _instead(relu=relu, batch_norm_apply=batch_norm_apply, max_pool2d=max_pool2d, measures=reference.measures):
             yield
         assert next(taken, None) is None, "fewer kinks than in the run that noted them"
 

@@ -17,7 +17,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from tinyres.kernels import compile, warmup
 if str(compile._FOLDER) == sys.argv[2]:
-    for _, compile_kernel in warmup.backward():
+    for _, compile_kernel in warmup.meanwhile():
         compile_kernel()
 """
 STARTED = "ahead"  # a file in the cache: somebody has started, or has finished

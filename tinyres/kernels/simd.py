@@ -258,6 +258,22 @@ def stores(typingctx, array, index, step, vectors):
 
 
 @intrinsic
+def stores_within(typingctx, array, index, step, vectors, count):
+    """`stores`, but only the first `count` of the vectors."""
+
+    def codegen(context, builder, signature, args):
+        array, index, step, vectors, count = args
+        at = builder.gep(_data(context, builder, signature.args[0], array), [index])
+        for k, value in enumerate(cgutils.unpack_tuple(builder, vectors, len(signature.args[3]))):
+            with builder.if_then(builder.icmp_signed("<", count.type(k), count)):
+                emit_store(builder, value, at)
+            at = builder.gep(at, [step])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, vectors, types.intp), codegen
+
+
+@intrinsic
 def transposed(typingctx, rows):
     """Tuple of tuples, with what was first in each in the first."""
 
@@ -360,6 +376,49 @@ for _symbol, _operation in _OPERATORS.items():
     _overload(_symbol, _operation)
 
 
+class _Traced:
+    """A vector in Python, which writes down what is done to it as instructions."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def _emit(self, operation, a, b):
+        """Numbers are the same in each lane. Contraction makes one instruction of a product and a sum."""
+        kind = self.value.type
+        a, b = (v.value if isinstance(v, _Traced) else kind([v] * kind.count) for v in (a, b))
+        return _Traced(self.builder, getattr(self.builder, operation)(a, b, flags=("contract",)))
+
+    def __add__(self, other):
+        return self._emit("fadd", self, other)
+
+    def __sub__(self, other):
+        return self._emit("fsub", self, other)
+
+    def __mul__(self, other):
+        return self._emit("fmul", self, other)
+
+    __rmul__ = __mul__
+
+
+def traced(function, count):
+    """Of a function of some numbers, which gives so many, the same of vectors, in tuples.
+
+    It is run once, when a kernel is compiled, as Python: what it computes is what is compiled. Numba would take longer
+    to look at it, and a test can call it with numbers.
+    """
+
+    @intrinsic
+    def operation(typingctx, vectors):
+        def codegen(context, builder, signature, args):
+            given = cgutils.unpack_tuple(builder, args[0], len(signature.args[0]))
+            found = function(*(_Traced(builder, value) for value in given))
+            return context.make_tuple(builder, signature.return_type, [v.value for v in found])
+
+        return types.UniTuple(vectors.dtype, count)(vectors), codegen
+
+    return operation
+
+
 @intrinsic
 def fma(typingctx, a, b, c):
     """a * b + c, rounded once where the host has the instruction."""
@@ -389,6 +448,29 @@ def maximum(typingctx, a, b):
         return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
     return a(a, b), codegen
+
+
+def _in_tuples(operation):
+    """An intrinsic that takes a tuple of vectors, and another tuple or one vector for all of them."""
+
+    @intrinsic
+    def each(typingctx, values, others):
+        def codegen(context, builder, signature, args):
+            values = cgutils.unpack_tuple(builder, args[0], len(signature.args[0]))
+            if isinstance(signature.args[1], Vector):
+                others = [args[1]] * len(values)
+            else:
+                others = cgutils.unpack_tuple(builder, args[1], len(signature.args[1]))
+            found = [operation(builder, a, b) for a, b in zip(values, others, strict=True)]
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return values(values, others), codegen
+
+    return each
+
+
+plus = _in_tuples(lambda builder, a, b: builder.fadd(a, b))
+larger = _in_tuples(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))  # `maximum`
 
 
 @intrinsic

@@ -13,28 +13,27 @@ WINDOW = {"stride": (1, 1), "padding": (1, 1)}
 
 def steps(dtype: type = np.float32) -> Iterator[Step]:
     """Names of kernels, and calls that compile them (or load them from the cache). Run them in this order."""
-    yield from forward(dtype)
-    yield from backward(dtype)
+    yield from first(dtype)
+    yield from meanwhile(dtype)
 
 
-def forward(dtype: type = np.float32) -> Iterator[Step]:
-    """What a prediction needs, and what training needs first."""
+def first(dtype: type = np.float32) -> Iterator[Step]:
+    """Half of the work: convolutions, forward and input gradient."""
     x, images = _images((2, 8, 8, 4), dtype), _images((8, 8, 8, 16), dtype)
     weight: np.ndarray = np.ones((4, 4, 3, 3), dtype)
     square_weight: np.ndarray = np.ones((16, 16, 3, 3), dtype)
-    vector: np.ndarray = np.ones(4, dtype)
     yield "convolution", partial(conv.conv2d, x, weight, **WINDOW)
-    yield "batch norm, statistics", partial(norm.batch_norm_statistics, x)
-    yield "batch norm", partial(norm.batch_norm_apply, x, vector, vector, vector, relu=True)
     yield "Winograd convolution", partial(winograd.conv2d, images, square_weight, **WINDOW)
     yield "Winograd, statistics", partial(winograd.conv2d_and_statistics, images, square_weight, **WINDOW)
     yield "ReLU", partial(elementwise.relu, x)
 
 
-def backward(dtype: type = np.float32) -> Iterator[Step]:
-    """What training needs besides, the longest first: `ahead` compiles this meanwhile."""
+def meanwhile(dtype: type = np.float32) -> Iterator[Step]:
+    """The other half, which `ahead` compiles meanwhile: batch norm, needed soon, and of backward the longest first."""
     x, images, dy = _images((2, 8, 8, 4), dtype), _images((8, 8, 8, 16), dtype), _images((2, 1, 1, 4), dtype)
     vector: np.ndarray = np.ones(4, dtype)
+    yield "batch norm, statistics", partial(norm.batch_norm_statistics, x)
+    yield "batch norm", partial(norm.batch_norm_apply, x, vector, vector, vector, relu=True)
     yield "Winograd, weight gradient", partial(winograd.conv2d_weight_grad, images, images, (16, 16, 3, 3), **WINDOW)
     yield "convolution, weight gradient", partial(weight_grad.conv2d_weight_grad, x, x, (4, 4, 3, 3), **WINDOW)
     flags = {"training": True, "relu": True, "residual": True}

@@ -104,9 +104,9 @@ def conv2d(
     w, options, statistics = weight.data, {"stride": stride, "padding": padding}, None
     needs_x, needs_w, kernels = x.requires_grad, weight.requires_grad, backend.active
     b, shortcut = (None if t is None else t.data for t in (bias, residual))
-    fuses = kernels.fuses(x.shape, w.shape, x.dtype.itemsize, **options)
-    a = x._held if fuses else x.data  # what is pending is computed as it is loaded
-    if measure and fuses:
+    shapes = x.shape, w.shape, x.dtype.itemsize
+    a = x._held if kernels.takes_pending(*shapes, **options) else x.data  # what is pending is computed as it is loaded
+    if measure and kernels.measures(*shapes, **options):
         y, mean, var = kernels.conv2d_and_statistics(a, w, **options)
         y.flags.writeable, statistics = False, (mean, var)  # which stay true so
     else:

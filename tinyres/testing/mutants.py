@@ -459,9 +459,9 @@ def _mutants() -> Iterator[Mutant]:
     )
     yield Mutant(
         "Winograd: a sign in the transform of the input",
-        "kernels/winograd/transforms.py",
-        "even + odd, even - odd, even_ + odd_, even_ - odd_, fma(sum_, d3, d1) + d5",
-        "even + odd, even - odd, even_ - odd_, even_ + odd_, fma(sum_, d3, d1) + d5",
+        "kernels/winograd/maps.py",
+        "even + odd, even - odd, even_ + odd_, even_ - odd_, (d1 - 2.5 * d3) + d5",
+        "even + odd, even - odd, even_ - odd_, even_ + odd_, (d1 - 2.5 * d3) + d5",
         _WINOGRAD,
     )
     yield Mutant(
@@ -481,22 +481,43 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "Winograd: no bias where a tile leaves the image",
         "kernels/winograd/transforms.py",
-        "load(zero, edge, (k * M + l) * n) + bias",
-        "load(zero, edge, (k * M + l) * n)",
+        "stores_within(y, at, step, larger(plus(plus(row, bias), residual), floor), count)",
+        "stores_within(y, at, step, larger(plus(row, residual), floor), count)",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: beyond its last column, a row of dy goes on with the next",
         "kernels/winograd/transforms.py",
-        "(height if j + 2 < width else 0)",
+        "height * (j + 2 < width)",
         "height",
         _WINOGRAD,
     )
     yield Mutant(
         "Winograd: the point at infinity forgotten in the weight gradient",
-        "kernels/winograd/transforms.py",
-        "fma(half, even, fma(two, even_, m5))",
-        "fma(half, even, two * even_)",
+        "kernels/winograd/maps.py",
+        "(m5 + 2.0 * even_) + 0.5 * even",
+        "2.0 * even_ + 0.5 * even",
+        _WINOGRAD,
+    )
+    yield Mutant(
+        "Winograd, stride 2: of the pixels that one tap meets, the last alone counts in the weight gradient",
+        "kernels/winograd/products.py",
+        "more = add or plane // plan.places >= R or plane % plan.places >= R",
+        "more = add",
+        _WINOGRAD,
+    )
+    yield Mutant(
+        "Winograd, stride 2: outputs of the input gradient begin with the wrong one",
+        "kernels/winograd/maps.py",
+        "zip(m[5:], _output_of_two(*m[:5]), strict=True) for y in pair)",
+        "zip(_output_of_two(*m[:5]), m[5:], strict=True) for y in pair)",
+        _WINOGRAD,
+    )
+    yield Mutant(
+        "Winograd, stride 2: used with any padding",
+        "kernels/winograd/__init__.py",
+        "((2, 2), (1, 1))",
+        "((2, 2), tuple(padding))",
         _WINOGRAD,
     )
     yield Mutant(

@@ -1,4 +1,4 @@
-"""Winograd convolution: 3x3, stride 1, with a quarter of the multiplications.
+"""Winograd convolution: 3x3 with a quarter of the multiplications, or with stride 2 a little more than half of them.
 
 Four outputs of a 3-tap filter, y_i = sum_k d_(i+k) g_k, are coefficients of a product of polynomials, and a polynomial
 of degree 5 is known from its values at six points: evaluate, multiply six numbers, interpolate. Lavin and Gray, "Fast
@@ -21,7 +21,9 @@ weights. The weight gradient is the transpose of the map from g to y,
 
     dg = G^T [(B^T d B) * (A dy A^T)] G,
 
-summed over all tiles before the last step: 36 matrix products again, (C, tiles) by (tiles, O).
+summed over all tiles before the last step: matrix products again, (C, tiles) by (tiles, O).
+
+With stride 2 a tile takes nine places in one dimension and 81 in two, see `tinyres.kernels.winograd.maps`.
 """
 
 from functools import lru_cache
@@ -40,7 +42,8 @@ from tinyres.kernels.moments import merge
 from tinyres.kernels.pending import Loading, known
 from tinyres.kernels.simd import WIDTH, address, lanes, wide
 from tinyres.kernels.tile import Ahead, Tile, ahead_of
-from tinyres.kernels.winograd.plan import POINTS, M, R, Strip, memory_of, plan_of
+from tinyres.kernels.winograd.maps import DOWN, SAME, UP
+from tinyres.kernels.winograd.plan import POINTS, Strip, memory_of, plan_of
 from tinyres.kernels.winograd.products import products, products_over_tiles, turns
 from tinyres.kernels.winograd.transforms import (
     measure_output,
@@ -61,78 +64,91 @@ PART_BYTES = 5 * 1024 * 1024  # sums of a part of the output channels, there: th
 DEEP_BYTES = 4 * 1024 * 1024  # transformed weights; of more, each worker makes and uses a block at a time,
 INPUT_BYTES = 10 * 1024 * 1024  # with so much transformed input, which stays in L3
 
-# Costs in multiply-adds of the matrix products, measured: to transform an input channel of a tile and an output channel
-# of a tile, and the weight of one pair of channels. See `pays`.
-INPUT_COST, OUTPUT_COST, WEIGHT_COST = 220, 130, 250
+# Costs in multiply-adds of the matrix products, measured: of a product, to transform a number of an input channel and
+# of an output channel, and to transform the weight of one pair of channels. See `pays`.
+INPUT_COST, OUTPUT_COST, WEIGHT_COST = 6.1, 3.6, 250
+DOWN_COST = 1.2  # of a tile with stride 2, whose 81 planes leave room for fewer tiles in a strip
 
 
-def fits(weight_shape, channels, stride, itemsize):
-    """Whether there is a Winograd form: 3x3, stride 1, one group, and channels that fill whole vectors."""
+def fits(weight_shape, channels, itemsize, *, stride, padding):
+    """Whether there is a Winograd form: 3x3, stride 1, or stride 2 with padding 1, one group, and channels that fill
+    whole vectors."""
     o, c, kh, kw = weight_shape
-    vector = WIDTH // itemsize
-    return (kh, kw) == (3, 3) and tuple(stride) == (1, 1) and c == channels and o % vector == c % vector == 0
+    vector, window = WIDTH // itemsize, (tuple(stride), tuple(padding))
+    form = window[0] == (1, 1) or window == ((2, 2), (1, 1))
+    return form and (kh, kw) == (3, 3) and c == channels and o % vector == c % vector == 0
 
 
-def pays(weight_shape, channels, stride, itemsize, images):
+def pays(weight_shape, channels, itemsize, images, *, stride, padding):
     """Whether it is faster than direct convolution, for `images` (N, H, W) of output.
 
-    In multiply-adds for each pair of channels, direct convolution costs 9 for a pixel; a tile costs 36 and its share of
-    the transforms, and the weights are transformed once. Few or small images are left to direct convolution.
+    In multiply-adds for each pair of channels, direct convolution costs 9 for a pixel; a tile costs 36 or 81 and its
+    share of the transforms, and the weights are transformed once. Few or small images are left to direct convolution.
     """
-    if not fits(weight_shape, channels, stride, itemsize):
+    if not fits(weight_shape, channels, itemsize, stride=stride, padding=padding):
         return False
-    (o, c), (n, height, width) = weight_shape[:2], images
-    tiles = n * -(-height // M) * -(-width // M)
-    return tiles * (POINTS + INPUT_COST / o + OUTPUT_COST / c) + WEIGHT_COST < 9 * n * height * width
+    (o, c), (n, height, width), form = weight_shape[:2], images, _form(stride)
+    tiles = n * -(-height // form.y_step) * -(-width // form.y_step)
+    cost = form.places**2 * (1 + INPUT_COST / o + OUTPUT_COST / c) * (DOWN_COST if form == DOWN else 1)
+    return tiles * cost + WEIGHT_COST < 9 * n * height * width
 
 
-def fuses(x_shape, weight_shape, itemsize, *, stride, padding):
-    """Whether a convolution does the work of the batch norms around it: then there is `conv2d_and_statistics`, and x
-    may be `Pending` there, in `conv2d` and in `conv2d_weight_grad`."""
-    return pays(weight_shape, x_shape[1], stride, itemsize, _images(x_shape, padding))
+def measures(x_shape, weight_shape, itemsize, *, stride, padding):
+    """Whether a convolution does a part of the work of the batch norm after it: there is `conv2d_and_statistics`."""
+    images = _images(x_shape, stride, padding)
+    return pays(weight_shape, x_shape[1], itemsize, images, stride=stride, padding=padding)
 
 
-def _images(x_shape, padding):
+def takes_pending(x_shape, weight_shape, itemsize, *, stride, padding):
+    """Whether it does the rest of the work of the one before it: x may be `Pending`, also in `conv2d_weight_grad`."""
+    return tuple(stride) == (1, 1) and measures(x_shape, weight_shape, itemsize, stride=stride, padding=padding)
+
+
+def _images(x_shape, stride, padding):
     """(N, OH, OW)."""
-    return x_shape[0], x_shape[2] + 2 * padding[0] - 2, x_shape[3] + 2 * padding[1] - 2
+    height, width = ((size + 2 * p - 3) // s + 1 for size, s, p in zip(x_shape[2:], stride, padding, strict=True))
+    return x_shape[0], height, width
+
+
+def _form(stride):
+    return SAME if tuple(stride) == (1, 1) else DOWN
 
 
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`, by Winograd's method where it pays."""
     check("conv2d", known(x), weight, bias, residual, stride, padding)
-    images = _images(x.shape, padding)
-    if not pays(weight.shape, x.shape[1], stride, x.itemsize, images):
+    images = _images(x.shape, stride, padding)
+    if not pays(weight.shape, x.shape[1], x.itemsize, images, stride=stride, padding=padding):
         return conv.conv2d(x, weight, bias, residual, stride=stride, padding=padding, relu=relu)
     y = empty((*images, len(weight)), x.dtype)
     finish = Finish.of(bias, None if residual is None else channels_last(residual), relu, y)
-    _launch(Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
+    _launch(_form(stride), Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
     return y.transpose(0, 3, 1, 2)
 
 
 def conv2d_and_statistics(x, weight, *, stride, padding):
-    """`conv2d`, and what `batch_norm_statistics` says of y: (y, mean, variance). Only where this `fuses`.
+    """`conv2d`, and what `batch_norm_statistics` says of y: (y, mean, variance). Only where this `measures`.
 
     Rows of tiles are measured as soon as they are stored, and each is added to its part; parts, and the order in which
     they merge, depend on shapes alone.
     """
     check("conv2d_and_statistics", known(x), weight, stride, padding)
-    if not fuses(x.shape, weight.shape, x.itemsize, stride=stride, padding=padding):
-        raise ValueError(
-            f"conv2d_and_statistics: x, weight: got shapes {x.shape} and {weight.shape}, which do not fuse"
-        )
-    images, o = _images(x.shape, padding), len(weight)
-    part_rows, pixels = _parts(images)
+    if not measures(x.shape, weight.shape, x.itemsize, stride=stride, padding=padding):
+        shapes = f"{x.shape} and {weight.shape}"
+        raise ValueError(f"conv2d_and_statistics: x, weight: got shapes {shapes}, whose convolution is not measured")
+    images, o = _images(x.shape, stride, padding), len(weight)
+    part_rows, pixels = _parts(images, _form(stride).y_step)
     y, parts = empty((*images, o), x.dtype), scratch("parts", (len(pixels), 3, o), x.dtype)
     finish = Finish.of(None, None, False, y, moments=parts, part_rows=part_rows)
-    _launch(Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
+    _launch(_form(stride), Loading.of(x), weight, _forward(weight), finish, y, (-padding[0], -padding[1]))
     return y.transpose(0, 3, 1, 2), *merge(parts, pixels, o)
 
 
 @lru_cache(maxsize=1024)
-def _parts(images):
+def _parts(images, side):
     """Of how many rows of tiles parts of (N, OH, OW) are measured, and the pixels of each part."""
     n, height, width = images
-    rows = [width * min(M, height - top) for top in range(0, height, M)] * n
+    rows = [width * min(side, height - top) for top in range(0, height, side)] * n
     size = -(-len(rows) // PARTS)
     return size, np.array([sum(rows[first : first + size]) for first in range(0, len(rows), size)])
 
@@ -143,16 +159,17 @@ def _forward(weight):
 
 
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
-    """As `conv.conv2d_input_grad`: the convolution of dy, padded by 2 - padding, with flipped, transposed weights."""
+    """As `conv.conv2d_input_grad`: a convolution of dy with flipped, transposed weights."""
     check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
     (n, channels, height, width), o = x_shape, len(weight)
-    if not pays(weight.shape, channels, stride, dy.itemsize, (n, height, width)):
+    if not pays(weight.shape, channels, dy.itemsize, (n, *dy.shape[2:]), stride=stride, padding=padding):
         return conv.conv2d_input_grad(dy, weight, x_shape, total, stride=stride, padding=padding)
     before = None if total is None else in_channels_last(total, dy, weight)
     dx = empty((n, height, width, channels), dy.dtype) if total is None else before
     taps = Taps(contiguous(weight).reshape(-1), 8, channels, o, 3, 3, 9, channels * 9, -3, -1)
     finish = Finish.of(None, before, False, dx)
-    _launch(Loading.of(dy), weight, taps, finish, dx, (padding[0] - 2, padding[1] - 2))
+    form, corner = (UP, (0, 0)) if _form(stride) == DOWN else (SAME, (padding[0] - 2, padding[1] - 2))
+    _launch(form, Loading.of(dy), weight, taps, finish, dx, corner)
     return dx.transpose(0, 3, 1, 2) if total is None else total
 
 
@@ -160,11 +177,11 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """As `weight_grad.conv2d_weight_grad`. The order of the sums follows from the shapes, not from the threads."""
     check("conv2d_weight_grad", dy, known(x), weight_shape, stride, padding)
     o, c = weight_shape[:2]
-    if not pays(weight_shape, x.shape[1], stride, dy.itemsize, (len(dy), *dy.shape[2:])):
+    if not pays(weight_shape, x.shape[1], dy.itemsize, (len(dy), *dy.shape[2:]), stride=stride, padding=padding):
         return weight_grad.conv2d_weight_grad(dy, x, weight_shape, stride=stride, padding=padding)
     x, dy, workers = Loading.of(x), channels_last(dy), get_num_threads()
-    dw, tile = empty(weight_shape, dy.dtype), Tile.of(dy.dtype, o, even=True)
-    slots = min(SLOTS, len(dy) * -(-dy.shape[1] // M), SLOT_BYTES // (POINTS * c * o * dy.itemsize))
+    dw, tile, form = empty(weight_shape, dy.dtype), Tile.of(dy.dtype, o, even=True), _form(stride)
+    slots = min(SLOTS, len(dy) * -(-dy.shape[1] // form.y_step), SLOT_BYTES // (POINTS * c * o * dy.itemsize))
     slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
     if slots > 1:
         channels, least, size = o, LEAST_TILES, STRIP_BYTES
@@ -172,34 +189,34 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
         slots, least, size = 1, GRAD_TILES, GRAD_BYTES
         shared = -(-o // (workers * 2 * tile.columns)) * 2 * tile.columns
         channels = min(o, shared, max(1, PART_BYTES // (POINTS * c * tile.columns * dy.itemsize)) * tile.columns)
-    tiles = max(least, size // (POINTS * (c + o) * dy.itemsize))  # by shapes alone: it orders the sums
+    tiles = max(least, size // (form.places**2 * (c + o) * dy.itemsize))  # by shapes alone: it orders the sums
     corner = -padding[0], -padding[1]
-    plan = plan_of(x.x.shape, dy.shape, dy.itemsize, corner, channels, tile, (tiles, slots, False))
-    v = scratch("v", (workers, POINTS * plan.x_plane), dy.dtype)
-    d = scratch("d", (workers, POINTS * plan.y_plane), dy.dtype)
+    plan = plan_of(form, x.x.shape, dy.shape, dy.itemsize, corner, channels, tile, (tiles, slots, False))
+    v = scratch("v", (workers, plan.places**2 * plan.x_plane), dy.dtype)
+    d = scratch("d", (workers, plan.places**2 * plan.y_plane), dy.dtype)
     m = scratch("m", (slots if slots > 1 else workers, POINTS * plan.w_plane), dy.dtype)
     _weight_grad(x, dy, dw, (v, d, m), slots, plan, workers)
     return dw
 
 
-def _launch(loading, weight, taps, finish, y, corner):
+def _launch(form, loading, weight, taps, finish, y, corner):
     """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. The residual may
     be y itself: what y holds is then added to."""
     o, c, workers, x = taps.o, taps.c, get_num_threads(), loading.x
-    tiles, tile = max(LEAST_TILES, STRIP_BYTES // (POINTS * (c + o) * x.itemsize)), Tile.of(x.dtype, o)
+    tiles, tile = max(LEAST_TILES, STRIP_BYTES // (form.places**2 * (c + o) * x.itemsize)), Tile.of(x.dtype, o)
     blocks, most = o // tile.columns, -(-o // tile.columns // workers)  # of the worker that has most of them
     deep = POINTS * c * o * x.itemsize > DEEP_BYTES and most * workers <= 1.25 * blocks
     channels, shares = (tile.columns, 1) if deep else (o, workers)
-    plan = plan_of(x.shape, y.shape, x.itemsize, corner, channels, tile, (tiles, shares, True), deep)
+    plan = plan_of(form, x.shape, y.shape, x.itemsize, corner, channels, tile, (tiles, shares, True), deep=deep)
     held = workers
     if deep:
         held = -(-len(x) * plan.tile_rows // plan.rows)
-        held = min(held, max(1, INPUT_BYTES // (POINTS * plan.x_plane * x.itemsize)))
-    v = scratch("v", (held, POINTS * plan.x_plane), x.dtype)
-    m = scratch("m", (workers, POINTS * plan.y_plane), x.dtype)
+        held = min(held, max(1, INPUT_BYTES // (plan.places**2 * plan.x_plane * x.itemsize)))
+    v = scratch("v", (held, plan.places**2 * plan.x_plane), x.dtype)
+    m = scratch("m", (workers, plan.places**2 * plan.y_plane), x.dtype)
     parts, size = o // channels, POINTS * plan.w_plane
     anew = deep and weight.flags.writeable  # each worker's part of them
-    key = "winograd", taps.o_step, channels
+    key = "winograd", form, taps.o_step, channels
     u, ready = (scratch("u", (workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
     _correlate(loading, taps, y, finish, Factors(v, m, u, ready), plan, workers)
     if not anew:
@@ -225,7 +242,7 @@ def _correlate(loading, taps, y, finish, factors, plan, workers):
         parallel: U = G g G^T, unless it is there
         parallel for each strip
             V = B^T d B, for all tiles of the strip
-            M = V U, 36 matrix products
+            M = V U, 36 matrix products, or 81 with stride 2
             y = A^T M A
 
     Where they are many (`deep`), the input is transformed first, as many strips as there is memory for, and the workers
@@ -238,7 +255,8 @@ def _correlate(loading, taps, y, finish, factors, plan, workers):
                 U = G g G^T, unless it is there
                 for each strip of the round: M = V U, y = A^T M A
 
-    Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole.
+    Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole; 81
+    with stride 2, 9 / 16.
     """
     rounds = -(-loading.x.shape[0] * plan.tile_rows // (plan.rows * factors.v.shape[0])) if plan.deep else 1
     for stage in range(factors.ready and not plan.deep, 2 * rounds):
@@ -255,7 +273,8 @@ def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
     x, (v, m, u, ready), worker = loading.x, factors, whose[0]
     o, c, prepare, deep, n = taps.o, taps.c, stage % 2 == 0, plan.deep, lanes(wide(x))
     x_flat, y_flat, v_flat, m_flat = x.reshape(x.size), y.reshape(y.size), v.reshape(v.size), m.reshape(m.size)
-    u_flat, line, m_start = u.reshape(u.size), np.empty(R * plan.line, x.dtype), worker * m.shape[1]
+    u_flat, m_start = u.reshape(u.size), worker * m.shape[1]
+    line = np.empty(plan.places * plan.line, x.dtype)
     all_rows, squares = x.shape[0] * plan.tile_rows, plan.channels * c // n**2
     if deep:
         before = stage // 2 * v.shape[0] * plan.rows
@@ -269,25 +288,35 @@ def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
     for part in range(*parts):
         channel, u_start = part * plan.channels, (part if len(u) * plan.channels == o else worker) * u.shape[1]
         if not ready and prepare != deep:
-            transform_weights(taps, u_flat, u_start, plan, channel, some)
+            transform_weights(plan, taps, u_flat, u_start, channel, some)
         for first in range(before, stop, plan.rows):
             last, strip = min(first + plan.rows, stop), (first - before) // plan.rows if deep else worker
             if prepare == deep:
                 row, rows = max(first, begin), min(last, end) - max(first, begin)
                 to = strip * v.shape[1] + (row - first) * plan.tile_columns * n
-                transform_input(loading, plan, Strip(row, rows, 0), v_flat, to, line)
+                transform_input(plan, loading, Strip(row, rows, 0), v_flat, to, line)
             if not prepare:
                 # what to bring meanwhile: nothing, if deep, where it was no faster
                 after, done = (last, first) if deep else (min(last + plan.rows, stop), last)
                 tiles = (last - first) * plan.tile_columns
                 count = turns(plan, plan.channels, tiles)
-                x_next = ahead_of(x_flat, memory_of(x.shape, plan, last), memory_of(x.shape, plan, after), count)
-                y_next = ahead_of(y_flat, memory_of(y.shape, plan, first), memory_of(y.shape, plan, done), count)
-                residual = address(finish.residual, memory_of(y.shape, plan, first))
+                x_next = ahead_of(
+                    x_flat,
+                    memory_of(x.shape, plan, last, plan.x_step),
+                    memory_of(x.shape, plan, after, plan.x_step),
+                    count,
+                )
+                y_next = ahead_of(
+                    y_flat,
+                    memory_of(y.shape, plan, first, plan.y_step),
+                    memory_of(y.shape, plan, done, plan.y_step),
+                    count,
+                )
+                residual = address(finish.residual, memory_of(y.shape, plan, first, plan.y_step))
                 ahead = x_next, Ahead(residual, y_next.step, y_next.width, y_next.rows * finish.residuals), y_next
                 v_, u_, m_ = address(v_flat, strip * v.shape[1]), address(u_flat, u_start), address(m_flat, m_start)
                 products(v_, u_, m_, c, tiles, plan, ahead)
-                transform_output(m_flat, m_start, plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
+                transform_output(plan, m_flat, m_start, Strip(first, last - first, channel), y_flat, y.shape, finish)
                 if finish.part_rows:
                     measure_output(plan, Strip(first, last - first, channel), y_flat, y.shape, finish)
 
@@ -309,14 +338,14 @@ def _weight_grad(loading, dy, dw, factors, slots, plan, workers):
 
         parallel for each slot: for each strip of its tiles, small enough for L2
             V = B^T x B and D = A dy A^T
-            M += V^T D, 36 matrix products
+            M += V^T D, 36 matrix products, or 81
         parallel: dw = G^T (M of all slots) G
 
     Where there are many, M itself is large, and there is one slot; a part of the output channels takes its place::
 
         parallel for each part: for each strip of all tiles: V, D and M as above; dw of the part = G^T M G
 
-    Cost: 2 * 36 * tiles * C * O floating-point operations.
+    Cost: as of the forward pass.
     """
     _, _, m = factors
     for worker in prange(workers):
@@ -325,7 +354,7 @@ def _weight_grad(loading, dy, dw, factors, slots, plan, workers):
         for worker in prange(workers):
             squares = dw.shape[0] * dw.shape[1] // lanes(wide(dw)) ** 2
             begin, end = share(squares, (np.int64(worker), workers))
-            transform_sums(m, 0, slots, plan, dw, 0, begin, end)
+            transform_sums(plan, m, 0, slots, dw, 0, begin, end)
 
 
 @inner
@@ -336,7 +365,8 @@ def _sum_strips(loading, dy, dw, factors, slots, plan, worker, workers):
     all_rows, parts = x.shape[0] * plan.tile_rows, -(-o // plan.channels)
     x_flat, dy_flat = x.reshape(x.size), dy.reshape(dy.size)
     v_flat, d_flat, m_flat = v.reshape(v.size), d.reshape(d.size), m.reshape(m.size)
-    v_start, d_start, line = worker * v.shape[1], worker * d.shape[1], np.empty(R * plan.line, x.dtype)
+    v_start, d_start = worker * v.shape[1], worker * d.shape[1]
+    line = np.empty(plan.places * plan.line, x.dtype)
     items = slots * parts
     before = worker * items // workers
     for item in range(before, (worker + 1) * items // workers):
@@ -348,11 +378,21 @@ def _sum_strips(loading, dy, dw, factors, slots, plan, worker, workers):
             rows, last = min(plan.rows, stop - first), min(stop, first + 2 * plan.rows)
             strip, tiles, count = Strip(first, rows, channel), rows * plan.tile_columns, turns(plan, channels, c)
             if slots > 1 or rows < all_rows or item == before:  # else V is that of the part before
-                transform_input(loading, plan, strip, v_flat, v_start, line)
-            transform_gradient(dy_flat, dy.shape, plan, strip, channels, d_flat, d_start)
-            x_next = ahead_of(x_flat, memory_of(x.shape, plan, first + rows), memory_of(x.shape, plan, last), count)
-            dy_next = ahead_of(dy_flat, memory_of(dy.shape, plan, first + rows), memory_of(dy.shape, plan, last), count)
+                transform_input(plan, loading, strip, v_flat, v_start, line)
+            transform_gradient(plan, dy_flat, dy.shape, strip, channels, d_flat, d_start)
+            x_next = ahead_of(
+                x_flat,
+                memory_of(x.shape, plan, first + rows, plan.x_step),
+                memory_of(x.shape, plan, last, plan.x_step),
+                count,
+            )
+            dy_next = ahead_of(
+                dy_flat,
+                memory_of(dy.shape, plan, first + rows, plan.y_step),
+                memory_of(dy.shape, plan, last, plan.y_step),
+                count,
+            )
             v_, d_, m_ = address(v_flat, v_start), address(d_flat, d_start), address(m_flat, sums)
             products_over_tiles(v_, d_, m_, (c, channels, tiles), plan, first > start, (x_next, dy_next))
         if slots == 1:
-            transform_sums(m, worker, 1, plan, dw, channel, 0, (channels // n) * (c // n))
+            transform_sums(plan, m, worker, 1, dw, channel, 0, (channels // n) * (c // n))

@@ -7,8 +7,7 @@ from tinyres.kernels.compile import inner
 from tinyres.kernels.memory import CACHE_LINE
 from tinyres.kernels.simd import WIDTH
 
-M = 4  # rows and columns of output of a tile
-R = M + 2  # and of input
+R = 6  # places of a filter, transformed, in one dimension
 POINTS = R * R
 
 
@@ -19,6 +18,9 @@ class Plan(NamedTuple):
     (O / block, C, block): what one product reads lies close together.
     """
 
+    x_step: int  # input rows and columns from one tile to the next,
+    y_step: int  # and output
+    places: int  # products of a tile, in one dimension
     top: int  # input row and column of the first tile
     left: int
     tile_rows: int  # of an image
@@ -36,14 +38,14 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def plan_of(x_shape, y_shape, itemsize, corner, o, tile, strips, deep=False):
+def plan_of(form, x_shape, y_shape, itemsize, corner, o, tile, strips, *, deep=False):
     """Strips, (tiles, shares, whole), are of about so many tiles, for each of so many shares of all tiles.
 
     With `whole`, at most twice as many, so that the last of a strip's register tiles is full where that can be, else
     all strips about as large.
     """
     (n, _, _, c), (tiles, shares, whole) = x_shape, strips
-    tile_rows, columns = -(-y_shape[1] // M), -(-y_shape[2] // M)
+    tile_rows, columns = -(-y_shape[1] // form.y_step), -(-y_shape[2] // form.y_step)
     most, rows = -(-n * tile_rows // shares), max(1, tiles // columns)
     if whole:
         register_tiles = {r: -(-r * columns // tile.rows) / r for r in range(1, 2 * rows + 1)}  # for each row
@@ -58,11 +60,11 @@ def plan_of(x_shape, y_shape, itemsize, corner, o, tile, strips, deep=False):
         return -(-size // line) * line + line
 
     return Plan(
-        *corner, tile_rows, columns, rows, tiles, o, *tile,
+        form.x_step, form.y_step, form.places, *corner, tile_rows, columns, rows, tiles, o, *tile,
         x_plane=plane(tiles * c),
         y_plane=plane(tiles * o),
         w_plane=plane(c * o),
-        line=(M * columns + 2) * WIDTH // itemsize,
+        line=(form.x_step * (columns - 1) + form.window) * WIDTH // itemsize,
         deep=deep,
     )  # fmt: skip
 
@@ -82,9 +84,9 @@ def block_start(plan, channel, rows):
 
 
 @inner
-def memory_of(shape, plan, row):
-    """Flat index at which a row of tiles starts in an image array, at most its end."""
+def memory_of(shape, plan, row, step):
+    """Flat index at which a row of tiles, `step` rows high, starts in an image array, at most its end."""
     n, height, width, channels = shape
     image = min(row // plan.tile_rows, n)
-    within = min(row % plan.tile_rows * M, height) if image < n else 0
+    within = min(row % plan.tile_rows * step, height) if image < n else 0
     return (image * height + within) * width * channels

@@ -1,4 +1,4 @@
-"""The matrix products of Winograd's method: 36 at a time, one for each place of a tile.
+"""The matrix products of Winograd's method, one for each place of a tile.
 
 The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a few
 lines at each tile of the product. Of how many tiles that is, `turns` tells.
@@ -15,27 +15,34 @@ from tinyres.kernels.tile import (
     tile_of_one,
     tile_of_two,
 )
-from tinyres.kernels.winograd.plan import POINTS
+from tinyres.kernels.winograd.plan import R
 
 
 @inner
 def turns(plan, channels, rows):
     """Register tiles of all products whose results have so many output channels and rows."""
-    return POINTS * (channels // plan.block) * -(-rows // plan.height)
+    return plan.places**2 * (channels // plan.block) * -(-rows // plan.height)
+
+
+@inner
+def _weight_plane(plane, plan):
+    """The plane of the weights that goes with a plane of the input. Where there are more of these, the last are
+    pixels, as they are: one tap goes with all."""
+    return min(plane // plan.places, R - 1) * R + min(plane % plan.places, R - 1)
 
 
 @inner
 def products(v, u, m, c, tiles, plan, ahead):
-    """M[p] = V[p] U[p] for all planes p, at the addresses v, u and m. `ahead` is what to read, read and write next.
+    """M[p] = V[p] U[p's] for all planes p, at the addresses v, u and m. `ahead` is what to read, read and write next.
 
     Planes have room for whole register tiles: what the last one reads and writes beyond the strip is nobody's.
     """
     height, columns, zero, turn = plan.height, plan.block, wide(v), 0
     n, blocks = lanes(zero), plan.channels // columns
-    for k in range(POINTS * blocks):
+    for k in range(plan.places**2 * blocks):
         plane, block = k // blocks, k % blocks
         a = Matrix(address(v, plane * plan.x_plane), n, plan.tiles * n, 1)
-        b = Matrix(address(u, plane * plan.w_plane + block * c * columns), 0, n * columns, 1)
+        b = Matrix(address(u, _weight_plane(plane, plan) * plan.w_plane + block * c * columns), 0, n * columns, 1)
         out = address(m, plane * plan.y_plane + block * plan.tiles * columns)
         for r in range(0, tiles, height):
             fetch(ahead[0], turn)
@@ -50,16 +57,17 @@ def products(v, u, m, c, tiles, plan, ahead):
 
 @inner
 def products_over_tiles(v, d, m, sizes, plan, add, ahead):
-    """M[p] = V[p]^T D[p], or M[p] + that with `add`, for all planes p, whose addresses v, d and m are.
+    """M[q] = V[p]^T D[p], or M[q] + that with `add`, for all planes p, q that of its weights; addresses are v, d and m.
 
     Sizes are (C, output channels, tiles); `ahead` is what to read next.
     """
     height, columns, zero, (c, channels, tiles), turn = plan.height, plan.block, wide(v), sizes, 0
     n, blocks = lanes(zero), channels // columns
-    for k in range(POINTS * blocks):
+    for k in range(plan.places**2 * blocks):
         plane, block = k // blocks, k % blocks
         b = Matrix(address(d, plane * plan.y_plane + block * plan.tiles * columns), 0, 0, 1)
-        out = address(m, plane * plan.w_plane + block * c * columns)
+        out = address(m, _weight_plane(plane, plan) * plan.w_plane + block * c * columns)
+        more = add or plane // plan.places >= R or plane % plan.places >= R
         for channel in range(0, c, height):
             fetch(ahead[0], turn)
             fetch(ahead[1], turn)
@@ -67,6 +75,6 @@ def products_over_tiles(v, d, m, sizes, plan, add, ahead):
             # rows lie side by side: as many as divide a vector's lanes
             a = Matrix(address(v, plane * plan.x_plane + channel // n * plan.tiles * n + channel % n), 1, 0, n)
             if columns == n:
-                even_tile_of_one(zero, a, b, Matrix(address(out, channel * n), n, 0, 1), 0, (1, tiles), add)
+                even_tile_of_one(zero, a, b, Matrix(address(out, channel * n), n, 0, 1), 0, (1, tiles), more)
             else:
-                even_tile_of_two(zero, a, b, Matrix(address(out, channel * 2 * n), 2 * n, 0, 1), 0, (1, tiles), add)
+                even_tile_of_two(zero, a, b, Matrix(address(out, channel * 2 * n), 2 * n, 0, 1), 0, (1, tiles), more)
