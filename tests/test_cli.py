@@ -111,7 +111,7 @@ def contents(folder):
 
 # ---------------------------------------------------------------- help
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["eval"], ["predict"], ["export"], ["summary"], ["profile"], ["warmup"]]
+    "command", [[], ["train"], ["recipes"], ["eval"], ["predict"], ["export"], ["summary"], ["profile"], ["warmup"]]
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(command, option):
@@ -204,6 +204,49 @@ def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
         assert a[1] == b[1]
         assert all(np.array_equal(a[0][n], b[0][n]) for n in a[0])
     good("train", "--out", tmp_path / "other", "--resume", "--epochs", "2", "--seed", "0")  # the same once more is fine
+
+
+def test_recipes_are_listed_and_printed(tmp_path):
+    text = good("recipes")
+    assert all(name in text for name in tr.recipes.names())
+    listed = json.loads(good("recipes", "--json"))
+    assert [recipe["name"] for recipe in listed] == tr.recipes.names()
+    (tmp_path / "mine.toml").write_text(good("recipes", "paper"))  # as printed, it can be read
+    assert tr.recipes.read(tmp_path / "mine.toml").config == tr.recipes.find("paper").config
+    assert "recipe: got 'papers', expected one of default, paper; did you mean paper?" in bad("recipes", "papers")
+
+
+def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
+    tiny = ["--dataset", "shapes", "--model", "tiny", "--validation", "8", "--batch-size", "25", "--epochs", "1"]
+    good("train", "--recipe", "paper", *tiny, "--lr", "0.2", "--out", tmp_path / "run")
+    config = train.read_config(tmp_path / "run")
+    assert (config.schedule, config.nesterov, config.weight_decay) == ("steps", False, 1e-4)  # the recipe's
+    assert (config.lr, config.batch_size, config.model) == (0.2, 25, "tiny")  # the command line's
+    good("train", "--config", tmp_path / "run" / "config.json", "--out", tmp_path / "again")
+    assert train.read_config(tmp_path / "again") == config
+    assert (tmp_path / "again" / "metrics.jsonl").read_text() == (tmp_path / "run" / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, paper"),
+        (["--recipe", "paper", "--config", "a.toml"], "--recipe, --config: got both, expected one to start from"),
+        (["--config", "missing.toml"], "No such file or directory: 'missing.toml'"),
+        (["--config", "wrong.toml"], "--config: wrong.toml: epoch: no configuration has this; did you mean epochs?"),
+        (["--config", "value.toml"], "epochs: got '3', expected int"),
+        (
+            ["--resume", "--recipe", "paper"],
+            "--recipe: a run that goes on has its configuration; leave it out to resume",
+        ),
+        (["--resume", "--config", "one.toml"], "--config: a run that goes on has its configuration; leave it out to"),
+    ],
+)
+def test_what_a_run_cannot_start_from_is_said(options, message, tmp_path):
+    for name, text in [("wrong", "epoch = 3"), ("value", "epochs = '3'"), ("one", "epochs = 3")]:
+        (tmp_path / f"{name}.toml").write_text(text)
+    assert message in bad("train", *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_fallback_to_shapes_says_so_in_one_line(tmp_path):

@@ -30,6 +30,7 @@ FLOORS = [
     {"data"},
     {"checkpoints"},
     {"recipe", "curves", "stopping"},
+    {"recipes"},
     {"train"},
     {"verify"},
     {"profile", "console"},

@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 
 import tinyres as tr
-from tinyres.cli import evaluate, export, predict, profile, summary, train, verify, warmup
+from tinyres.cli import evaluate, export, predict, profile, recipes, summary, train, verify, warmup
 from tinyres.console import out
 from tinyres.parallel.launch import launch
 from tinyres.study.commands import app as study
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 for name, command in (
     ("train", train.train),
+    ("recipes", recipes.recipes),
     ("verify", verify.verify),
     ("eval", evaluate.evaluate),
     ("predict", predict.predict),

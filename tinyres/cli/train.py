@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres import parallel
+from tinyres import parallel, recipes
 from tinyres import train as training
 from tinyres.backend import num_threads
 from tinyres.cli.options import Shortcut, Stem
@@ -33,6 +33,20 @@ RECIPE, VARIATION = "Recipe", "Variation of images"
 
 def train(
     context: typer.Context,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from a recipe that `tinyres recipes` lists; other options change it.", show_default=False
+        ),
+    ] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            help="Start from a file: TOML as `tinyres recipes NAME` prints it, or another run's config.json.",
+            show_default=False,
+        ),
+    ] = None,
     dataset: Annotated[
         str,
         typer.Option(
@@ -154,8 +168,14 @@ def train(
         every = _every(checkpoint_every)
         fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
         fields["shards"] = parallel.world_size() if shards is None else shards
+        given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
+        start = _settings(recipe, config_file, model if "model" in given else None)
+        fields |= {name: value for name, value in start.items() if name not in given}
         if resume:
-            config = _config_to_resume(context, out_folder, fields)
+            if recipe or config_file:
+                option = "--recipe" if recipe else "--config"
+                raise UserError(f"{option}: a run that goes on has its configuration; leave it out to resume")
+            config = _config_to_resume(given, out_folder, fields)
         else:
             if out_folder and training.holds_run(out_folder):
                 raise UserError(training.ALREADY.format(out_folder))
@@ -196,12 +216,22 @@ def _every(text: str | None) -> training.Every | None:
         raise UserError(f"--checkpoint-every: {error}") from None
 
 
-def _config_to_resume(context: typer.Context, folder: Path | None, fields: dict[str, Any]) -> training.Config:
+def _settings(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
+    """What a recipe or a file sets, for this model where one was asked for."""
+    if name and file:
+        raise UserError("--recipe, --config: got both, expected one to start from")
+    try:
+        recipe = recipes.find(name) if name else recipes.read(file) if file else None
+    except ValueError as error:
+        raise UserError(f"--{error}" if name else f"--config: {error}") from None
+    return recipe.settings(model) if recipe else {}
+
+
+def _config_to_resume(given: list[str], folder: Path | None, fields: dict[str, Any]) -> training.Config:
     """The run's own configuration, perhaps with more epochs; other options that were given must agree with it."""
     if folder is None:
         raise UserError("--resume needs the run's folder: --out DIR")
     config = training.read_config(folder)
-    given = [n for n in fields if (s := context.get_parameter_source(n)) and s.name == "COMMANDLINE"]
     for name in given:
         own, value = getattr(config, name), fields[name]
         if name == "epochs" and value > own:

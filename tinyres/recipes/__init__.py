@@ -1,0 +1,145 @@
+"""Recipes: configurations with a name and with evidence, in files beside this one.
+
+A file is TOML: a `summary`, the `evidence` (hardware, command, seeds, mean and spread, and PyTorch's beside them), the
+fields of a `tinyres.train.Config` that it sets under ``[config]``, and for some models others under ``[models.NAME]``.
+What is not set has its default. A run's own ``config.json`` says the same in JSON, without headings.
+"""
+
+import difflib
+import json
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinyres.recipe import Config
+
+Settings = dict[str, Any]  # fields of a configuration, by name
+
+
+class Recipe(NamedTuple):
+    """A configuration that has a name.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.recipes.find("paper").settings("resnet110")["lr"]
+    0.1
+    >>> tr.train.Config(**tr.recipes.find("default").settings()) == tr.train.Config()
+    True
+    """
+
+    name: str
+    summary: str
+    evidence: str
+    config: Settings
+    models: dict[str, Settings]
+
+    def settings(self, model: str | None = None) -> Settings:
+        """Fields of the configuration, for this model or the recipe's own."""
+        settings = self.config if model is None else {**self.config, "model": model}
+        return {**settings, **self.models.get(settings.get("model", Config.model), {})}
+
+
+def names() -> list[str]:
+    """Names of all recipes.
+
+    Examples
+    --------
+    >>> names()
+    ['default', 'paper']
+    """
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
+
+
+def source(name: str) -> str:
+    """The file of a recipe, as a text: to be copied and changed.
+
+    Raises
+    ------
+    ValueError
+        Where there is none of this name.
+
+    Examples
+    --------
+    >>> "weight_decay = 1e-4" in source("paper")
+    True
+    """
+    if name not in names():
+        raise ValueError(f"recipe: got {name!r}, expected one of {', '.join(names())}{_meant(name, names())}")
+    return (Path(__file__).parent / f"{name}.toml").read_text()
+
+
+def find(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises
+    ------
+    ValueError
+        Where there is none.
+
+    Examples
+    --------
+    >>> find("default").config["epochs"]
+    10
+    >>> find("pape")
+    Traceback (most recent call last):
+    ValueError: recipe: got 'pape', expected one of default, paper; did you mean paper?
+    """
+    return _recipe(name, tomllib.loads(source(name)))
+
+
+def read(path: str | Path) -> Recipe:
+    """A recipe of one's own: a TOML file as those here, or without headings, or a run's ``config.json``.
+
+    Raises
+    ------
+    OSError
+        Where the file cannot be read.
+    ValueError
+        Where it is neither TOML nor JSON, or sets what no configuration has.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "mine.toml")
+    >>> _ = path.write_text("epochs = 20")
+    >>> read(path).settings()
+    {'epochs': 20}
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    try:
+        text = content.decode()
+        found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # of either decoder
+        expected = "JSON" if path.suffix == ".json" else "TOML, or JSON in a file that ends in .json"
+        raise ValueError(f"{path}: expected {expected} ({error})") from None
+    return _recipe(str(path), found)
+
+
+def _recipe(name: str, found: Any) -> Recipe:
+    """Of what a file holds; without a heading ``[config]``, all of it is settings."""
+    if isinstance(found, dict) and "config" not in found:
+        found = {"config": found}
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}: got a {type(found).__name__}, expected settings by name")
+    known = {"summary": str, "evidence": str, "config": dict, "models": dict}
+    for key, value in found.items():
+        if key not in known:
+            raise ValueError(f"{name}: {key}: not a part of a recipe; expected {', '.join(known)}{_meant(key, known)}")
+        if not isinstance(value, known[key]):
+            raise ValueError(f"{name}: {key}: got {value!r}, expected a {known[key].__name__}")
+    recipe = Recipe(name, **{key: found.get(key, kind()) for key, kind in known.items()})
+    for heading, settings in [("config", recipe.config), *recipe.models.items()]:
+        if not isinstance(settings, dict):
+            raise ValueError(f"{name}: {heading}: got {settings!r}, expected settings by name")
+        for key in settings:
+            if key not in (every := [field.name for field in fields(Config)]):
+                raise ValueError(f"{name}: {key}: no configuration has this{_meant(key, every)}")
+    return recipe
+
+
+def _meant(name: str, among: Any) -> str:
+    near = difflib.get_close_matches(name, list(among), 1)
+    return f"; did you mean {near[0]}?" if near else ""
