@@ -173,7 +173,11 @@ def test_every_option_reaches_the_configuration(tmp_path):
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     expected = {**options, "dataset": "shapes", "model": "tiny", "data": None, "weights": None, "image_size": None}
     off = dict.fromkeys(("nesterov", "decay_bias", "flip"), False)
-    assert config == {**expected, **off, "sync_batch_norm": True, "zero_init_residual": True}
+    on = dict.fromkeys(("sync_batch_norm", "zero_init_residual"), True)
+    assert config == {**expected, **off, **on, "alternate_flip": False}
+    good(*TRAIN, "--alternate-flip", "--out", tmp_path / "other")
+    assert train.read_config(tmp_path / "other").alternate_flip
+    assert "alternate_flip: got True, expected False where flip is" in bad(*TRAIN, "--alternate-flip", "--no-flip")
 
 
 def test_eval_agrees_with_the_end_of_training(run):

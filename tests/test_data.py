@@ -215,6 +215,40 @@ def test_augment_draws_alike_whatever_is_used():
     assert not np.array_equal(vary(pad=0), without)
 
 
+@given(st.integers(1, 40), st.integers(1, 7), seeds, st.integers(0, 9))
+def test_alternating_flips_show_each_image_both_ways_in_two_epochs(n, batch_size, seed, epoch):
+    images, labels = numbered(n, size=4)
+    images = np.random.default_rng(seed).integers(0, 256, images.shape, np.uint8)
+    loader = Loader(images, labels, batch_size, **STILL, seed=seed, augment=Augment(pad=0, alternate=True))
+
+    def seen(epoch):
+        batches = list(loader.epoch(epoch))
+        order = np.argsort(np.concatenate([y for _, y in batches]))
+        return np.concatenate([x for x, _ in batches])[order]
+
+    plain = images.astype(np.float32) / 255
+    as_it_is = (np.abs(seen(epoch) - plain) < 1e-6).all((1, 2, 3))
+    np.testing.assert_allclose(seen(epoch), np.where(as_it_is[:, None, None, None], plain, plain[..., ::-1]), atol=1e-6)
+    np.testing.assert_array_equal(seen(epoch + 1), seen(epoch)[..., ::-1])
+    np.testing.assert_array_equal(seen(epoch + 2), seen(epoch))
+
+
+def test_alternating_flips_begin_with_a_half_of_the_images():
+    images, labels = numbered(1000, size=4)
+    images[:, :, :, 0] = 255
+    loader = Loader(images, labels, 1000, **STILL, augment=Augment(pad=0, alternate=True))
+    ((x, _),) = loader.epoch(0)
+    assert 400 < (x[:, 0, 0, 0] == 1).sum() < 600
+
+
+def test_alternating_flips_need_flips_and_an_epoch():
+    with pytest.raises(ValueError, match="alternate: expected False where nothing is mirrored, got True"):
+        Augment(flip=False, alternate=True)
+    images, _ = numbered(4, size=4)
+    with pytest.raises(ValueError, match="mirrored: got None, expected which images to mirror"):
+        Augment(alternate=True)(images, np.arange(4), **STILL, rng=np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("name", ["pad", "cutout"])
 def test_augment_says_what_is_wrong(name):
     with pytest.raises(ValueError, match=rf"{name}: expected 0 or more, got -1"):

@@ -30,7 +30,7 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-ADDED = ("shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size")
+ADDED = ("shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip")
 """Fields that configurations of format 3 have not always had, and then hold the default."""
 
 
@@ -77,6 +77,7 @@ class Config:
     clip_norm: float | None = None
     pad: int = 4
     flip: bool = True
+    alternate_flip: bool = False  # each image one way, and the other way in the next epoch
     cutout: int = 0
     validation: int = 5000
     subset: int | None = None  # of the training images that are left; None: all
@@ -115,6 +116,7 @@ class Config:
         expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
         expect("lr_batch_size", self.lr_batch_size is None or self.lr_batch_size >= 1, "1 or more")
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
+        expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
         models.check_name(self.model)
 

@@ -197,7 +197,7 @@ class Run:
             self._start_from(config.weights)
         self.replay = Replay(self.model, self._loss)
         self.optimizer = self._optimizer()
-        augment = data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout)
+        augment = data.Augment(config.pad, config.flip, config.cutout, config.alternate_flip)
         how = {"shuffle": True, "augment": augment, "seed": config.seed, "part": (self.world.rank, self.world.size)}
         self.loader = self._loader(self.data.train, config.batch_size, **how)
         self._check_batches()

@@ -111,6 +111,9 @@ def train(
         int, typer.Option(help="Pixels around an image before a crop.", rich_help_panel=VARIATION)
     ] = DEFAULTS.pad,
     flip: Annotated[bool, typer.Option(help="Mirror half of the images.", rich_help_panel=VARIATION)] = DEFAULTS.flip,
+    alternate_flip: Annotated[
+        bool, typer.Option(help="Mirror each image in every other epoch, not at random.", rich_help_panel=VARIATION)
+    ] = DEFAULTS.alternate_flip,
     cutout: Annotated[int, typer.Option(help="Side of a blanked square.", rich_help_panel=VARIATION)] = DEFAULTS.cutout,
     validation: Annotated[
         int,

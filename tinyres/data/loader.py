@@ -89,6 +89,9 @@ class Loader:
         self.seed = seed
         self.drop_last = drop_last
         self.part = part
+        # [seed] and no epoch, which NumPy takes for [seed, 0], the seed of the first order: one that no epoch has
+        chance = np.random.default_rng([seed, 2**32 - 1])
+        self._mirrored_first = chance.integers(0, 2, len(images)) == 1  # by an augmentation that alternates
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -151,7 +154,8 @@ class Loader:
         rng = np.random.default_rng([self.seed, epoch, batch + 1])
         which, parts = self.part
         own = slice(which * len(index) // parts, (which + 1) * len(index) // parts)
-        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=own)
+        mirrored = self._mirrored_first[index] ^ (epoch % 2 == 1)
+        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=own, mirrored=mirrored)
         return x, self.labels[index[own]]
 
 
