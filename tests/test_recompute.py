@@ -116,11 +116,12 @@ def test_resnet20_holds_less_on_the_tape_and_in_the_pool(monkeypatch):
                     node.hooks.append(look)
             loss.backward()
         peaks[-1] -= before
-    # of each block three activations were held, or four, and now one; in backward those of one block come on top
-    assert held[1] < held[0] / 2.5
+    # of each block two activations were held, or three (none of what is pending), and now one; in backward those of one
+    # block come on top
+    assert held[1] < held[0] / 2.4
     assert held[2] < held[1] / 1.5
-    assert peaks[1] < 0.65 * peaks[0]  # the pool has the arrays of option A's shortcuts too, in either case
-    assert peaks[2] < 0.85 * peaks[0]  # a whole stage at once, and the first has half of all activations
+    assert peaks[1] < 0.7 * peaks[0]  # the pool has the arrays of option A's shortcuts too, in either case
+    assert peaks[2] < 0.9 * peaks[0]  # a whole stage at once, and the first has half of all activations
 
 
 def test_a_run_gives_the_same_files(tiny, tmp_path, monkeypatch):
