@@ -289,9 +289,24 @@ def test_label_smoothing(logits, smoothing, target):
     q = np.full((4, 5), smoothing / 5)
     q[range(4), target] += 1 - smoothing
     expected = -(q * ops.log_softmax(logits).data).sum() / 4
-    for kind in (target, np.array(target, np.uint8)):
+    for kind in (target, np.array(target, np.uint8), np.eye(5)[target], np.eye(5, dtype=np.float32)[target]):
         loss = ops.cross_entropy(logits, kind, label_smoothing=smoothing)
         np.testing.assert_allclose(loss.data, expected, rtol=1e-12)
+
+
+@given(tensors(F8, (4, 5)), st.floats(0, 1), st.integers(0, 999))
+def test_the_loss_is_linear_in_the_probabilities(logits, share, seed):
+    a, b = np.random.default_rng(seed).dirichlet(np.ones(5), (2, 4))
+    mixed, *ends = (ops.cross_entropy(logits, q).item() for q in (share * a + (1 - share) * b, a, b))
+    np.testing.assert_allclose(mixed, share * ends[0] + (1 - share) * ends[1], rtol=1e-9)
+
+
+def test_a_class_without_probability_has_no_part_in_the_loss():
+    logits = Tensor([[0.0, 0.0, -np.inf]], requires_grad=True)
+    loss = ops.cross_entropy(logits, [[0.5, 0.5, 0.0]])
+    loss.backward()
+    np.testing.assert_allclose(loss.data, np.log(2))
+    np.testing.assert_array_equal(logits.grad, [[0, 0, 0]])
 
 
 def test_sigmoid_does_not_overflow():

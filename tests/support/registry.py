@@ -73,9 +73,13 @@ def conv2d(x: Tensor, weight: Tensor, *others: Tensor, shortcut: bool = False, *
     return ops.conv2d(x, weight, *bias, residual=residual, **options)
 
 
-def classes(logits: Tensor, **options: Any) -> Tensor:
+def classes(logits: Tensor, *, soft: bool = False, **options: Any) -> Tensor:
     n, k = logits.shape
-    return ops.cross_entropy(logits, np.arange(n) * 2 % k, **options)
+    target = np.arange(n) * 2 % k
+    if soft:  # probabilities
+        target = np.eye(k)[target] + np.arange(n * k).reshape(n, k) % 3
+        target = target / target.sum(1, keepdims=True)
+    return ops.cross_entropy(logits, target, **options)
 
 
 def chosen(a: Tensor, b: Tensor, *, shape: tuple[int, ...]) -> Tensor:
@@ -282,6 +286,8 @@ REGISTRY = {
             case((4, 3), label_smoothing=1),
             case((2, 1)),
             case((1, 1), label_smoothing=0.1),
+            case((3, 4), soft=True),
+            case((2, 3), soft=True, label_smoothing=0.2),
         ],
         [
             refused(ValueError, r"logits: got shape \(3,\), expected \(N, K\)", t(3), [0]),
@@ -289,7 +295,12 @@ REGISTRY = {
             refused(ValueError, r"logits: got shape \(2, 0\), expected", t(2, 0), [0, 0]),
             refused(ValueError, r"target: got shape \(1,\) int64, expected \(2,\) of int", t(2, 3), [0]),
             refused(ValueError, r"target: got shape \(2,\) float64, expected \(2,\)", t(2, 3), [0.0, 1.0]),
-            refused(ValueError, r"target: got shape \(2, 3\) float32", t(2, 3), t(2, 3)),
+            refused(ValueError, r"target: got shape \(2, 2\) float32, .* or \(2, 3\) of float", t(2, 3), t(2, 2)),
+            refused(
+                ValueError, "target: got probabilities that are negative or do not", t(2, 3), [[0.5, 0.6, 0.0]] * 2
+            ),
+            refused(ValueError, "target: got probabilities that are negative or do not", t(1, 3), [[1.5, -0.5, 0.0]]),
+            refused(ValueError, "target: got probabilities that are negative or do not", t(1, 2), [[np.nan, 1.0]]),
             refused(ValueError, "target: got classes from 0 to 3, expected 0 to 2", t(2, 3), [0, 3]),
             refused(ValueError, "target: got classes from -1 to 0, expected 0 to 2", t(2, 3), [-1, 0]),
             *[

@@ -64,8 +64,8 @@ _HINTS = {  # from easy to hard
     "cross entropy: 1/N missing": "The loss is a mean over the samples.",
     "cross entropy: smoothing forgotten in the gradient": "The target q is a distribution: with label smoothing s, "
     "every class has s / K of it. Do its elements sum to 1?",
-    "cross entropy: the true class loses its share of the smoothing": "The true class has 1 - s in addition to what "
-    "all classes have.",
+    "cross entropy: the target is added, not taken away": "Where the prediction is the target, the loss is at its "
+    "lowest: what is the gradient there?",
     "log-softmax: the sum of dy forgotten": "Each x_j is in the normaliser of all y_i, so each dL/dy_i comes back to "
     "each x_j: dL/dx_j = sum_i dy_i ([i = j] - p_j).",
     "log-softmax: the sum of dy always over the last axis": "Look at `axis` in the failing case. Where is it in the "

@@ -201,26 +201,33 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "cross entropy: 1/N missing",
         "ops/loss.py",
-        "np.divide(dy * (np.exp(log_p) - q), n, out=dx)",
-        "np.multiply(dy, np.exp(log_p) - q, out=dx)",
+        "label_smoothing, log_p)), len(log_p), out=dx)",
+        "label_smoothing, log_p)), 1, out=dx)",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
     yield Mutant(
         "cross entropy: smoothing forgotten in the gradient",
         "ops/loss.py",
-        "q = np.full((n, k), label_smoothing / k, log_p.dtype)",
-        "q = np.zeros((n, k), log_p.dtype)",
+        "np.exp(log_p) - _smoothed(target, label_smoothing, log_p)",
+        "np.exp(log_p) - _smoothed(target, 0.0, log_p)",
+        _OPS + " cross_entropy",
+        "cross_entropy",
+    )
+    yield Mutant(
+        "cross entropy: the target is added, not taken away",
+        "ops/loss.py",
+        "np.exp(log_p) - _smoothed(",
+        "np.exp(log_p) + _smoothed(",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
     yield Mutant(
         "cross entropy: the true class loses its share of the smoothing",
         "ops/loss.py",
-        "q[np.arange(n), target] += 1 - label_smoothing",
-        "q[np.arange(n), target] = 1 - label_smoothing",
-        _OPS + " cross_entropy",
-        "cross_entropy",
+        "q[np.arange(len(q)), target] += 1 - label_smoothing",
+        "q[np.arange(len(q)), target] = 1 - label_smoothing",
+        _OPS + " label_smoothing",
     )
     yield Mutant(
         "pad: cut by what was put behind, not before",

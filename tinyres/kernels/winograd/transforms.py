@@ -110,6 +110,7 @@ def transform_input(plan, loading, strip, v, v_start, line):
 
 # ---------------------------------------------------------------- output
 def _output_transform(form, columns_of, row_of):
+    """`columns_of` gives A^T m of a tile's columns, in registers or in `room`, and `row_of` a row of that."""
     side, places, output_map = form.y_step, form.places, form.output
 
     @inner
@@ -123,9 +124,8 @@ def _output_transform(form, columns_of, row_of):
             for t in range(strip.rows * plan.tile_columns):
                 r, j = strip.row + t // plan.tile_columns, t % plan.tile_columns * side
                 image, i = r // plan.tile_rows, r % plan.tile_rows * side
-                columns = columns_of(
-                    zero, m, m_start + block_start(plan, channel, plan.tiles) + t * plan.block, plan.y_plane, room
-                )
+                at = m_start + block_start(plan, channel, plan.tiles) + t * plan.block
+                columns = columns_of(zero, m, at, plan.y_plane, room)
                 to = ((image * height + i) * width + j) * step + strip.channel + channel
                 if i + side <= height and j + side <= width:
                     for k in range(side):
@@ -142,7 +142,7 @@ def _output_transform(form, columns_of, row_of):
     return transform
 
 
-_same_output = SAME.output
+_same_output = SAME.output  # Numba takes a function from a global name, not from a tuple
 
 
 @inner
