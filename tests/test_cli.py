@@ -164,7 +164,7 @@ def test_every_option_reaches_the_configuration(tmp_path):
         "shortcut": "B", "epochs": 1, "batch_size": 25, "optimizer": "adamw", "lr": 0.01, "schedule": "cosine",
         "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
         "cutout": 3, "validation": 5, "subset": 30, "seed": 7, "stem": "imagenet", "num_classes": 10,
-        "lr_batch_size": 50, "shards": 4,
+        "lr_batch_size": 50, "shards": 4, "mixup": 0.2, "cutmix": 1.0,
     }  # fmt: skip
     arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
     flags = ["--no-nesterov", "--no-decay-bias", "--no-flip", "--threads", "1"]

@@ -30,7 +30,7 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-ADDED = ("shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip")
+ADDED = ("shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip", "mixup", "cutmix")
 """Fields that configurations of format 3 have not always had, and then hold the default."""
 
 
@@ -79,6 +79,8 @@ class Config:
     flip: bool = True
     alternate_flip: bool = False  # each image one way, and the other way in the next epoch
     cutout: int = 0
+    mixup: float = 0.0  # alpha of the share of one image in a mixture of two
+    cutmix: float = 0.0  # the same, of a rectangle
     validation: int = 5000
     subset: int | None = None  # of the training images that are left; None: all
     seed: int = 0
@@ -116,6 +118,8 @@ class Config:
         expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
         expect("lr_batch_size", self.lr_batch_size is None or self.lr_batch_size >= 1, "1 or more")
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
+        for name in ("mixup", "cutmix"):
+            expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
         models.check_name(self.model)

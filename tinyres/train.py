@@ -198,7 +198,10 @@ class Run:
         self.replay = Replay(self.model, self._loss)
         self.optimizer = self._optimizer()
         augment = data.Augment(config.pad, config.flip, config.cutout, config.alternate_flip)
-        how = {"shuffle": True, "augment": augment, "seed": config.seed, "part": (self.world.rank, self.world.size)}
+        mixed = config.mixup > 0 or config.cutmix > 0
+        mix = data.Mix(len(self.data.classes), config.mixup, config.cutmix) if mixed else None
+        how = {"shuffle": True, "augment": augment, "mix": mix, "seed": config.seed}
+        how["part"] = self.world.rank, self.world.size
         self.loader = self._loader(self.data.train, config.batch_size, **how)
         self._check_batches()
         self.total_steps = config.epochs * len(self.loader)
@@ -311,7 +314,8 @@ class Run:
                 else:
                     loss, logits = self._loss(Tensor(x[some]), y[some])
                     loss.backward(np.full((), (stop - start) / images, loss.dtype))
-            correct = int((logits.data.argmax(1) == y[some]).sum())
+            classes = y[some] if y.ndim == 1 else y[some].argmax(1)  # of a mixture, the one with the largest share
+            correct = int((logits.data.argmax(1) == classes).sum())
             self.gradients.end(_Told(loss.item() * (stop - start), correct, asked()))
 
         if self.meeting is None:

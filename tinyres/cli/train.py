@@ -115,6 +115,12 @@ def train(
         bool, typer.Option(help="Mirror each image in every other epoch, not at random.", rich_help_panel=VARIATION)
     ] = DEFAULTS.alternate_flip,
     cutout: Annotated[int, typer.Option(help="Side of a blanked square.", rich_help_panel=VARIATION)] = DEFAULTS.cutout,
+    mixup: Annotated[
+        float, typer.Option(help="Mix images and labels in pairs: alpha of their shares.", rich_help_panel=VARIATION)
+    ] = DEFAULTS.mixup,
+    cutmix: Annotated[
+        float, typer.Option(help="Put a part of another image into each: alpha.", rich_help_panel=VARIATION)
+    ] = DEFAULTS.cutmix,
     validation: Annotated[
         int,
         typer.Option(help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none."),

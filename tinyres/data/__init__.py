@@ -4,6 +4,7 @@ from tinyres.data.augment import Augment, channel_statistics
 from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, DatasetError, DatasetNotFound, cifar10, cifar100
 from tinyres.data.folder import Folder, image_folder
 from tinyres.data.loader import Loader, split_validation
+from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
 
@@ -16,6 +17,7 @@ __all__ = [
     "DatasetNotFound",
     "Folder",
     "Loader",
+    "Mix",
     "PictureError",
     "channel_statistics",
     "cifar10",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyres.data.augment import Augment
+from tinyres.data.mix import Mix
 
 AHEAD = 2  # batches that are prepared while the network works on another
 
@@ -30,6 +31,8 @@ class Loader:
         Whether each epoch has an order of its own.
     augment : Augment, optional
         How to vary the images; without it they are only normalised.
+    mix : Mix, optional
+        How to mix them with each other: then labels are probabilities, float32 of shape (B, K).
     seed : int
     drop_last : bool
         Whether to leave out a last batch that is not full.
@@ -65,6 +68,7 @@ class Loader:
         std: npt.ArrayLike,
         shuffle: bool = True,
         augment: Augment | None = None,
+        mix: Mix | None = None,
         seed: int = 0,
         drop_last: bool = False,
         part: tuple[int, int] = (0, 1),
@@ -86,6 +90,7 @@ class Loader:
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.augment = augment or Augment(pad=0, flip=False, cutout=0)
+        self.mix = mix
         self.seed = seed
         self.drop_last = drop_last
         self.part = part
@@ -116,7 +121,7 @@ class Loader:
         Yields
         ------
         x : float32 array of shape (B, C, H, W), channels-last in memory
-        y : int64 array of shape (B,)
+        y : int64 array of shape (B,), or with `mix` float32 of shape (B, K)
 
         Raises
         ------
@@ -154,9 +159,13 @@ class Loader:
         rng = np.random.default_rng([self.seed, epoch, batch + 1])
         which, parts = self.part
         own = slice(which * len(index) // parts, (which + 1) * len(index) // parts)
+        made = slice(None) if self.mix else own  # an image may be mixed with one of another part
         mirrored = self._mirrored_first[index] ^ (epoch % 2 == 1)
-        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=own, mirrored=mirrored)
-        return x, self.labels[index[own]]
+        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=made, mirrored=mirrored)
+        if self.mix is None:
+            return x, self.labels[index[own]]
+        x, q = self.mix(x, self.labels[index], rng=rng)
+        return x[own], q[own]
 
 
 def split_validation(
