@@ -30,12 +30,27 @@ from tinyres import train as training
 Epoch = Callable[[], float]  # trains an epoch and validates, and returns the training loss
 Test = Callable[[], float]  # accuracy on the test images
 ACCURACIES = (0.8, 0.85, 0.9)
+LEFT_OUT = (
+    "shortcut",
+    "optimizer",
+    "decay_bias",
+    "clip_norm",
+    "zero_init_residual",
+    "weights",
+    "shards",
+    "lr_batch_size",
+)
+"""Settings that the loop for PyTorch takes at their defaults alone."""
 
 
 # ---------------------------------------------------------------- who trains
-def ours(config: training.Config, folder: str, _: Any) -> tuple[Epoch, Test, int]:
+def as_they_are(split: tuple[np.ndarray, np.ndarray], data: training.Data) -> tr.data.Loader:
+    return tr.data.Loader(*split, training.EVAL_BATCH, mean=data.mean, std=data.std, shuffle=False)
+
+
+def ours(config: training.Config, folder: str, data: training.Data) -> tuple[Epoch, Test, int]:
     run = training.Run(config, folder)
-    loader = run._loader(run.data.test, training.EVAL_BATCH)
+    loader = as_they_are(data.test, data)
 
     def epoch() -> float:
         run.train_to(run.step + len(run.loader))
@@ -54,14 +69,22 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         from support import twin
         from torch.nn.functional import cross_entropy
 
+        for name in LEFT_OUT:
+            if getattr(config, name) != getattr(training.Config, name):
+                raise ValueError(f"{name}: got {getattr(config, name)!r}, which the loop for PyTorch here does not do")
         torch.manual_seed(config.seed)
         net = twin.create(config.model, len(data.classes), stem=config.stem or "cifar")
         net, _, forward = in_mode(mode, net, torch.zeros(1, 3, 32, 32))
-        groups = [{"params": list(net.parameters()), "weight_decay": config.weight_decay}]
-        optimizer = torch.optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
-        how = {"mean": data.mean, "std": data.std}
-        augment = tr.data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout)
-        loader = tr.data.Loader(*data.train, config.batch_size, augment=augment, seed=config.seed, **how)
+        optimizer = torch.optim.SGD(
+            net.parameters(),
+            config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
+            fused=True,
+        )
+        how = {"mean": data.mean, "std": data.std, "augment": config.augment, "mix": config.mix(len(data.classes))}
+        loader = tr.data.Loader(*data.train, config.batch_size, seed=config.seed, **how)
         lr, step = training.SCHEDULES[config.schedule](config, config.epochs * len(loader)), 0
 
         def epoch() -> float:
@@ -71,22 +94,20 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
             for x, y in loader.epoch(step // len(loader)):
                 optimizer.param_groups[0]["lr"] = lr(step)
                 optimizer.zero_grad()
-                loss = cross_entropy(
-                    forward(torch.from_numpy(x)), torch.from_numpy(y), label_smoothing=config.label_smoothing
-                )
+                logits = forward(torch.from_numpy(x))
+                loss = cross_entropy(logits, torch.from_numpy(y), label_smoothing=config.label_smoothing)
                 loss.backward()
                 optimizer.step()
                 total, step = total + loss.item() * len(y), step + 1
             accuracy(data.validation)
             return total / len(loader.labels)
 
-        def accuracy(split: Any) -> float:
+        def accuracy(split: tuple[np.ndarray, np.ndarray]) -> float:
             net.eval()
-            correct = 0
             with torch.no_grad():
-                for x, y in tr.data.Loader(*split, training.EVAL_BATCH, shuffle=False, **how).epoch(0):
-                    correct += int((net(torch.from_numpy(x)).argmax(1).numpy() == y).sum())
-            return correct / len(split[1])
+                batches = as_they_are(split, data).epoch(0)
+                correct = sum(int((net(torch.from_numpy(x)).argmax(1).numpy() == y).sum()) for x, y in batches)
+            return correct / max(1, len(split[1]))
 
         return epoch, lambda: accuracy(data.test), len(loader)
 

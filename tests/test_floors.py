@@ -41,7 +41,7 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"ahead", "arrays", "isa", "launch", "plain"},
+    {"ahead", "arrays", "isa", "launch", "plain", "traced"},
     {"threads"},
     {"whole"},
     {"compile", "memory"},

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from tinyres import data, models, schedule
+from tinyres.data import Augment, Mix  # by name: in `Config`, `data` is a field
 from tinyres.data.pictures import MOST_SIDE
 from tinyres.tape import Array
 
@@ -154,6 +155,15 @@ class Config:
         0.8
         """
         return self.lr * (self.batch_size / (self.lr_batch_size or self.batch_size))
+
+    @property
+    def augment(self) -> Augment:
+        """How training images are varied, each on its own."""
+        return Augment(self.pad, self.flip, self.cutout, self.alternate_flip)
+
+    def mix(self, classes: int) -> Mix | None:
+        """How they are mixed with each other, if they are."""
+        return Mix(classes, self.mixup, self.cutmix) if self.mixup or self.cutmix else None
 
     @property
     def model_options(self) -> dict[str, Any]:

@@ -1,11 +1,25 @@
-"""PyTorch's words for NumPy's: ``dim`` for ``axis``, ``keepdim`` for ``keepdims``."""
+"""Words that mean one of ours: PyTorch's for NumPy's (``dim`` for ``axis``, ``keepdim`` for ``keepdims``), and misspelt
+names."""
 
+import difflib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 WORDS = {"dim": "axis", "keepdim": "keepdims"}
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that there is not: the nearest that there is, if any.
+
+    Examples
+    --------
+    >>> did_you_mean("epoch", ["lr", "epochs"]), did_you_mean("x", ["lr"])
+    ('; did you mean epochs?', '')
+    """
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def either_spelling(function: Callable[..., T]) -> Callable[..., T]:

@@ -197,12 +197,9 @@ class Run:
             self._start_from(config.weights)
         self.replay = Replay(self.model, self._loss)
         self.optimizer = self._optimizer()
-        augment = data.Augment(config.pad, config.flip, config.cutout, config.alternate_flip)
-        mixed = config.mixup > 0 or config.cutmix > 0
-        mix = data.Mix(len(self.data.classes), config.mixup, config.cutmix) if mixed else None
-        how = {"shuffle": True, "augment": augment, "mix": mix, "seed": config.seed}
-        how["part"] = self.world.rank, self.world.size
-        self.loader = self._loader(self.data.train, config.batch_size, **how)
+        how = {"shuffle": True, "augment": config.augment, "mix": config.mix(len(self.data.classes))}
+        part = self.world.rank, self.world.size
+        self.loader = self._loader(self.data.train, config.batch_size, **how, seed=config.seed, part=part)
         self._check_batches()
         self.total_steps = config.epochs * len(self.loader)
         self.lr = SCHEDULES[config.schedule](config, self.total_steps)

@@ -94,9 +94,10 @@ class Loader:
         self.seed = seed
         self.drop_last = drop_last
         self.part = part
-        # [seed] and no epoch, which NumPy takes for [seed, 0], the seed of the first order: one that no epoch has
-        chance = np.random.default_rng([seed, 2**32 - 1])
-        self._mirrored_first = chance.integers(0, 2, len(images)) == 1  # by an augmentation that alternates
+        self._mirrored: np.ndarray | None = None  # in even epochs; the others in odd ones
+        if self.augment.alternate:
+            chance = np.random.default_rng([seed, 2**32 - 1])  # an epoch that there is not: [seed] alone seeds epoch 0
+            self._mirrored = chance.integers(0, 2, len(images)) == 1
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
@@ -160,7 +161,7 @@ class Loader:
         which, parts = self.part
         own = slice(which * len(index) // parts, (which + 1) * len(index) // parts)
         made = slice(None) if self.mix else own  # an image may be mixed with one of another part
-        mirrored = self._mirrored_first[index] ^ (epoch % 2 == 1)
+        mirrored = None if self._mirrored is None else self._mirrored[index] ^ (epoch % 2 == 1)
         x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=made, mirrored=mirrored)
         if self.mix is None:
             return x, self.labels[index[own]]

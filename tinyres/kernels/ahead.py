@@ -1,7 +1,7 @@
-"""A second process that compiles what a training step needs last, while this one compiles what it needs first.
+"""A second process that compiles half of what a training step needs, while this one compiles the other half.
 
-Numba compiles one kernel at a time in a process, and a first step waits for a dozen of them: forward, then backward. So
-where a cache is empty and a core is free, another Python fills the same cache from the other end. Nobody waits for it:
+Numba compiles one kernel at a time in a process, and a first step waits for a dozen of them. So where a cache is empty
+and a core is free, another Python fills the same cache with those that `warmup.meanwhile` lists. Nobody waits for it:
 a kernel that it has not finished when it is asked for is compiled here as well. Once for each cache; never where
 ``TINYRES_AHEAD=0`` says so.
 """

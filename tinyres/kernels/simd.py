@@ -376,49 +376,6 @@ for _symbol, _operation in _OPERATORS.items():
     _overload(_symbol, _operation)
 
 
-class _Traced:
-    """A vector in Python, which writes down what is done to it as instructions."""
-
-    def __init__(self, builder, value):
-        self.builder, self.value = builder, value
-
-    def _emit(self, operation, a, b):
-        """Numbers are the same in each lane. Contraction makes one instruction of a product and a sum."""
-        kind = self.value.type
-        a, b = (v.value if isinstance(v, _Traced) else kind([v] * kind.count) for v in (a, b))
-        return _Traced(self.builder, getattr(self.builder, operation)(a, b, flags=("contract",)))
-
-    def __add__(self, other):
-        return self._emit("fadd", self, other)
-
-    def __sub__(self, other):
-        return self._emit("fsub", self, other)
-
-    def __mul__(self, other):
-        return self._emit("fmul", self, other)
-
-    __rmul__ = __mul__
-
-
-def traced(function, count):
-    """Of a function of some numbers, which gives so many, the same of vectors, in tuples.
-
-    It is run once, when a kernel is compiled, as Python: what it computes is what is compiled. Numba would take longer
-    to look at it, and a test can call it with numbers.
-    """
-
-    @intrinsic
-    def operation(typingctx, vectors):
-        def codegen(context, builder, signature, args):
-            given = cgutils.unpack_tuple(builder, args[0], len(signature.args[0]))
-            found = function(*(_Traced(builder, value) for value in given))
-            return context.make_tuple(builder, signature.return_type, [v.value for v in found])
-
-        return types.UniTuple(vectors.dtype, count)(vectors), codegen
-
-    return operation
-
-
 @intrinsic
 def fma(typingctx, a, b, c):
     """a * b + c, rounded once where the host has the instruction."""
@@ -444,8 +401,7 @@ def maximum(typingctx, a, b):
     """Lane by lane the larger, and a where one is NaN."""
 
     def codegen(context, builder, signature, args):
-        a, b = args
-        return builder.select(builder.fcmp_ordered("<", a, b), b, a)
+        return emit_maximum(builder, *args)
 
     return a(a, b), codegen
 
@@ -470,7 +426,7 @@ def _in_tuples(operation):
 
 
 plus = _in_tuples(lambda builder, a, b: builder.fadd(a, b))
-larger = _in_tuples(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), b, a))  # `maximum`
+larger = _in_tuples(lambda builder, a, b: emit_maximum(builder, a, b))
 
 
 @intrinsic
@@ -527,6 +483,10 @@ def emit_broadcast(builder, scalar, vector):
     first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), lanes)
+
+
+def emit_maximum(builder, a, b):
+    return builder.select(builder.fcmp_ordered("<", a, b), b, a)
 
 
 def emit_fma(builder, a, b, c):

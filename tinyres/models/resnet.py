@@ -22,6 +22,7 @@ from tinyres.models.blocks import (
     make_shortcut,
 )
 from tinyres.nn import BatchNorm2d, Conv2d, GlobalAvgPool2d, Linear, MaxPool2d, Module, Sequential
+from tinyres.spelling import did_you_mean
 from tinyres.tensor import Tensor
 
 STEMS = ("cifar", "imagenet")
@@ -161,9 +162,10 @@ def _check_options(block: Callable[..., Any], options: dict[str, Any]) -> None:
     for name in options:
         if name not in own:
             there = [*network, *named]
-            near = difflib.get_close_matches(name, there, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise TypeError(f"{name}: no option of these blocks or of a network, which have {', '.join(there)}{hint}")
+            known = ", ".join(there)
+            raise TypeError(
+                f"{name}: no option of these blocks or of a network, which have {known}{did_you_mean(name, there)}"
+            )
 
 
 # ---------------------------------------------------------------- the family

@@ -5,7 +5,6 @@ fields of a `tinyres.train.Config` that it sets under ``[config]``, and for some
 What is not set has its default. A run's own ``config.json`` says the same in JSON, without headings.
 """
 
-import difflib
 import json
 import tomllib
 from dataclasses import fields
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tinyres.recipe import Config
+from tinyres.spelling import did_you_mean
 
 Settings = dict[str, Any]  # fields of a configuration, by name
 
@@ -66,7 +66,7 @@ def source(name: str) -> str:
     True
     """
     if name not in names():
-        raise ValueError(f"recipe: got {name!r}, expected one of {', '.join(names())}{_meant(name, names())}")
+        raise ValueError(f"recipe: got {name!r}, expected one of {', '.join(names())}{did_you_mean(name, names())}")
     return (Path(__file__).parent / f"{name}.toml").read_text()
 
 
@@ -127,19 +127,17 @@ def _recipe(name: str, found: Any) -> Recipe:
     known = {"summary": str, "evidence": str, "config": dict, "models": dict}
     for key, value in found.items():
         if key not in known:
-            raise ValueError(f"{name}: {key}: not a part of a recipe; expected {', '.join(known)}{_meant(key, known)}")
+            raise ValueError(
+                f"{name}: {key}: not a part of a recipe; expected {', '.join(known)}{did_you_mean(key, known)}"
+            )
         if not isinstance(value, known[key]):
             raise ValueError(f"{name}: {key}: got {value!r}, expected a {known[key].__name__}")
     recipe = Recipe(name, **{key: found.get(key, kind()) for key, kind in known.items()})
+    every = [field.name for field in fields(Config)]
     for heading, settings in [("config", recipe.config), *recipe.models.items()]:
         if not isinstance(settings, dict):
             raise ValueError(f"{name}: {heading}: got {settings!r}, expected settings by name")
         for key in settings:
-            if key not in (every := [field.name for field in fields(Config)]):
-                raise ValueError(f"{name}: {key}: no configuration has this{_meant(key, every)}")
+            if key not in every:
+                raise ValueError(f"{name}: {key}: no configuration has this{did_you_mean(key, every)}")
     return recipe
-
-
-def _meant(name: str, among: Any) -> str:
-    near = difflib.get_close_matches(name, list(among), 1)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -129,7 +129,7 @@ def train_and_measure(
         options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed, "augment": augment}
         return data.Loader(*found.train, config.batch_size, **options)
 
-    varied = loader(data.Augment(pad=config.pad, flip=config.flip, cutout=config.cutout))
+    varied = loader(config.augment)
     images, labels = next(loader(None).epoch(0))
     optimizer = optim.SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     batches: Iterator[tuple[Array, Array]] = (batch for epoch in count() for batch in varied.epoch(epoch))

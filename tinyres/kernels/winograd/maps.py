@@ -17,7 +17,7 @@ convolutions, with their taps flipped, make eight dx of five dy.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from tinyres.kernels.simd import traced
+from tinyres.kernels.traced import traced
 
 A, B = 0.5**0.5, 2.0**0.5  # the points of F(4, 3), beside 0 and infinity; A^2 + B^2 = 5/2, A B = 1
 NA, NB = -1.5, 6.0  # m'(+-A), m'(+-B); m'(0) = 1
