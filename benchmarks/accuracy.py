@@ -57,7 +57,7 @@ def ours(config: training.Config, folder: str, data: training.Data) -> tuple[Epo
         return run.history[-1]["train_loss"]
 
     def test() -> float:
-        with run.replay.memory():
+        with run.replay.memory(), run.averaged():
             return training.evaluate(run.model, loader)[1]
 
     return epoch, test, len(run.loader)

@@ -111,7 +111,8 @@ def contents(folder):
 
 # ---------------------------------------------------------------- help
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["recipes"], ["eval"], ["predict"], ["export"], ["summary"], ["profile"], ["warmup"]]
+    "command",
+    [[], ["train"], ["recipes"], ["eval"], ["compare"], ["predict"], ["export"], ["summary"], ["profile"], ["warmup"]],
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(command, option):
@@ -165,6 +166,7 @@ def test_every_option_reaches_the_configuration(tmp_path):
         "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
         "cutout": 3, "validation": 5, "subset": 30, "seed": 7, "stem": "imagenet", "num_classes": 10,
         "lr_batch_size": 50, "shards": 4, "mixup": 0.2, "cutmix": 1.0,
+        "bias_lr": 4.0, "layer_decay": 0.5, "ema": 0.9, "freeze": "stem",
     }  # fmt: skip
     arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
     flags = ["--no-nesterov", "--no-decay-bias", "--no-flip", "--threads", "1"]
@@ -185,6 +187,72 @@ def test_eval_agrees_with_the_end_of_training(run):
     text = good("eval", run / "best.safetensors")
     assert f"shapes test: accuracy {scores['test_accuracy']:.2%}, loss {scores['test_loss']:.4f} (20 images)" in text
     assert "shapes train: accuracy" in good("eval", run / "best.safetensors", "--split", "train")
+
+
+def width_of(picture):
+    with Image.open(picture) as opened:
+        return opened.size[0]
+
+
+def test_eval_counts_classes_and_mistakes_and_draws_them(run, tmp_path):
+    best = run / "best.safetensors"
+    text = good("eval", best, "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert json.loads(good("eval", best, "--json")) == found
+    assert sum(map(sum, found["confusion"])) == found["images"] == 20
+    assert sum(c["images"] * (c["accuracy"] or 0) for c in found["classes"]) == pytest.approx(20 * found["accuracy"])
+    assert f"Expected calibration error {found['calibration_error']:.2%} (15 bins)" in text
+    first = found["confused"][0]
+    assert f"{first['class']} taken for {first['answer']}: {first['images']} of " in text
+    assert [w["probability"] for w in found["worst"]] == sorted(w["probability"] for w in found["worst"])
+    for name in ("confusion", "calibration", "mistakes"):
+        assert width_of(tmp_path / "out" / f"{name}.png") > 300
+    mirrored = good("eval", best, "--flip").splitlines()[0]
+    assert mirrored.endswith("(20 images, each mirrored as well)")
+    epoch = json.loads((run / "metrics.jsonl").read_text().splitlines()[1])
+    last = json.loads(good("eval", run / "last.safetensors", "--split", "validation", "--json"))
+    assert last["images"] == 8
+    assert last["accuracy"] == epoch["validation_accuracy"]
+
+
+def test_eval_needs_images_and_a_folder_to_write_to(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "file, a file; expected a folder" in bad("eval", run / "best.safetensors", "--out", tmp_path / "file")
+    good(*TRAIN, "--out", tmp_path / "none", "--validation", "0", "--epochs", "1")
+    message = bad("eval", tmp_path / "none" / "last.safetensors", "--split", "validation")
+    assert "held out no images" in message
+
+
+def test_compare_says_what_differs_and_what_came_of_it(run, tmp_path):
+    good(*TRAIN, "--out", tmp_path / "other", "--lr", "0.25", "--epochs", "1")
+    text = good("compare", run, tmp_path / "other", "--out", tmp_path / "page")
+    found = json.loads((tmp_path / "page" / "comparison.json").read_text())
+    assert found == json.loads(good("compare", run, tmp_path / "other", "--json"))
+    assert found["differences"] == {"epochs": [2, 1], "lr": [0.5, 0.25]}
+    scores = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["runs"][0]["test_accuracy"] == scores["test_accuracy"]
+    assert found["runs"][0]["minutes"] > 0
+    assert f"{scores['test_accuracy']:.2%}" in text
+    page = (tmp_path / "page" / "comparison.html").read_text()
+    assert "<td>0.25</td>" in page
+    assert "{{" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert width_of(tmp_path / "page" / "comparison.png") > 300
+    assert "Their recipes are the same." in good("compare", run, shutil.copytree(run, tmp_path / "again"))
+    (run / "times.json").unlink()  # a run of before it was written
+    assert json.loads(good("compare", run, tmp_path / "other", "--json"))["runs"][0]["minutes"] is None
+    good("compare", run, tmp_path / "other", "--out", tmp_path / "page")
+
+
+def test_compare_needs_runs(run, tmp_path):
+    assert "RUNS: got 1, expected two or more" in bad("compare", run)
+    assert "config.json: no configuration of a run" in bad("compare", run, tmp_path / "nowhere")
+    broken = shutil.copytree(run, tmp_path / "broken")
+    for content in ("", "{", "3\n", '{"epoch": 1}\n', "[" * 9999):
+        (broken / "metrics.jsonl").write_text(content)
+        assert "metrics.jsonl: " in bad("compare", run, broken)
+    (tmp_path / "file").write_text("")
+    assert "expected a folder" in bad("compare", run, run, "--out", tmp_path / "file")
 
 
 def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
@@ -729,8 +797,8 @@ def test_bad_pictures(run, tmp_path):
 
 
 def test_bad_split_model_and_size(run):
-    message = bad("eval", run / "best.safetensors", "--split", "validation")
-    assert "--split: got 'validation', expected train or test" in message
+    message = bad("eval", run / "best.safetensors", "--split", "all")
+    assert "--split: got 'all', expected test, validation or train" in message
     assert "there is no 'resnet200'; did you mean resnet20" in bad("summary", "resnet200")
     assert "--image-size: got 0" in bad("summary", "tiny", "--image-size", "0")
     assert "got 0, expected 1 or more" in bad("summary", "tiny", "--num-classes", "0")

@@ -543,3 +543,22 @@ def test_one_seed_gives_one_network(seed):
 
     assert made(seed) == made(seed)
     assert made(seed) != made(seed + 1)
+
+
+def test_what_is_frozen_stays_as_it_is():
+    """Weights and running statistics, in a network that trains."""
+    net = tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(4, 8))
+    for module in (net.conv1, net.bn1, net.layer1):
+        assert module.freeze() is module
+    before = net.state_dict()
+    optimizer = tr.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    x = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype("f4")
+    for _ in range(2):
+        tr.ops.cross_entropy(net.train()(tr.Tensor(x)), np.arange(4)).backward()
+        optimizer.step()
+    after = net.state_dict()
+    changed = {name.split(".")[0] for name in before if (before[name] != after[name]).any()}
+    assert changed == {"layer2", "fc"}
+    assert all(p.grad is None for p in net.layer1.parameters())
+    assert net.layer2[0].bn1.training
+    assert not net.eval().layer2[0].bn1.training

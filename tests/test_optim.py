@@ -145,16 +145,69 @@ def test_groups_have_their_own_settings():
     assert groups[0]["lr"] == 0.5
 
 
-def test_decay_groups_spare_biases_and_batch_norm():
-    net = tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(4, 8))
-    decay, spared = optim.decay_groups(net, 0.25)
-    assert (decay["weight_decay"], spared["weight_decay"]) == (0.25, 0.0)
-    names = {p: name for name, p in net.named_parameters()}
-    assert sorted(names[p] for p in decay["params"]) == sorted(
-        n for n in names.values() if "conv" in n or n in ("fc.weight", "layer2.0.downsample.0.weight")
-    )
-    assert {*decay["params"], *spared["params"]} == set(names)
-    assert len(decay["params"]) + len(spared["params"]) == len(names)
+NET = tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(4, 8))
+NAMES = {p: name for name, p in NET.named_parameters()}
+
+
+def settings(**options):
+    """Weight decay and share of the rate of each parameter, each of which is in one group."""
+    groups = optim.parameter_groups(NET, 0.25, **options)
+    assert len([p for group in groups for p in group["params"]]) == len(NAMES)
+    return {NAMES[p]: (group["weight_decay"], group["lr_scale"]) for group in groups for p in group["params"]}
+
+
+def test_without_wishes_there_is_one_group_in_the_order_of_the_model():
+    (group,) = optim.parameter_groups(NET, 0.25)
+    assert group == {"params": list(NET.parameters()), "weight_decay": 0.25, "lr_scale": 1.0}
+
+
+def test_biases_and_batch_norm_may_be_spared_decay():
+    found = settings(decay_bias=False)
+    decay = {n for n in NAMES.values() if "conv" in n or n in ("fc.weight", "layer2.0.downsample.0.weight")}
+    assert found == {name: (0.25 if name in decay else 0.0, 1.0) for name in NAMES.values()}
+
+
+def test_biases_of_batch_norm_alone_have_a_rate_of_their_own_and_decay_as_before():
+    found = settings(bias_lr=8.0)
+    norms = {n for n in NAMES.values() if n.endswith("bias") and ("bn" in n or "downsample.1" in n)}
+    assert len(norms) == 6
+    assert found == {name: (0.25 / 8, 8.0) if name in norms else (0.25, 1.0) for name in NAMES.values()}
+
+
+def test_each_part_has_a_share_of_the_rate_of_the_next():
+    found = settings(layer_decay=0.5, parts=NET.parts().values())
+    depth = {"conv1": 3, "bn1": 3, "layer1": 2, "layer2": 1, "fc": 0}
+    assert found == {name: (0.25, 0.5 ** depth[name.split(".")[0]]) for name in NAMES.values()}
+    assert settings(layer_decay=0.5)["conv1.weight"] == (0.25, 0.5**4)  # bn1 is a child of its own
+
+
+def test_what_is_frozen_is_in_no_group():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[0].freeze()
+    (group,) = optim.parameter_groups(net, 0.1)
+    assert group["params"] == list(net[1].parameters())
+
+
+@pytest.mark.parametrize("name", ["bias_lr", "layer_decay"])
+@pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
+def test_shares_of_the_rate_are_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name}: got"):
+        optim.parameter_groups(NET, 0.1, **{name: value})
+
+
+@every_optimizer
+@given(st.floats(0, 10), st.floats(1e-3, 1))
+def test_a_share_of_the_rate_is_a_lower_rate(make, scale, lr):
+    found = []
+    for group, rate in (({"lr_scale": scale}, lr), ({}, lr * scale)):
+        p = parameter([1.0, -2.0])
+        optimizer = make([{"params": [p], **group}], lr=rate)
+        trajectory(optimizer, p, [[0.5, 1.0]])
+        optimizer.set_lr(rate / 2)
+        found.append(trajectory(optimizer, p, [[0.5, -1.0]]))
+    np.testing.assert_allclose(*found, rtol=1e-12)
+    own = make([{"params": [parameter([1.0])], "lr": 0.25, "lr_scale": scale}], lr=lr)
+    assert own.groups[0]["lr"] == 0.25
 
 
 def test_zero_grad():

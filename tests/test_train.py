@@ -23,7 +23,7 @@ import tinyres as tr
 from tinyres import backend, checkpoints, models, train
 from tinyres.checkpoints import CheckpointError
 
-FILES = {"config.json", "metrics.jsonl", "last.safetensors", "previous.safetensors", "best.safetensors"}
+FILES = {"config.json", "metrics.jsonl", "times.json", "last.safetensors", "previous.safetensors", "best.safetensors"}
 CURVES = train.curves  # which runs of the tiny network do without
 pytestmark = pytest.mark.usefixtures("tiny")
 
@@ -632,3 +632,61 @@ def test_signal_while_validating_stops_at_the_end_of_the_epoch(tiny, tmp_path, m
     with pytest.raises(train.Interrupted):
         run.fit()
     assert run.step == run.saved == len(run.loader)
+
+
+# ---------------------------------------------------------------- what is frozen, and how long it takes
+@pytest.mark.parametrize(("last", "still"), [("stem", {"conv1", "bn1"}), ("layer1", {"conv1", "bn1", "layer1"})])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_part_is_frozen_with_all_before_it_and_stays_so_on_resuming(tmp_path, last, still, shards):
+    run = train.Run(config(freeze=last, shards=shards), tmp_path / "run")
+    before = run.model.state_dict()
+    run.train_to(5)
+    run.save("last")
+    run = train.Run(config(freeze=last, shards=shards), tmp_path / "run", resume=True)
+    run.train_to(run.total_steps)
+    after = run.model.state_dict()
+    assert {n.split(".")[0] for n in before if (before[n] == after[n]).all()} == still
+
+
+@pytest.mark.parametrize("part", ["head", "fc", "layer3", ""])
+def test_a_part_that_cannot_be_the_last_frozen_is_refused(tmp_path, part):
+    with pytest.raises(ValueError, match=f"freeze: got '{part}', expected one of stem, layer1, layer2"):
+        train.Run(config(freeze=part), tmp_path / "run")
+
+
+def test_parts_of_the_network_learn_at_their_share_of_the_rate(tmp_path):
+    run = train.Run(config(layer_decay=0.5, bias_lr=4.0, schedule="constant", lr=0.08), tmp_path / "run")
+    run.train_to(1)
+    rates = {p: group["lr"] for group in run.optimizer.groups for p in group["params"]}
+    assert rates[run.model.fc.weight] == 0.08
+    assert rates[run.model.layer2[0].conv1.weight] == 0.04
+    assert rates[run.model.conv1.weight] == 0.01
+    assert rates[run.model.bn1.bias] == 0.04
+
+
+def test_a_run_says_how_long_its_epochs_took_over_stops(tmp_path, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(train.time, "monotonic", lambda: float(next(clock)))
+    run = train.Run(config(), tmp_path / "run")
+    run.train_to(6)
+    run.save("last")
+    before = train.read_times(tmp_path / "run")
+    assert len(before.epochs) == 1
+    assert min(*before.epochs, before.since) > 0
+    for _ in range(100):
+        next(clock)  # until it goes on
+    run = train.Run(config(), tmp_path / "run", resume=True)
+    run.fit()
+    times = train.read_times(tmp_path / "run")
+    assert len(times.epochs) == 3
+    assert times.epochs[0] == before.epochs[0]
+    assert before.since < times.epochs[1] < 100
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"epochs": [-1], "since": 0}', '{"epochs": 3, "since": 0}', "[" * 9999]
+)
+def test_times_that_make_no_sense_are_none(tmp_path, text):
+    (tmp_path / "times.json").write_text(text)
+    assert train.read_times(tmp_path) is None
+    assert train.read_times(tmp_path / "nowhere") is None

@@ -3,8 +3,10 @@
 from numpy import float32, float64
 
 from tinyres import (
+    average,
     checkpoints,
     data,
+    evaluation,
     export,
     machine,
     models,
@@ -30,11 +32,13 @@ from tinyres.version import __version__ as __version__
 __all__ = [
     "Replay",
     "Tensor",
+    "average",
     "checkpoint",
     "checkpoints",
     "data",
     "detect_anomaly",
     "enable_grad",
+    "evaluation",
     "export",
     "float32",
     "float64",

@@ -248,8 +248,8 @@ def normalisation(path: str | Path, info: Mapping[str, Any]) -> tuple[Array, Arr
     return mean, std
 
 
-def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> None:
-    """Put the model's arrays of a checkpoint into a model.
+def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array], which: str = "model") -> None:
+    """Put the model's arrays of a checkpoint into a model, or those of another part of it.
 
     Examples
     --------
@@ -260,7 +260,7 @@ def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array]) -> No
     array([[1., 1.]], dtype=float32)
     """
     try:
-        model.load_state_dict(part(arrays, "model"))
+        model.load_state_dict(part(arrays, which))
     except ValueError as error:
         first, more = (lines := str(error).splitlines())[:9], len(lines) - 9  # of another model all names are wrong
         text = "\n".join(first) + (f"\n  and {more} more" if more > 0 else "")

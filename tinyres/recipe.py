@@ -31,7 +31,10 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-ADDED = ("shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip", "mixup", "cutmix")
+ADDED = (
+    "shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip", "mixup", "cutmix", "bias_lr",
+    "layer_decay", "freeze", "ema",
+)  # fmt: skip
 """Fields that configurations of format 3 have not always had, and then hold the default."""
 
 
@@ -62,6 +65,7 @@ class Config:
     stem: str | None = None  # None: the model's own
     shortcut: str | None = None  # None: the model's own
     weights: str | None = None  # file to start from
+    freeze: str | None = None  # the last part that stays as it is, with all before it: stem, layer1, ...
     epochs: int = 10
     batch_size: int = 128
     optimizer: str = "sgd"
@@ -73,6 +77,9 @@ class Config:
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_bias: bool = True
+    bias_lr: float = 1.0  # share of the rate for batch norm's biases
+    layer_decay: float = 1.0  # share of the rate for each part of the network, of that of the next
+    ema: float = 0.0  # share of their moving average that a step's weights leave
     zero_init_residual: bool = False  # each residual block begins as its shortcut
     label_smoothing: float = 0.0
     clip_norm: float | None = None
@@ -119,6 +126,9 @@ class Config:
         expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
         expect("lr_batch_size", self.lr_batch_size is None or self.lr_batch_size >= 1, "1 or more")
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
+        for name in ("bias_lr", "layer_decay"):
+            expect(name, 0 < getattr(self, name) < math.inf, "a positive number")
+        expect("ema", 0 <= self.ema < 1, "0 or more and less than 1")
         for name in ("mixup", "cutmix"):
             expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")

@@ -1,8 +1,9 @@
 """Training: the loop, its run folder, and how it stops and goes on.
 
 A run folder holds ``config.json`` (what was asked for), ``metrics.jsonl`` (a line for each epoch, the test result at
-the end), checkpoints ``last.safetensors``, ``previous.safetensors`` (the one before the last) and ``best.safetensors``,
-and ``curves.png`` where matplotlib is installed.
+the end), ``times.json`` (seconds, which alone differ when a run is repeated), checkpoints ``last.safetensors``,
+``previous.safetensors`` (the one before the last) and ``best.safetensors``, and ``curves.png`` where matplotlib is
+installed.
 
 Everything a run does is a function of its configuration: the order of images and their variation come from
 (seed, epoch, batch), the learning rate from the step, and sums do not depend on the number of threads. So a run that
@@ -25,9 +26,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinyres import checkpoints, data, machine, models, ops, optim, parallel
+from tinyres.average import EMA
 from tinyres.curves import curves
+from tinyres.evaluation import evaluate
 from tinyres.files import remove_leftovers
-from tinyres.nn import BatchNorm2d, Module
+from tinyres.nn import BatchNorm2d
 from tinyres.nn.init import manual_seed
 from tinyres.parallel.exchange import Shards
 from tinyres.parallel.meeting import Meeting
@@ -35,7 +38,7 @@ from tinyres.parallel.world import check_same, world
 from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, fits, load_data, read_split
 from tinyres.replay import Replay
 from tinyres.stopping import stop_signals
-from tinyres.tape import Array, detect_anomaly, no_grad
+from tinyres.tape import Array, detect_anomaly
 from tinyres.tensor import Tensor
 from tinyres.version import __version__
 
@@ -55,6 +58,7 @@ __all__ = [
 ]
 
 EVAL_BATCH = 250
+AVERAGE_EVERY = 5  # steps
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
@@ -123,6 +127,13 @@ class Every(NamedTuple):
 
 
 # ---------------------------------------------------------------- the run
+class Times(NamedTuple):
+    """Seconds that a run took: each of its epochs, with their validation, and the one that is under way so far."""
+
+    epochs: list[float]
+    since: float
+
+
 class _Told(NamedTuple):
     """What the shards of a step tell besides gradients; over all of them, the sums."""
 
@@ -190,11 +201,13 @@ class Run:
         manual_seed(config.seed)
         network = models.create(config.model, zero_init_residual=config.zero_init_residual, **options)
         network.recompute(recompute)
-        self.model: Module = network
+        self.model = network
         if saved:
             self._normalise(self.folder / "last.safetensors", saved[1])
         elif config.weights:
             self._start_from(config.weights)
+        self._freeze()
+        self.average = EMA(self.model, config.ema, every=AVERAGE_EVERY) if config.ema else None
         self.replay = Replay(self.model, self._loss)
         self.optimizer = self._optimizer()
         how = {"shuffle": True, "augment": config.augment, "mix": config.mix(len(self.data.classes))}
@@ -208,10 +221,13 @@ class Run:
             self.notes.append(FEW.format(self.total_steps, config.peak_lr, lower))
 
         self.step = self.saved = 0  # steps done, and of these saved
+        self._clock = time.monotonic()
         self.history: list[dict[str, float]] = []
         self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
+        self.times = Times([], 0.0)
         if saved:
             self._restore(*saved)
+            self.times = read_times(self.folder) or self.times
             if (before := saved[1].get("simd", machine.simd())) != machine.simd():
                 self.notes.append(OTHER.format(before, machine.simd()))
         self.meeting = Meeting(self.shards) if config.sync_batch_norm else None
@@ -258,7 +274,7 @@ class Run:
         if reporter:
             reporter.start(self)
         steps, seconds = every or Every()
-        saved = time.monotonic()
+        saved = self._clock = time.monotonic()
         told = (lambda: reporter.stopping(self)) if reporter else None
         agreed = False
 
@@ -284,7 +300,7 @@ class Run:
                     if self.step == step:
                         return
                 self._end_epoch()
-                saved = time.monotonic()
+                saved = self._clock
                 if reporter:
                     reporter.epoch(self, self.history[-1])
                 if stopped() and self.step < self.total_steps:
@@ -326,6 +342,8 @@ class Run:
             optim.clip_grad_norm(self.model.parameters(), config.clip_norm)
         self.optimizer.set_lr(lr)
         self.optimizer.step()
+        if self.average:
+            self.average.update()
         self.step += 1
         self.sums["loss"] += told.loss
         self.sums["correct"] += int(told.correct)
@@ -354,7 +372,7 @@ class Run:
             "train_accuracy": self.sums["correct"] / images,
         }
         if self.config.validation:
-            with self.replay.memory():
+            with self.replay.memory(), self.averaged():
                 loss, accuracy = evaluate(self.model, self._loader(self.data.validation, EVAL_BATCH))
             self._check_finite("the validation loss", loss, record["epoch"], record["lr"])  # before anything is saved
             record |= {"validation_loss": loss, "validation_accuracy": accuracy}
@@ -363,6 +381,8 @@ class Run:
         self.sums = {"loss": 0.0, "correct": 0, "images": 0}
         if record.get("validation_accuracy", -1.0) > best:
             self.save("best")
+        self._keep_time()
+        self.times = Times([*self.times.epochs, self.times.since], 0.0)
         self.save("last")
         self._write_metrics(self.history)
 
@@ -412,6 +432,22 @@ class Run:
         elif models.image_size(self.config.model, self.config.stem) == 224:
             self.data = self.data._replace(mean=IMAGENET[0], std=IMAGENET[1])
 
+    def _freeze(self) -> None:
+        """The parts of the network that stay as they are."""
+        if self.config.freeze is None:
+            return
+        parts = self.model.parts()
+        *names, _ = parts  # without a head that learns, nothing would
+        if self.config.freeze not in names:
+            raise ValueError(f"freeze: got {self.config.freeze!r}, expected one of {', '.join(names)}")
+        for name in names[: names.index(self.config.freeze) + 1]:
+            for module in parts[name]:
+                module.freeze()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this block, the model has the weights that count: their average, where the run has one."""
+        return self.average.in_place() if self.average else nullcontext()
+
     def _normalise(self, path: str | Path, info: dict[str, Any]) -> None:
         """As a checkpoint says."""
         if not {"mean", "std"} <= info.keys():
@@ -421,10 +457,14 @@ class Run:
 
     def _optimizer(self) -> optim.Optimizer:
         config = self.config
-        if config.decay_bias:
-            groups: Any = [{"params": list(self.model.parameters()), "weight_decay": config.weight_decay}]
-        else:
-            groups = optim.decay_groups(self.model, config.weight_decay)
+        groups = optim.parameter_groups(
+            self.model,
+            config.weight_decay,
+            decay_bias=config.decay_bias,
+            bias_lr=config.bias_lr,
+            layer_decay=config.layer_decay,
+            parts=self.model.parts().values(),
+        )
         if config.optimizer == "adamw":
             return optim.AdamW(groups, config.lr)
         return optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
@@ -441,6 +481,13 @@ class Run:
             checkpoints.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
         if name == "last":
             self.saved = self.step
+            self._keep_time()
+            self._write("times.json", (json.dumps(self.times._asdict()) + "\n").encode())
+
+    def _keep_time(self) -> None:
+        """Add what has passed since the last look at the clock to the epoch's."""
+        now = time.monotonic()
+        self.times, self._clock = self.times._replace(since=self.times.since + now - self._clock), now
 
     def _write(self, name: str, content: bytes) -> None:
         if self._writes:
@@ -455,11 +502,15 @@ class Run:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
 
-        Weights, batch norm's statistics, momentum; configuration, step, sums of the epoch, and its results so far, with
+        Weights and batch norm's statistics, or their average, and then those that are trained as well; momentum;
+        configuration, step, sums of the epoch, and its results so far, with
         the best. All else is a function of these: the order and variation of images, and with them the position in the
         data, of (seed, epoch, batch), the learning rate of the step. No generator of random numbers lives on.
         """
-        arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        with self.averaged():
+            arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        if self.average:
+            arrays |= {f"trained.{k}": v for k, v in self.model.state_dict().items()}
         arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
         size = self.data.train[0].shape[2]
         info = {
@@ -482,10 +533,15 @@ class Run:
         if not self.config.extends(info.get("config")):
             raise checkpoints.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
         checkpoints.load_arrays(path, self.model, arrays)
+        if self.average:
+            self.average.start()
+            checkpoints.load_arrays(path, self.model, arrays, "trained")
         try:
             self.optimizer.load_state_dict(checkpoints.part(arrays, "optimizer"))
             self.step, self.history, self.sums = _progress(info, self.total_steps)
             self.saved = self.step
+            if self.average:
+                self.average.steps = self.step
         except (ValueError, KeyError) as error:
             raise checkpoints.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
@@ -525,6 +581,21 @@ def has_begun(folder: str | Path) -> bool:
     return any(any(Path(folder).glob(name)) for name in ("*.safetensors", "metrics.jsonl"))
 
 
+def read_times(folder: str | Path) -> Times | None:
+    """How long a run took so far; None where its folder does not say.
+
+    Examples
+    --------
+    >>> read_times("no such run")
+    """
+    try:
+        found = json.loads((Path(folder) / "times.json").read_text())
+        times = Times(list(map(float, found["epochs"])), float(found["since"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return times if all(0 <= t < math.inf for t in (*times.epochs, times.since)) else None
+
+
 def read_config(folder: str | Path) -> Config:
     """The configuration of the run in a folder.
 
@@ -548,31 +619,3 @@ def read_config(folder: str | Path) -> Config:
         if isinstance(made, dict) and made.get("shortcut") == "A-after":
             config = dataclasses.replace(config, shortcut="A-after")
     return config
-
-
-def evaluate(model: Module, loader: data.Loader) -> tuple[float, float]:
-    """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
-
-    Several processes share out the batches, and find the same.
-
-    Examples
-    --------
-    >>> import tinyres as tr
-    >>> images, labels = tr.data.shapes(20)
-    >>> loader = tr.data.Loader(images, labels, 10, mean=[0.5] * 3, std=[0.25] * 3, shuffle=False)
-    >>> loss, accuracy = evaluate(tr.models.resnet20(), loader)
-    >>> 0 <= accuracy <= 1
-    True
-    """
-    training = model.training
-    model.eval()
-    found = np.zeros((len(loader), 2))  # of each batch; processes take turns, and the sums are in one order
-    rank, processes = parallel.rank(), parallel.world_size()
-    with no_grad():
-        batches = loader.epoch(0, min(rank, len(loader)), processes)
-        for batch, (x, y) in zip(range(rank, len(loader), processes), batches, strict=True):
-            logits = model(Tensor(x))
-            found[batch] = ops.cross_entropy(logits, y).item() * len(y), (logits.data.argmax(1) == y).sum()
-    model.train(training)
-    loss, correct = (sum(values) for values in parallel.all_reduce(found).T.tolist())
-    return loss / len(loader.labels), int(correct) / len(loader.labels)

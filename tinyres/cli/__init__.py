@@ -13,7 +13,7 @@ import typer
 from PIL import Image
 
 import tinyres as tr
-from tinyres.cli import evaluate, export, predict, profile, recipes, summary, train, verify, warmup
+from tinyres.cli import compare, evaluate, export, predict, profile, recipes, summary, train, verify, warmup
 from tinyres.console import out
 from tinyres.parallel.launch import launch
 from tinyres.study.commands import app as study
@@ -32,6 +32,7 @@ for name, command in (
     ("recipes", recipes.recipes),
     ("verify", verify.verify),
     ("eval", evaluate.evaluate),
+    ("compare", compare.compare),
     ("predict", predict.predict),
     ("export", export.export),
     ("summary", summary.summary),

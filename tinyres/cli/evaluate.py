@@ -1,33 +1,147 @@
 """`tinyres eval`."""
 
-from typing import Annotated
+import json
+from pathlib import Path
+from typing import Annotated, Any
 
+import numpy as np
 import typer
+from rich.table import Table
 
-from tinyres import checkpoints
+from tinyres import checkpoints, evaluation
 from tinyres import train as training
-from tinyres.cli.options import Checkpoint
-from tinyres.console import DataOption, Threads, UserError, errors, out, work_together
+from tinyres.cli.options import Checkpoint, Json
+from tinyres.console import DataOption, Threads, UserError, errors, out, show, work_together
 from tinyres.data import Loader
+from tinyres.files import write_whole
+from tinyres.parallel.world import world
+from tinyres.study import plots
+from tinyres.study import scores as pictures
+
+SPLITS = ("test", "validation", "train")
+CONFUSED = 5  # mistakes that the text names
 
 
 def evaluate(
     checkpoint_file: Checkpoint,
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="test or train.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="test; validation, what the run held out of the training images; or train, with those.")
+    ] = "test",
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Look at each image mirrored as well, and take the mean of the logits.")
+    ] = False,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Write evaluation.json, confusion.png, calibration.png, mistakes.png here.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Json = False,
     threads: Threads = None,
 ) -> None:
-    """Loss and accuracy of a checkpoint on the data set it was trained on."""
+    """Loss and accuracy of a checkpoint on the data set it was trained on; of each class, and how sure it is.
+
+    A network is calibrated where of the answers it is 80 % sure of 80 % are right; the expected calibration error is
+    how far it is from that, in the mean. With --out, the confusion matrix, the reliability diagram and the worst
+    mistakes as pictures.
+    """
     with errors():
         work_together(threads)
-        if split not in ("train", "test"):
-            raise UserError(f"--split: got {split!r}, expected train or test")
+        if split not in SPLITS:
+            raise UserError(f"--split: got {split!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
+        if out_folder:
+            plots.subplots()  # without matplotlib, better now than after minutes
+            if out_folder.exists() and not out_folder.is_dir():
+                raise UserError(f"--out: got {out_folder}, a file; expected a folder")
         model, info = checkpoints.load_model(checkpoint_file)
         try:
             config = training.Config(**{**info["config"], "data": data or info["config"].get("data")})
         except (TypeError, ValueError) as error:
             raise UserError(f"{checkpoint_file}: not a configuration that tinyres has ({error})") from error
-        images, labels = training.read_split(config, split)
+        images, labels = (
+            training.load_data(config).validation if split == "validation" else training.read_split(config, split)
+        )
+        if not len(labels):
+            raise UserError(f"--split: got {split}, but the run of {checkpoint_file} held out no images")
         loader = Loader(images, labels, training.EVAL_BATCH, mean=info["mean"], std=info["std"], shuffle=False)
-        loss, accuracy = training.evaluate(model, loader)
-        out.print(f"{config.dataset} {split}: accuracy {accuracy:.2%}, loss {loss:.4f} ({len(labels):,} images)")
+        scores = evaluation.score(model, loader, flip=flip)
+        found = {"dataset": config.dataset, "split": split, "flip": flip, **numbers(scores, info["classes"])}
+        if out_folder and world().rank == 0:
+            _write(out_folder, found, scores, images, info["classes"])
+        if as_json:
+            out.print(json.dumps(found, indent=2), soft_wrap=True)
+            return
+        mirrored = ", each mirrored as well" if flip else ""
+        out.print(
+            f"{config.dataset} {split}: accuracy {scores.accuracy:.2%}, loss {scores.loss:.4f} ({len(labels):,} images"
+            f"{mirrored})",
+            soft_wrap=True,
+        )
+        _tell(found)
+        if out_folder:
+            out.print(f"Written: evaluation.json, {', '.join(PICTURES)} in {out_folder}", soft_wrap=True)
+
+
+def numbers(scores: evaluation.Scores, classes: list[str]) -> dict[str, Any]:
+    """What is found, as JSON has it."""
+    calibration = scores.calibration()
+    per_class = zip(
+        classes, scores.confusion.sum(1).tolist(), _numbers(scores.recall), _numbers(scores.precision), strict=True
+    )
+    worst = scores.worst(pictures.SHEET)
+    return {
+        "images": len(scores.labels),
+        "accuracy": scores.accuracy,
+        "loss": scores.loss,
+        "calibration_error": calibration.error,
+        "calibration": {name: _numbers(array) for name, array in calibration._asdict().items()},
+        "classes": [{"name": n, "images": i, "accuracy": r, "precision": p} for n, i, r, p in per_class],
+        "confusion": scores.confusion.tolist(),
+        "confused": [{"class": classes[a], "answer": classes[b], "images": i} for a, b, i in scores.confused(CONFUSED)],
+        "worst": [
+            {
+                "image": int(i),
+                "class": classes[scores.labels[i]],
+                "answer": classes[scores.answers[i]],
+                "probability": float(scores.probabilities[i, scores.labels[i]]),
+            }
+            for i in worst
+        ],
+    }
+
+
+def _numbers(array: Any) -> list[float | None]:
+    """JSON has no NaN."""
+    return [None if np.isnan(value) else value for value in array.tolist()]
+
+
+def _tell(found: dict[str, Any]) -> None:
+    table = Table("class", "images", "accuracy", "precision")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in found["classes"]:
+        shares = ("-" if row[key] is None else f"{row[key]:.1%}" for key in ("accuracy", "precision"))
+        table.add_row(row["name"], f"{row['images']:,}", *shares)
+    show(table)
+    for pair in found["confused"]:
+        of = next(row["images"] for row in found["classes"] if row["name"] == pair["class"])
+        out.print(f"{pair['class']} taken for {pair['answer']}: {pair['images']:,} of {of:,}", soft_wrap=True)
+    out.print(f"Expected calibration error {found['calibration_error']:.2%} ({evaluation.BINS} bins)", soft_wrap=True)
+
+
+PICTURES = ("confusion.png", "calibration.png", "mistakes.png")
+
+
+def _write(folder: Path, found: dict[str, Any], scores: evaluation.Scores, images: Any, classes: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "evaluation.json", (json.dumps(found, indent=2) + "\n").encode())
+    drawn = (
+        pictures.confusion(scores, classes),
+        pictures.reliability(scores),
+        pictures.mistakes(scores, images, classes),
+    )
+    for name, figure in zip(PICTURES, drawn, strict=True):
+        plots.save(figure, folder / name)

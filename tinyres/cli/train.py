@@ -66,6 +66,10 @@ def train(
         str | None,
         typer.Option(help="Start from these weights, safetensors of torchvision's or timm's names, or a checkpoint."),
     ] = DEFAULTS.weights,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Leave the network as it is up to this part: stem, layer1, ...", show_default=False),
+    ] = DEFAULTS.freeze,
     num_classes: Annotated[
         int | None, typer.Option(help="Classes to tell apart; must be those of the data, and is by default.")
     ] = DEFAULTS.num_classes,
@@ -97,6 +101,24 @@ def train(
     decay_bias: Annotated[
         bool, typer.Option(help="Whether biases and batch norm decay as well.", rich_help_panel=RECIPE)
     ] = DEFAULTS.decay_bias,
+    bias_lr: Annotated[
+        float, typer.Option(help="Share of the rate for the biases of batch norm.", rich_help_panel=RECIPE)
+    ] = DEFAULTS.bias_lr,
+    layer_decay: Annotated[
+        float,
+        typer.Option(
+            help="Share of the rate for each part of the network (stem, layer1, ...), of that of the next; for "
+            "fine-tuning.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = DEFAULTS.layer_decay,
+    ema: Annotated[
+        float,
+        typer.Option(
+            help="Keep a moving average of the weights, of which each step leaves this share, and test that.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = DEFAULTS.ema,
     zero_init_residual: Annotated[
         bool,
         typer.Option(

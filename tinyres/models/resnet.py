@@ -123,6 +123,19 @@ class ResNet(Module):
             for block in self._modules[stage].children():
                 yield f"{stage}.{block._name}", block
 
+    def parts(self) -> dict[str, list[Module]]:
+        """The network from the images on, by name: "stem", "layer1" and so on, and "head", which is what is new where a
+        network is made to tell other classes apart.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> list(tr.models.resnet20().parts())
+        ['stem', 'layer1', 'layer2', 'layer3', 'head']
+        """
+        head: list[Module] = [self.fc] if self.norm is None else [self.norm, self.fc]
+        return {"stem": [self.conv1, self.bn1], **{s: [self._modules[s]] for s in self._stages}, "head": head}
+
     def recompute(self, blocks: int = 1) -> None:
         """In training, keep only what goes into every so many blocks of a stage, and compute the rest again in
         backward, see `tinyres.checkpoint`: gradients are the same to the last bit. 0 keeps everything, as at first.

@@ -62,7 +62,7 @@ class Module:
     """
 
     def __init__(self) -> None:
-        self.training = True
+        self.training, self.frozen = True, False
         self._parameters: dict[str, Parameter] = {}
         self._buffers: dict[str, Array] = {}
         self._modules: dict[str, Module] = {}
@@ -188,14 +188,33 @@ class Module:
 
     # -- modes
     def train(self, mode: bool = True) -> "Module":
-        """Training behaviour (batch norm uses the batch's statistics) for this module and all below it."""
+        """Training behaviour (batch norm uses the batch's statistics) for this module and all below it that is not
+        frozen."""
         for module in self.modules():
-            module.training = mode
+            module.training = mode and not module.frozen
         return self
 
     def eval(self) -> "Module":
         """Evaluation behaviour (batch norm uses the running statistics)."""
         return self.train(False)
+
+    def freeze(self) -> "Module":
+        """Leave this module, and all below it, as it is: no parameter requires a gradient, and `train` changes nothing,
+        so that batch norm keeps its running statistics. For good.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> net = tr.models.resnet18()
+        >>> _ = net.conv1.freeze(), net.bn1.freeze()
+        >>> net.train().bn1.training, net.layer1[0].bn1.training
+        (False, True)
+        """
+        for module in self.modules():
+            module.frozen, module.training = True, False
+            for parameter in module._parameters.values():
+                parameter.requires_grad = False
+        return self
 
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
@@ -224,9 +243,17 @@ class Module:
         >>> list(tr.nn.BatchNorm2d(4).state_dict())
         ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
         """
-        return {name: array.copy() for name, array in self._state()}
+        return {name: array.copy() for name, array in self.named_arrays()}
 
-    def _state(self) -> Iterator[tuple[str, Array]]:
+    def named_arrays(self) -> Iterator[tuple[str, Array]]:
+        """The arrays of all parameters and buffers, as they are, by the names of `state_dict`.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> [name for name, _ in tr.nn.BatchNorm2d(2).named_arrays()][:2]
+        ['weight', 'bias']
+        """
         for path, module in self.named_modules():
             prefix = f"{path}." if path else ""
             for name, parameter in module._parameters.items():
@@ -255,7 +282,7 @@ class Module:
         ValueError
             Listing all missing, unexpected and mis-shaped names at once. Nothing has been changed then.
         """
-        own = dict(self._state())
+        own = dict(self.named_arrays())
         arrays = {name: np.asarray(value) for name, value in state.items()}
         problems = [
             f"{name}: got shape {arrays[name].shape}, expected {array.shape}"

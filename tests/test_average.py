@@ -1,0 +1,110 @@
+"""The moving average of weights, and runs that have one."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.runs import config, install_tiny, result
+
+import tinyres as tr
+from tinyres import checkpoints, nn, train
+from tinyres.average import EMA
+
+
+@given(st.floats(0, 1), st.integers(1, 4), st.lists(st.floats(-9, 9), max_size=30))
+def test_it_is_its_formula(decay, every, values):
+    model = nn.Linear(1, 1, bias=False).astype("f8")
+    model.weight.data[...] = expected = 1.0
+    average = EMA(model, decay, every=every)
+    for n, value in enumerate(values, 1):
+        model.weight.data[...] = value
+        average.update()
+        if n % every == 0:
+            d = min(decay, (1 + n) / (10 + n)) ** every
+            expected = d * expected + (1 - d) * value
+    np.testing.assert_allclose(average.arrays["weight"], expected, rtol=1e-9, atol=1e-12)
+
+
+def test_inside_the_block_the_model_has_the_averages_and_after_it_its_own():
+    model = tr.models.ResNet(tr.models.BasicBlock, [1], widths=(4,))
+    average = EMA(model, 0.5)
+    model(tr.Tensor(np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype("f4")))  # moves running statistics
+    for p in model.parameters():
+        p.data = p.data + 1
+    average.update()
+    own, means = model.state_dict(), {name: array.copy() for name, array in average.arrays.items()}
+
+    def look():
+        with average.in_place():
+            for name, array in model.named_arrays():
+                np.testing.assert_array_equal(array, means.get(name, own[name]))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        look()
+    for name, array in model.named_arrays():
+        np.testing.assert_array_equal(array, own[name])
+    assert {name for name in own if name not in means} == {name for name in own if name.endswith("num_batches_tracked")}
+    assert all((means[name] != own[name]).any() for name in means)
+
+
+def test_a_shared_parameter_is_averaged_once():
+    shared = nn.Linear(2, 2, bias=False)
+    model = nn.Sequential(shared, shared)
+    average = EMA(model, 0.0)
+    start = shared.weight.data.copy()
+    shared.weight.data[...] = 3
+    with average.in_place():
+        np.testing.assert_array_equal(shared.weight.data, start)
+    np.testing.assert_array_equal(shared.weight.data, np.full((2, 2), 3))
+
+
+@pytest.mark.parametrize(("decay", "every"), [(-0.1, 1), (1.1, 1), (float("nan"), 1), (0.5, 0)])
+def test_what_makes_no_sense_is_refused(decay, every):
+    with pytest.raises(ValueError, match="decay: got" if every else "every: got"):
+        EMA(nn.Linear(1, 1), decay, every=every)
+
+
+# ---------------------------------------------------------------- runs
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, one_thread):
+    install_tiny(monkeypatch)
+
+
+def test_a_run_tests_and_saves_its_average_and_trains_as_without(tmp_path):
+    runs = {name: train.Run(config(ema=ema), tmp_path / name) for name, ema in (("with", 0.9), ("without", 0.0))}
+    scores = {name: run.fit() for name, run in runs.items()}
+    arrays = {name: checkpoints.load(tmp_path / name / "last.safetensors")[0] for name in runs}
+    plain = checkpoints.part(arrays["without"], "model")
+    for name, array in checkpoints.part(arrays["with"], "trained").items():
+        np.testing.assert_array_equal(array, plain[name])
+    assert (arrays["with"]["model.fc.weight"] != plain["fc.weight"]).any()
+    model, info = checkpoints.load_model(tmp_path / "with" / "best.safetensors")
+    np.testing.assert_array_equal(
+        model.fc.weight.data, checkpoints.load(tmp_path / "with" / "best.safetensors")[0]["model.fc.weight"]
+    )
+    loader = tr.data.Loader(*runs["with"].data.test, 250, mean=info["mean"], std=info["std"], shuffle=False)
+    assert train.evaluate(model, loader)[0] == scores["with"]["test_loss"] != scores["without"]["test_loss"]
+
+
+@pytest.mark.parametrize("step", [3, 4, 7, 11])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_a_run_with_an_average_goes_on_as_if_it_had_not_stopped(tmp_path, step, shards):
+    wanted = config(ema=0.9, shards=shards)
+    train.Run(wanted, tmp_path / "whole").fit()
+    run = train.Run(wanted, tmp_path / "run")
+    run.train_to(step)
+    run.save("last")
+    train.Run(wanted, tmp_path / "run", resume=True).fit()
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
+
+
+def test_a_checkpoint_without_what_is_trained_is_refused(tmp_path):
+    run = train.Run(config(ema=0.9), tmp_path / "run")
+    run.train_to(2)
+    run.save("last")
+    path = tmp_path / "run" / "last.safetensors"
+    arrays, info = checkpoints.load(path)
+    checkpoints.save(path, {name: a for name, a in arrays.items() if name != "trained.fc.bias"}, info)
+    with pytest.raises(checkpoints.CheckpointError, match=r"fc\.bias: missing"):
+        train.Run(config(ema=0.9), tmp_path / "run", resume=True)

@@ -1,0 +1,83 @@
+"""`tinyres compare`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from tinyres.cli.options import Json
+from tinyres.console import UserError, errors, out, show
+from tinyres.files import write_whole
+from tinyres.study import comparison, plots
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, two or more.", show_default=False)],
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Write comparison.html, comparison.json and comparison.png here.", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Runs side by side: what differs in their recipes, how accurate they are, and in how many minutes.
+
+    With --out, a page with their curves over each other. Minutes are those of training and validation. The test images
+    of a run choose nothing: compare by the validation images, and look at the test accuracy at the end.
+    """
+    with errors():
+        if len(runs) < 2:
+            raise UserError(f"RUNS: got {len(runs)}, expected two or more to compare")
+        if out_folder and out_folder.exists() and not out_folder.is_dir():
+            raise UserError(f"--out: got {out_folder}, a file; expected a folder")
+        records = [comparison.read(run) for run in dict.fromkeys(runs)]
+        found = comparison.numbers(records)
+        if out_folder:
+            _write(out_folder, records, found)
+        if as_json:
+            out.print(json.dumps(found, indent=2), soft_wrap=True)
+            return
+        _tell(records, found)
+        if out_folder:
+            out.print(f"Written: comparison.html, comparison.json, comparison.png in {out_folder}", soft_wrap=True)
+
+
+def _write(folder: Path, records: list[comparison.Record], found: dict[str, Any]) -> None:
+    figure = comparison.draw(records)
+    html = comparison.page(records, figure)  # before anything is written: both may lack what they need
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.save(figure, folder / "comparison.png")
+    write_whole(folder / "comparison.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(folder / "comparison.html", html.encode())
+
+
+def _tell(records: list[comparison.Record], found: dict[str, Any]) -> None:
+    if found["differences"]:
+        table = Table("setting", *(r.name for r in records), title="What differs")
+        for name, values in found["differences"].items():
+            table.add_row(name, *("-" if value is None else str(value) for value in values))
+        show(table)
+    else:
+        out.print("Their recipes are the same.")
+    headings = ("run", "epochs", "minutes", "training loss", "best validation", "test", "test loss")
+    table = Table(*headings, title="What came of them")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for run in found["runs"]:
+        table.add_row(
+            run["run"],
+            f"{run['epochs']} of {run['of']}",
+            _shown(run["minutes"], ".1f"),
+            _shown(run["train_loss"], ".4f"),
+            _shown(run["best_validation_accuracy"], ".2%"),
+            _shown(run["test_accuracy"], ".2%"),
+            _shown(run["test_loss"], ".4f"),
+        )
+    show(table)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,214 @@
+"""How often a network is right, how sure it is of that, and where it is wrong."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyres import ops, parallel
+from tinyres.data import Loader
+from tinyres.nn import Module
+from tinyres.tape import Array, no_grad
+from tinyres.tensor import Tensor
+
+BINS = 15  # of confidence: as many as Guo et al. have
+
+
+def evaluate(model: Module, loader: Loader, *, flip: bool = False) -> tuple[float, float]:
+    """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
+
+    Several processes share out the batches, and find the same. `flip` as in `score`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> images, labels = tr.data.shapes(20)
+    >>> loader = tr.data.Loader(images, labels, 10, mean=[0.5] * 3, std=[0.25] * 3, shuffle=False)
+    >>> loss, accuracy = evaluate(tr.models.resnet20(), loader)
+    >>> 0 <= accuracy <= 1
+    True
+    """
+    found = np.zeros((len(loader), 2))  # of each batch; processes take turns, and the sums are in one order
+    for batch, logits, y in _batches(model, loader, flip):
+        found[batch] = ops.cross_entropy(Tensor(logits), y).item() * len(y), (logits.argmax(1) == y).sum()
+    loss, correct = (sum(values) for values in parallel.all_reduce(found).T.tolist())
+    return loss / len(loader.labels), int(correct) / len(loader.labels)
+
+
+def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
+    """All that a model, in evaluation mode, says of the images of a loader that does not shuffle.
+
+    Parameters
+    ----------
+    model : Module
+    loader : Loader
+    flip : bool
+        Whether to look at each image mirrored as well, and take the mean of both logits. It costs twice the time, and
+        is another classifier than the network alone: say so where its accuracy stands.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> images, labels = tr.data.shapes(20)
+    >>> loader = tr.data.Loader(images, labels, 8, mean=[0.5] * 3, std=[0.25] * 3, shuffle=False)
+    >>> score(tr.models.resnet20(), loader).confusion.sum()
+    np.int64(20)
+    """
+    parts = [(batch * loader.batch_size, logits) for batch, logits, _ in _batches(model, loader, flip)]
+    width = np.array([parts[0][1].shape[1] if parts and parallel.rank() == 0 else 0])  # others may have no batch
+    found = np.zeros((len(loader.labels), int(parallel.all_reduce(width)[0])), np.float32)
+    for start, logits in parts:
+        found[start : start + len(logits)] = logits
+    return Scores(parallel.all_reduce(found), loader.labels)
+
+
+def _batches(model: Module, loader: Loader, flip: bool) -> Iterator[tuple[int, Array, Array]]:
+    """Number, logits and labels of the batches that are this process's, in evaluation mode."""
+    training = model.training
+    model.eval()
+    rank, processes = parallel.rank(), parallel.world_size()
+    batches = loader.epoch(0, min(rank, len(loader)), processes)
+    try:
+        with no_grad():
+            for batch, (x, y) in zip(range(rank, len(loader), processes), batches, strict=True):
+                logits = model(Tensor(x)).data
+                if flip:
+                    logits = (logits + model(Tensor(x[..., ::-1])).data) / 2
+                yield batch, logits, y
+    finally:
+        model.train(training)
+
+
+class Calibration(NamedTuple):
+    """Images by how sure the network is of its answer, in bins of equal width from 0 to 1; NaN where there are none.
+
+    Attributes
+    ----------
+    images : int64 array of shape (bins,)
+    confidence, accuracy : float64 arrays of shape (bins,)
+        Means over a bin: of the probability given to the answer, and of whether it is right.
+    """
+
+    images: Array
+    confidence: Array
+    accuracy: Array
+
+    @property
+    def error(self) -> float:
+        """The expected calibration error, sum_b |B_b| / n |accuracy(B_b) - confidence(B_b)|.
+
+        Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", 2017, equation 3.
+        """
+        gaps = self.images * np.abs(self.accuracy - self.confidence)
+        return float(np.nansum(gaps) / self.images.sum())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits and labels of a set of images, and what follows from them.
+
+    Parameters
+    ----------
+    logits : float array of shape (N, K)
+    labels : int64 array of shape (N,)
+
+    Raises
+    ------
+    ValueError
+        Where they are not of this form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scores = Scores(np.log([[0.9, 0.1], [0.4, 0.6], [0.8, 0.2]]), np.array([0, 1, 1]))
+    >>> round(scores.accuracy, 3), scores.confusion.tolist()
+    (0.667, [[1, 0], [1, 1]])
+    >>> scores.worst(1), scores.recall, round(scores.calibration().error, 3)
+    (array([2]), array([1. , 0.5]), 0.433)
+    """
+
+    logits: Array
+    labels: Array
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1] or not self.labels.size:
+            raise ValueError(
+                f"logits, labels: got shapes {self.logits.shape} and {self.labels.shape}, expected (N, K) and (N,), "
+                "and an image at least"
+            )
+        if self.labels.dtype.kind not in "iu" or not ((self.labels >= 0) & (self.labels < self.logits.shape[1])).all():
+            raise ValueError(f"labels: expected whole numbers from 0 to {self.logits.shape[1] - 1}, the classes")
+
+    @cached_property
+    def log_probabilities(self) -> Array:
+        """log softmax of the logits, float64 of shape (N, K)."""
+        z = self.logits.astype(np.float64)
+        z -= z.max(1, keepdims=True)
+        return z - np.log(np.exp(z).sum(1, keepdims=True))
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """softmax of the logits, float64 of shape (N, K)."""
+        return np.exp(self.log_probabilities)
+
+    @cached_property
+    def answers(self) -> Array:
+        """The most probable class of each image, (N,)."""
+        return self.logits.argmax(1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose answer is right."""
+        return float((self.answers == self.labels).mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean of -log p of the right class: the cross entropy."""
+        return float(-self._of_the_label.mean())
+
+    @property
+    def _of_the_label(self) -> Array:
+        return self.log_probabilities[np.arange(len(self.labels)), self.labels]
+
+    @cached_property
+    def confusion(self) -> Array:
+        """Images of each class (rows) by their answers (columns), int64 of shape (K, K)."""
+        classes = self.logits.shape[1]
+        return np.bincount(self.labels * classes + self.answers, minlength=classes**2).reshape(classes, classes)
+
+    @property
+    def recall(self) -> Array:
+        """Share of each class's images whose answer is right, its accuracy; NaN of a class without images. (K,)"""
+        return _share(self.confusion.diagonal(), self.confusion.sum(1))
+
+    @property
+    def precision(self) -> Array:
+        """Share of each answer that is right; NaN of one that was never given. (K,)"""
+        return _share(self.confusion.diagonal(), self.confusion.sum(0))
+
+    def calibration(self, bins: int = BINS) -> Calibration:
+        """Whether images of whose answer the network is 80 % sure are right in 80 % of all cases."""
+        if bins < 1:
+            raise ValueError(f"bins: got {bins}, expected 1 or more")
+        sure = self.probabilities.max(1)
+        which = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin has its upper edge
+        images = np.bincount(which, minlength=bins)
+        right = np.bincount(which, self.answers == self.labels, minlength=bins)
+        return Calibration(images, _share(np.bincount(which, sure, minlength=bins), images), _share(right, images))
+
+    def worst(self, n: int) -> Array:
+        """At most n images whose answer is wrong, those first to whose class it gives the least probability. (n,)"""
+        wrong = np.flatnonzero(self.answers != self.labels)
+        return wrong[np.argsort(self._of_the_label[wrong], kind="stable")[:n]]
+
+    def confused(self, n: int) -> list[tuple[int, int, int]]:
+        """The n most frequent mistakes: (class, answer, images)."""
+        off = self.confusion - np.diag(self.confusion.diagonal())
+        order = np.argsort(-off, axis=None, kind="stable")[:n]
+        return [(int(k // len(off)), int(k % len(off)), int(off.flat[k])) for k in order if off.flat[k]]
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)

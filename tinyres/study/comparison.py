@@ -1,0 +1,139 @@
+"""Runs side by side: what was asked for that differs, and what came of it."""
+
+import base64
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tinyres import train
+from tinyres.checkpoints import CheckpointError
+from tinyres.recipe import Config
+from tinyres.study import plots
+from tinyres.study.page import find_jinja
+
+NOT_COMPARED = ("data",)  # where the images are is not what they are
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What the folder of a run says of it, without its weights."""
+
+    name: str
+    config: Config
+    history: list[dict[str, float]]  # of its epochs
+    result: dict[str, float]  # of its test, empty before that
+    minutes: list[float] | None  # from the start to the end of each epoch; None where they were not taken
+
+    @property
+    def best(self) -> float | None:
+        """The highest validation accuracy; None without validation images."""
+        return max((e["validation_accuracy"] for e in self.history if "validation_accuracy" in e), default=None)
+
+
+def read(folder: str | Path) -> Record:
+    """The record of a run.
+
+    Raises
+    ------
+    CheckpointError
+        Where there is no run in the folder, or it has not finished an epoch, or its metrics cannot be read.
+
+    Examples
+    --------
+    >>> read("runs/first").best  # doctest: +SKIP
+    0.8312
+    """
+    folder = Path(folder)
+    config = train.read_config(folder)
+    path = folder / "metrics.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        history = [line for line in lines if "epoch" in line]
+        for name in ("epoch", "train_loss", "train_accuracy"):
+            [float(line[name]) for line in history]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise CheckpointError(f"{path}: no metrics of a run that has finished an epoch ({error!r})") from error
+    if not history:
+        raise CheckpointError(f"{path}: the run has not finished an epoch yet")
+    result: dict[str, float] = next((line for line in lines if "test_accuracy" in line), {})
+    times = train.read_times(folder)
+    minutes = None
+    if times and len(times.epochs) >= len(history):
+        minutes = [sum(times.epochs[: i + 1]) / 60 for i in range(len(history))]
+    return Record(str(folder), config, history, result, minutes)
+
+
+def differences(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """Fields of the configurations that are not the same in all runs, with the value of each.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> a, b = (Record("", tr.train.Config(lr=lr), [], {}, None) for lr in (0.1, 0.5))
+    >>> differences([a, b])
+    {'lr': [0.1, 0.5]}
+    """
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_COMPARED]
+    values = {name: [getattr(record.config, name) for record in records] for name in names}
+    return {name: some for name, some in values.items() if any(value != some[0] for value in some)}
+
+
+def numbers(records: Sequence[Record]) -> dict[str, Any]:
+    """All that is compared, as JSON has it."""
+    return {
+        "differences": differences(records),
+        "runs": [
+            {
+                "run": r.name,
+                "epochs": len(r.history),
+                "of": r.config.epochs,
+                "minutes": r.minutes[-1] if r.minutes else None,
+                "train_loss": r.history[-1]["train_loss"],
+                "best_validation_accuracy": r.best,
+                "test_accuracy": r.result.get("test_accuracy"),
+                "test_loss": r.result.get("test_loss"),
+            }
+            for r in records
+        ],
+    }
+
+
+def draw(records: Sequence[Record]) -> Any:
+    """Training loss, and validation accuracy (of training where none was held out): against minutes where all runs have
+    taken the time, else against epochs."""
+    timed = all(r.minutes for r in records)
+    held = all(r.best is not None for r in records)
+    figure, (left, right) = plots.subplots(1, 2, width=10.0, height=3.8)
+    for i, r in enumerate(records):
+        along = r.minutes if timed else [epoch["epoch"] for epoch in r.history]
+        style = {"color": f"C{i % 10}", "linestyle": "-" if i < 10 else "--", "marker": "o", "markersize": 3}
+        left.plot(along, [epoch["train_loss"] for epoch in r.history], **style, label=r.name)
+        split = "validation" if held else "train"
+        right.plot(along, [100 * epoch[f"{split}_accuracy"] for epoch in r.history], **style)
+    unit = "minutes" if timed else "epoch"
+    left.set(xlabel=unit, ylabel="training loss", ylim=(0, None))
+    right.set(xlabel=unit, ylabel=f"{'validation' if held else 'training'} accuracy (%)")
+    figure.legend(loc="outside lower center", ncols=min(2, len(records)))
+    return figure
+
+
+def page(records: Sequence[Record], figure: Any) -> str:
+    """A single HTML file that needs nothing else: the picture, and both tables.
+
+    Raises
+    ------
+    ImportError
+        Where jinja2 is not installed.
+    """
+    jinja2 = find_jinja()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    template = files("tinyres.study").joinpath("comparison.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.from_string(template).render(
+        **numbers(records), names=[r.name for r in records], picture=base64.b64encode(picture.getvalue()).decode()
+    )
