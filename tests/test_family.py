@@ -71,22 +71,25 @@ def forward(net, other, ours, theirs):
     norms = [m for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and "downsample" not in n]
     remove = [m.register_forward_hook(lambda module, args, y: open_here.append(y.data > 0)) for m in norms]
     pooled = []
-    if net.maxpool is not None:
-        remove.append(net.maxpool.register_forward_hook(lambda module, args, y: pooled.append(args[0].data)))
+    pools = [m for m in net.modules() if isinstance(m, nn.MaxPool2d)]
+    remove += [m.register_forward_hook(lambda m, args, y: pooled.append((m, args[0].data))) for m in pools]
     logits = net(ours)
     for undo in remove:
         undo()
     gates = places = None
     if ours.dtype == np.float32:
         gates = [torch.from_numpy(np.ascontiguousarray(a)) for a in open_here]
-        for image in pooled:  # the first of the largest, as here
-            places = F.max_pool2d(torch.from_numpy(np.ascontiguousarray(image)), 3, 2, 1, return_indices=True)[1]
+        places = []
+        for pool, image in pooled:  # the first of the largest, as here
+            x, window = torch.from_numpy(np.ascontiguousarray(image)), (pool.kernel_size, pool.stride, pool.padding)
+            places.append(F.max_pool2d(x, *window, return_indices=True)[1])
     try:
         twin.gates, twin.places = gates, places
         torch_logits = other(theirs)
     finally:
         twin.gates = twin.places = None
     assert not gates  # as many ReLUs there as here
+    assert not places
     return logits, torch_logits
 
 

@@ -341,3 +341,42 @@ def test_pictures_of_another_dtype_are_told_of_with_both_ways_out():
 def test_layers_refuse_windows_that_are_none(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# ---------------------------------------------------------------- ways down
+@pytest.mark.parametrize("block", [BasicBlock, models.Bottleneck, models.PreActBlock])
+def test_pools_between_stages_halve_and_blocks_change_no_shape(block):
+    net = ResNet(block, [1, 0, 2], widths=(4, 8, 6), stem_width=5, down="pool", shortcut=None)
+    shapes = []
+    for name in net._stages:
+        net._modules[name].register_forward_hook(lambda module, args, y: shapes.append((args[0].shape, y.shape)))
+    assert net(tr.Tensor(images(side=16))).shape == (2, 10)
+    e = block.expansion
+    expected = [(2, 5, 16, 16), (2, 4 * e, 8, 8), (2, 8 * e, 4, 4), (2, 6 * e, 2, 2)]
+    assert shapes == list(zip(expected, expected[1:], strict=False))
+    assert [name for name, _ in net.blocks()] == ["layer1.1", "layer3.1", "layer3.2"]
+    assert not [name for name, _ in net.named_modules() if "downsample" in name]
+    assert net.conv1.weight.shape[0] == 5
+
+
+def test_resnet9_has_nine_layers_with_weights():
+    """Page, "How to train your ResNet 4": 64, 128 and 256 channels, 512 at the end; 6.57 million parameters."""
+    with nn.init.nothing_drawn():
+        net, slim = models.create("resnet9"), models.create("slim_resnet9")
+    for model, width in ((net, 64), (slim, 32)):
+        layers = [m.weight.shape[0] for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert layers == [width, *[2 * width] * 3, 4 * width, *[8 * width] * 3, 10]
+    assert size(net) == 6_573_130
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"down": "stride"}, "down: got 'stride', expected one of 'block', 'pool'"),
+        ({"layers": [1, 0]}, r"layers: got \[1, 0\]"),
+        ({"layers": [1, -1], "down": "pool"}, r"layers: got \[1, -1\]"),
+    ],
+)
+def test_ways_down_that_there_are_not(options, message):
+    with pytest.raises(ValueError, match=message):
+        ResNet(**{"block": BasicBlock, "layers": [1, 1], "widths": (4, 8), **options})

@@ -76,7 +76,8 @@ def network(name, **options):
     net = models.create(name, num_classes=10, **options).astype(np.float64)
     blocks = sum(type(m).__name__ in LAST for m in net.modules())
     net = nearly_linear(net, branch=max(blocks, 1) ** -0.5)
-    return net, images(side=64 if large else 8)
+    halvings = 3 if any(isinstance(m, models.PooledConv) for m in net.modules()) else 2
+    return net, images(side=64 if large else 2 * 2**halvings)  # 2 x 2 pixels in the last stage
 
 
 def assert_right(net, x):

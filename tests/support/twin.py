@@ -10,7 +10,7 @@ def conv(i, o, kernel, stride=1, groups=1):
 
 
 gates: list[torch.Tensor] | None = None  # where the next ReLUs are open; with None, they see for themselves
-places: torch.Tensor | None = None  # pixels that the max-pool takes; with None, the largest
+places: list[torch.Tensor] | None = None  # pixels that the next max-pools take; with None, the largest
 
 
 def relu(x):
@@ -23,11 +23,12 @@ def relu(x):
     return x * gate
 
 
-def max_pool(x):
+def max_pool(x, *window):
     if places is None:
-        return F.max_pool2d(x, 3, 2, 1)
-    taken = x.flatten(2).gather(2, places.flatten(2)).view(places.shape)
-    short = (F.max_pool2d(x, 3, 2, 1) - taken).detach()  # of the largest: 0 but for rounding
+        return F.max_pool2d(x, *window)
+    place = places.pop(0)
+    taken = x.flatten(2).gather(2, place.flatten(2)).view(place.shape)
+    short = (F.max_pool2d(x, *window) - taken).detach()  # of the largest: 0 but for rounding
     assert short.max() < 3e-4 * x.detach().square().mean().sqrt()
     return taken
 
@@ -50,6 +51,15 @@ class Basic(nn.Module):
 class Plain(Basic):
     def forward(self, x):
         return relu(self.bn2(self.conv2(relu(self.bn1(self.conv1(x))))))
+
+
+class Pooled(nn.Module):
+    def __init__(self, i, o):
+        super().__init__()
+        self.conv, self.bn = conv(i, o, 3), nn.BatchNorm2d(o)
+
+    def forward(self, x):
+        return relu(self.bn(max_pool(self.conv(x), 2)))
 
 
 class Bottleneck(nn.Module):
@@ -112,16 +122,19 @@ class Pad(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, block, layers, num_classes, stem, planes, shortcut, **options):
+    def __init__(self, block, layers, num_classes, stem, planes, shortcut, inplanes=None, pool=False, **options):
         super().__init__()
         self.large, self.stages, preact = stem == "imagenet", [], hasattr(block, "preact")
-        self.conv1 = nn.Conv2d(3, planes[0], *((7, 2, 3) if self.large else (3, 1, 1)), bias=False)
-        self.bn1 = nn.BatchNorm2d(planes[0])
-        inplanes = planes[0]
+        inplanes = inplanes or planes[0]
+        self.conv1 = nn.Conv2d(3, inplanes, *((7, 2, 3) if self.large else (3, 1, 1)), bias=False)
+        self.bn1 = nn.BatchNorm2d(inplanes)
         for s, (width, count) in enumerate(zip(planes, layers, strict=True)):
             blocks = []
+            if pool:
+                blocks.append(Pooled(inplanes, width))
+                inplanes = width
             for j in range(count):
-                stride, out = 2 if s and not j else 1, width * block.expansion
+                stride, out = 2 if s and not j and not pool else 1, width * block.expansion
                 changes, downsample = stride != 1 or inplanes != out, None
                 if shortcut == "C" or (shortcut == "B" and changes):
                     norm = [] if preact else [nn.BatchNorm2d(out)]
@@ -138,7 +151,7 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = relu(self.bn1(self.conv1(x)))
-        x = max_pool(x) if self.large else x
+        x = max_pool(x, 3, 2, 1) if self.large else x
         for stage in self.stages:
             x = getattr(self, stage)(x)
         x = x if self.norm is None else relu(self.norm(x))
@@ -185,6 +198,8 @@ MODELS = {
     "preact_resnet34": imagenet(PreAct, L34),
     "preact_resnet50": imagenet(PreActBottleneck, L34),
     "wide_resnet50_2": imagenet(Bottleneck, L34, base_width=128),
+    "resnet9": (Basic, [1, 0, 1], "cifar", (128, 256, 512), None, {"inplanes": 64, "pool": True}),
+    "slim_resnet9": (Basic, [1, 0, 1], "cifar", (64, 128, 256), None, {"inplanes": 32, "pool": True}),
     "resnext50_32x4d": imagenet(Bottleneck, L34, groups=32, base_width=4),
 }
 

@@ -7,7 +7,7 @@ residual networks", ECCV 2016).
 """
 
 from tinyres import ops
-from tinyres.nn import BatchNorm2d, Conv2d, Module, Sequential
+from tinyres.nn import BatchNorm2d, Conv2d, MaxPool2d, Module, Sequential
 from tinyres.tensor import Tensor
 
 
@@ -227,6 +227,36 @@ class PreActBottleneck(PreActBlock):
     def zero_residual(self) -> None:
         """Make F(x) = 0, so that the block starts as its shortcut."""
         self.conv3.weight.data[...] = 0
+
+
+# ---------------------------------------------------------------- ways down between blocks
+class PooledConv(Module):
+    """relu(bn(pool(conv(x)))): a 3x3 convolution that makes more channels, and a max-pool that halves the image.
+
+    Where these are the way down, every shortcut is the identity, as in Page's ResNet-9 ("How to train your ResNet 4",
+    2018). Batch norm comes after the pool, as in Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024: it
+    has a quarter of the pixels there.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> x = tr.Tensor(np.zeros((2, 16, 8, 8), np.float32))
+    >>> tr.models.PooledConv(16, 32)(x).shape
+    (2, 32, 4, 4)
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.pool = MaxPool2d(2)
+        self.bn = BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(self.pool(self.conv(x)), relu=True)
 
 
 # ---------------------------------------------------------------- shortcuts where shapes change

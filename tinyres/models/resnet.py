@@ -2,7 +2,7 @@
 recognition", CVPR 2016.
 
 A network is a stem, some stages of blocks, and a classifier. Each stage but the first halves the image and doubles the
-channels in its first block. Names of modules and parameters are torchvision's.
+channels in its first block, or each does before its blocks. Names of modules and parameters are torchvision's.
 """
 
 import difflib
@@ -17,6 +17,7 @@ from tinyres.models.blocks import (
     BasicBlock,
     Bottleneck,
     PlainBlock,
+    PooledConv,
     PreActBlock,
     PreActBottleneck,
     make_shortcut,
@@ -26,6 +27,7 @@ from tinyres.spelling import did_you_mean
 from tinyres.tensor import Tensor
 
 STEMS = ("cifar", "imagenet")
+DOWN = ("block", "pool")
 
 
 class ResNet(Module):
@@ -44,6 +46,11 @@ class ResNet(Module):
         A 3x3 convolution, or one of 7x7 with stride 2 and a 3x3 max-pool with stride 2 (the paper, table 1).
     widths : sequence of int, optional
         Channels of each stage; 64, 128, 256, 512 by default.
+    down : "block" or "pool"
+        Where the image is halved: in the first block of each stage but the first, as in the paper; or before the blocks
+        of each stage, by a `PooledConv`: then no block changes shapes, and a stage may have none.
+    stem_width : int, optional
+        Channels that the stem makes; those of the first stage by default.
     shortcut : "A", "A-after", "B", "C" or None
         Where shapes change: A pads with zeros, see `PaddedIdentity`, B projects; C projects in every block (the paper,
         section 4.1). None gives blocks no shortcut module at all, for blocks that have no shortcut.
@@ -55,7 +62,7 @@ class ResNet(Module):
     Raises
     ------
     ValueError
-        Where `layers`, `widths`, `stem` or `shortcut` are not of this form.
+        Where `layers`, `widths`, `down`, `stem_width`, `stem` or `shortcut` are not of this form.
     TypeError
         Where neither a network nor its blocks have an option of that name, with those that there are.
 
@@ -76,13 +83,18 @@ class ResNet(Module):
         in_channels: int = 3,
         stem: str = "cifar",
         widths: Sequence[int] | None = None,
+        down: str = "block",
+        stem_width: int | None = None,
         shortcut: str | None = "B",
         zero_init_residual: bool = False,
         **block_options: Any,
     ) -> None:
         super().__init__()
         widths = [64 * 2**i for i in range(len(layers))] if widths is None else widths
-        if not layers or len(layers) != len(widths) or min(*layers, *widths) < 1:
+        if down not in DOWN:
+            raise ValueError(f"down: got {down!r}, expected one of {', '.join(map(repr, DOWN))}")
+        pooled = down == "pool"
+        if not layers or len(layers) != len(widths) or min(widths) < 1 or min(layers) < 1 - pooled:
             raise ValueError(f"layers: got {layers} with widths {widths}, expected as many of each, all 1 or more")
         if shortcut not in (*SHORTCUTS, None):
             raise ValueError(f"shortcut: got {shortcut!r}, expected one of {', '.join(map(repr, SHORTCUTS))} or None")
@@ -93,7 +105,7 @@ class ResNet(Module):
         preactivation: bool = getattr(block, "preactivation", False)
 
         self.in_channels = in_channels  # of the first convolution, whose place another module may take
-        channels = widths[0]
+        channels = widths[0] if stem_width is None else stem_width
         large = stem == "imagenet"
         self.conv1 = Conv2d(
             in_channels, channels, 7 if large else 3, stride=2 if large else 1, padding=3 if large else 1, bias=False
@@ -102,11 +114,12 @@ class ResNet(Module):
         self.maxpool = MaxPool2d(3, stride=2, padding=1) if large else None
         self._stages: list[str] = []
         for i, (blocks, width) in enumerate(zip(layers, widths, strict=True)):
-            stage: list[Any] = []
+            stage: list[Any] = [PooledConv(channels, width * expansion)] if pooled else []
+            channels = width * expansion if pooled else channels
             for j in range(blocks):
-                stride = 2 if i and not j else 1
+                stride = 2 if i and not j and not pooled else 1
                 downsample = make_shortcut(shortcut, channels, width * expansion, stride, norm=not preactivation)
-                first = {"activated": True} if preactivation and not i and not j else {}
+                first = {"activated": True} if preactivation and not j and (pooled or not i) else {}
                 stage.append(block(channels, width, stride, downsample, **block_options, **first))
                 channels = width * expansion
                 if zero_init_residual:
@@ -121,7 +134,8 @@ class ResNet(Module):
         """The blocks of all stages with their paths, e.g. "layer1.0", in the order in which they are called."""
         for stage in self._stages:
             for block in self._modules[stage].children():
-                yield f"{stage}.{block._name}", block
+                if not isinstance(block, PooledConv):
+                    yield f"{stage}.{block._name}", block
 
     def parts(self) -> dict[str, list[Module]]:
         """The network from the images on, by name: "stem", "layer1" and so on, and "head", which is what is new where a
@@ -196,6 +210,8 @@ def _imagenet(block: Any, depth: int, **options: Any) -> dict[str, Any]:
     return {"block": block, "layers": _STAGES[depth], **_IMAGENET, **options}
 
 
+_RESNET9 = {"block": BasicBlock, "layers": [1, 0, 1], "shortcut": None, "down": "pool", "num_classes": 10}  # Page, 2018
+
 FAMILY: dict[str, dict[str, Any]] = {
     **{f"resnet{6 * n + 2}": _cifar(BasicBlock, n) for n in (3, 5, 7, 9, 18, 200)},
     **{f"plain{6 * n + 2}": _cifar(PlainBlock, n, None) for n in (3, 5, 7, 9)},
@@ -209,6 +225,8 @@ FAMILY: dict[str, dict[str, Any]] = {
     **{f"preact_resnet{depth}": _imagenet(PreActBlock, depth) for depth in (18, 34)},
     "preact_resnet50": _imagenet(PreActBottleneck, 50),
     "wide_resnet50_2": _imagenet(Bottleneck, 50, width_per_group=128),
+    "resnet9": {**_RESNET9, "widths": (128, 256, 512), "stem_width": 64},
+    "slim_resnet9": {**_RESNET9, "widths": (64, 128, 256), "stem_width": 32},
     "resnext50_32x4d": _imagenet(Bottleneck, 50, groups=32, width_per_group=4),
 }
 """Each model's arguments for `ResNet`. CIFAR nets have 6 n + 2 layers, or 9 n + 2 with bottlenecks."""
