@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,7 @@ from tinyres import train as training
 Epoch = Callable[[], float]  # trains an epoch and validates, and returns the training loss
 Test = Callable[[], float]  # accuracy on the test images
 ACCURACIES = (0.8, 0.85, 0.9)
-LEFT_OUT = (
-    "shortcut",
-    "optimizer",
-    "decay_bias",
-    "clip_norm",
-    "zero_init_residual",
-    "weights",
-    "shards",
-    "lr_batch_size",
-)
+LEFT_OUT = ("shortcut", "optimizer", "clip_norm", "zero_init_residual", "weights", "freeze", "shards", "lr_batch_size")
 """Settings that the loop for PyTorch takes at their defaults alone."""
 
 
@@ -75,14 +67,10 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         torch.manual_seed(config.seed)
         net = twin.create(config.model, len(data.classes), stem=config.stem or "cifar")
         net, _, forward = in_mode(mode, net, torch.zeros(1, 3, 32, 32))
-        optimizer = torch.optim.SGD(
-            net.parameters(),
-            config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-            fused=True,
-        )
+        same = ours_in_its_memory(net, config, len(data.classes))
+        average = tr.average.EMA(same, config.ema, every=training.AVERAGE_EVERY) if config.ema else None
+        momentum = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": True}
+        optimizer = torch.optim.SGD(groups_of(net, same, config), config.lr, **momentum)
         how = {"mean": data.mean, "std": data.std, "augment": config.augment, "mix": config.mix(len(data.classes))}
         loader = tr.data.Loader(*data.train, config.batch_size, seed=config.seed, **how)
         lr, step = training.SCHEDULES[config.schedule](config, config.epochs * len(loader)), 0
@@ -92,19 +80,22 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
             net.train()
             total = 0.0
             for x, y in loader.epoch(step // len(loader)):
-                optimizer.param_groups[0]["lr"] = lr(step)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr(step) * group["lr_scale"]
                 optimizer.zero_grad()
                 logits = forward(torch.from_numpy(x))
                 loss = cross_entropy(logits, torch.from_numpy(y), label_smoothing=config.label_smoothing)
                 loss.backward()
                 optimizer.step()
+                if average:
+                    average.update()
                 total, step = total + loss.item() * len(y), step + 1
             accuracy(data.validation)
             return total / len(loader.labels)
 
         def accuracy(split: tuple[np.ndarray, np.ndarray]) -> float:
             net.eval()
-            with torch.no_grad():
+            with torch.no_grad(), average.in_place() if average else nullcontext():
                 batches = as_they_are(split, data).epoch(0)
                 correct = sum(int((net(torch.from_numpy(x)).argmax(1).numpy() == y).sum()) for x, y in batches)
             return correct / max(1, len(split[1]))
@@ -112,6 +103,28 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         return epoch, lambda: accuracy(data.test), len(loader)
 
     return theirs
+
+
+def ours_in_its_memory(net: Any, config: training.Config, classes: int) -> tr.models.ResNet:
+    """Our network of the same names whose arrays are those of one of PyTorch's: what changes one changes both."""
+    with tr.nn.init.nothing_drawn():
+        same = tr.models.create(config.model, num_classes=classes, **config.model_options)
+    theirs = {name: tensor.detach().numpy() for name, tensor in net.state_dict().items()}
+    for path, module in same.named_modules():
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            parameter.data = theirs[prefix + name]
+        for name in list(module._buffers):
+            module.register_buffer(name, theirs[prefix + name])
+    return same
+
+
+def groups_of(net: Any, same: tr.models.ResNet, config: training.Config) -> list[dict[str, Any]]:
+    """The groups that our optimizer would have, of PyTorch's parameters."""
+    theirs = dict(net.named_parameters())
+    names = {parameter: name for name, parameter in same.named_parameters()}
+    groups = training.parameter_groups(same, config)
+    return [{**group, "params": [theirs[names[p]] for p in group["params"]]} for group in groups]
 
 
 def run(who: str, config: training.Config, data: training.Data) -> dict[str, Any]:
@@ -177,7 +190,7 @@ def plot(runs: list[dict[str, Any]], path: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", help="of `tinyres recipes`")
+    parser.add_argument("--recipe", help="of `tinyres recipes`, or a file as `tinyres train --config` takes it")
     parser.add_argument("--data", help="folder of CIFAR-10")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--who", nargs="*", choices=(OURS, *MODES), default=[OURS, "channels-last"])
@@ -185,14 +198,18 @@ def main() -> None:
     parser.add_argument("--plot", help="draw accuracy against minutes")
     args = parse(parser)
     runs = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
-    settings = tr.recipes.find(args.recipe).settings() if args.recipe else {}
+    settings = {}
+    if args.recipe:
+        known = args.recipe in tr.recipes.names()
+        settings = (tr.recipes.find if known else tr.recipes.read)(args.recipe).settings()
+        name = args.recipe if known else Path(args.recipe).stem
     for seed in args.seeds if args.recipe else []:
         for who in args.who:
-            if any((r["recipe"], r["who"], r["seed"]) == (args.recipe, who, seed) for r in runs):
+            if any((r["recipe"], r["who"], r["seed"]) == (name, who, seed) for r in runs):
                 continue
             config = training.Config(**settings | {"data": args.data, "seed": seed})
             data = training.load_data(config)  # a seed holds out validation images of its own
-            found = {"recipe": args.recipe, **run(who, config, data), "config": dataclasses.asdict(config)}
+            found = {"recipe": name, **run(who, config, data), "config": dataclasses.asdict(config)}
             runs.append(found | {"machine": machine(tr.num_threads())})
             with args.results.open("a") as file:
                 file.write(json.dumps(runs[-1]) + "\n")

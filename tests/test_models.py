@@ -1,5 +1,7 @@
 """The networks: sizes, names, shortcuts, gradients of whole nets, and depth."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -353,7 +355,7 @@ def test_pools_between_stages_halve_and_blocks_change_no_shape(block):
     assert net(tr.Tensor(images(side=16))).shape == (2, 10)
     e = block.expansion
     expected = [(2, 5, 16, 16), (2, 4 * e, 8, 8), (2, 8 * e, 4, 4), (2, 6 * e, 2, 2)]
-    assert shapes == list(zip(expected, expected[1:], strict=False))
+    assert shapes == list(itertools.pairwise(expected))
     assert [name for name, _ in net.blocks()] == ["layer1.1", "layer3.1", "layer3.2"]
     assert not [name for name, _ in net.named_modules() if "downsample" in name]
     assert net.conv1.weight.shape[0] == 5

@@ -456,15 +456,7 @@ class Run:
         self.data = self.data._replace(mean=mean, std=std)
 
     def _optimizer(self) -> optim.Optimizer:
-        config = self.config
-        groups = optim.parameter_groups(
-            self.model,
-            config.weight_decay,
-            decay_bias=config.decay_bias,
-            bias_lr=config.bias_lr,
-            layer_decay=config.layer_decay,
-            parts=self.model.parts().values(),
-        )
+        config, groups = self.config, parameter_groups(self.model, self.config)
         if config.optimizer == "adamw":
             return optim.AdamW(groups, config.lr)
         return optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
@@ -553,6 +545,25 @@ class Run:
         self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
         if self._writes and (picture := curves(self.history, f"{self.config.model} on {self.config.dataset}")):
             self._write("curves.png", picture)
+
+
+def parameter_groups(model: models.ResNet, config: Config) -> list[dict[str, Any]]:
+    """What an optimizer is given: the parameters of a network by weight decay and share of the rate.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> [group["lr_scale"] for group in parameter_groups(tr.models.resnet20(), tr.train.Config(bias_lr=8.0))]
+    [1.0, 8.0]
+    """
+    return optim.parameter_groups(
+        model,
+        config.weight_decay,
+        decay_bias=config.decay_bias,
+        bias_lr=config.bias_lr,
+        layer_decay=config.layer_decay,
+        parts=model.parts().values(),
+    )
 
 
 def _progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
