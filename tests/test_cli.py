@@ -166,14 +166,15 @@ def test_every_option_reaches_the_configuration(tmp_path):
         "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
         "cutout": 3, "validation": 5, "subset": 30, "seed": 7, "stem": "imagenet", "num_classes": 10,
         "lr_batch_size": 50, "shards": 4, "mixup": 0.2, "cutmix": 1.0,
-        "bias_lr": 4.0, "layer_decay": 0.5, "ema": 0.9, "freeze": "stem",
+        "bias_lr": 4.0, "layer_decay": 0.5, "ema": 0.9, "freeze": "stem", "weights": str(tmp_path / "w.safetensors"),
     }  # fmt: skip
+    checkpoints.save_weights(options["weights"], models.create("tiny", stem="imagenet", shortcut="B"))
     arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
     flags = ["--no-nesterov", "--no-decay-bias", "--no-flip", "--threads", "1"]
     flags += ["--sync-batch-norm", "--zero-init-residual"]
     good("train", "--dataset", "shapes", "--model", "tiny", *arguments, *flags, "--out", tmp_path / "run")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    expected = {**options, "dataset": "shapes", "model": "tiny", "data": None, "weights": None, "image_size": None}
+    expected = {**options, "dataset": "shapes", "model": "tiny", "data": None, "image_size": None}
     off = dict.fromkeys(("nesterov", "decay_bias", "flip"), False)
     on = dict.fromkeys(("sync_batch_norm", "zero_init_residual"), True)
     assert config == {**expected, **off, **on, "alternate_flip": False}
@@ -285,7 +286,7 @@ def test_recipes_are_listed_and_printed(tmp_path):
     assert [recipe["name"] for recipe in listed] == tr.recipes.names()
     (tmp_path / "mine.toml").write_text(good("recipes", "paper"))  # as printed, it can be read
     assert tr.recipes.read(tmp_path / "mine.toml").config == tr.recipes.find("paper").config
-    assert "recipe: got 'papers', expected one of default, paper; did you mean paper?" in bad("recipes", "papers")
+    assert "recipe: got 'papers', expected one of default, finetune, paper; did you mean paper?" in bad("recipes", "papers")
 
 
 def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
@@ -302,7 +303,7 @@ def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, paper"),
+        (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, finetune, paper"),
         (["--recipe", "paper", "--config", "a.toml"], "--recipe, --config: got both, expected one to start from"),
         (["--config", "missing.toml"], "No such file or directory: 'missing.toml'"),
         (["--config", "wrong.toml"], "--config: wrong.toml: epoch: no configuration has this; did you mean epochs?"),

@@ -20,8 +20,9 @@ def test_every_recipe_is_a_configuration_and_says_what_it_is(name):
     recipe = recipes.find(name)
     assert recipe.name == name
     assert 20 < len(recipe.summary) < 200
+    given = {"data": "pictures", "weights": "a.safetensors"} if recipe.config.get("dataset") == "folder" else {}
     for model in (None, *recipe.models):
-        train.Config(**recipe.settings(model))
+        train.Config(**recipe.settings(model) | given)
 
 
 def test_the_recipe_of_the_paper_takes_64_000_steps():

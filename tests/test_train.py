@@ -635,23 +635,36 @@ def test_signal_while_validating_stops_at_the_end_of_the_epoch(tiny, tmp_path, m
 
 
 # ---------------------------------------------------------------- what is frozen, and how long it takes
+@pytest.fixture
+def weights(tmp_path):
+    path = str(tmp_path / "weights.safetensors")
+    checkpoints.save_weights(path, models.create("tiny"))
+    return path
+
+
 @pytest.mark.parametrize(("last", "still"), [("stem", {"conv1", "bn1"}), ("layer1", {"conv1", "bn1", "layer1"})])
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_part_is_frozen_with_all_before_it_and_stays_so_on_resuming(tmp_path, last, still, shards):
-    run = train.Run(config(freeze=last, shards=shards), tmp_path / "run")
+def test_a_part_is_frozen_with_all_before_it_and_stays_so_on_resuming(tmp_path, weights, last, still, shards):
+    wanted = config(freeze=last, shards=shards, weights=weights)
+    run = train.Run(wanted, tmp_path / "run")
     before = run.model.state_dict()
     run.train_to(5)
     run.save("last")
-    run = train.Run(config(freeze=last, shards=shards), tmp_path / "run", resume=True)
+    run = train.Run(wanted, tmp_path / "run", resume=True)
     run.train_to(run.total_steps)
     after = run.model.state_dict()
     assert {n.split(".")[0] for n in before if (before[n] == after[n]).all()} == still
 
 
 @pytest.mark.parametrize("part", ["head", "fc", "layer3", ""])
-def test_a_part_that_cannot_be_the_last_frozen_is_refused(tmp_path, part):
+def test_a_part_that_cannot_be_the_last_frozen_is_refused(tmp_path, weights, part):
     with pytest.raises(ValueError, match=f"freeze: got '{part}', expected one of stem, layer1, layer2"):
-        train.Run(config(freeze=part), tmp_path / "run")
+        train.Run(config(freeze=part, weights=weights), tmp_path / "run")
+
+
+def test_random_weights_are_not_frozen():
+    with pytest.raises(ValueError, match=r"weights: got None, expected a file to start from"):
+        config(freeze="stem")
 
 
 def test_parts_of_the_network_learn_at_their_share_of_the_rate(tmp_path):

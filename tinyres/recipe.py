@@ -128,6 +128,8 @@ class Config:
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
         for name in ("bias_lr", "layer_decay"):
             expect(name, 0 < getattr(self, name) < math.inf, "a positive number")
+        frozen = "a file to start from, since a part of the network stays as it is (freeze)"
+        expect("weights", self.weights is not None or self.freeze is None, frozen)
         expect("ema", 0 <= self.ema < 1, "0 or more and less than 1")
         for name in ("mixup", "cutmix"):
             expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")

@@ -47,7 +47,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['default', 'paper']
+    ['default', 'finetune', 'paper']
     """
     return sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
 

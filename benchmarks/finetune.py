@@ -1,0 +1,109 @@
+"""Pictures of some classes learnt from weights that have seen others, and learnt from scratch, in equal time.
+
+    python benchmarks/finetune.py --data DIR --seeds 0 1 2
+
+Six classes of CIFAR-10, enlarged, are what a ResNet-18 is trained on first; its weights are written as torchvision
+names them. The other four are a folder of pictures, of which a few are there to learn from. `tinyres train --recipe
+finetune` begins with the weights; "from scratch" has the default recipe on the same pictures for as many epochs. The
+pictures that are tested chose nothing: both take the weights of the last epoch.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from measuring import machine, parse
+from PIL import Image
+
+import tinyres as tr
+from tinyres import train as training
+
+FIRST = (0, 1, 2, 4, 7, 8)  # airplane, automobile, bird, deer, horse, ship: seen before
+VALIDATION = 20  # pictures of each class, as `tinyres train` wants some
+THEN = (3, 5, 6, 9)  # cat, dog, frog, truck: the pictures that somebody has
+
+
+def write(
+    folder: Path, split: str, images: np.ndarray, labels: np.ndarray, classes: tuple[int, ...], side: int
+) -> None:
+    """PNG files of some classes, enlarged, in a folder for each."""
+    for k in classes:
+        place = folder / split / tr.data.CLASSES[k]
+        place.mkdir(parents=True, exist_ok=True)
+        for i, image in enumerate(images[labels == k]):
+            Image.fromarray(image.transpose(1, 2, 0)).resize((side, side), Image.Resampling.BICUBIC).save(
+                place / f"{i}.png"
+            )
+
+
+def some(images: np.ndarray, labels: np.ndarray, of_each: slice, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """These of each class's images, in a random order."""
+    rng = np.random.default_rng(seed)
+    index = np.concatenate([rng.permutation(np.flatnonzero(labels == k))[of_each] for k in range(10)])
+    return images[index], labels[index]
+
+
+def folder_of(root: Path, args: argparse.Namespace, n: int, classes: tuple[int, ...], seed: int) -> Path:
+    """So many pictures of each class to learn from, and others that they are tested on."""
+    train, test = (tr.data.cifar10(args.data, split) for split in ("train", "test"))
+    write(root, "train", *some(*train, slice(n), seed), classes, args.side)
+    write(root, "val", *some(*train, slice(n, n + VALIDATION), seed), classes, args.side)
+    write(root, "test", *some(*test, slice(args.test), 0), classes, args.side)
+    return root
+
+
+def run(config: training.Config, folder: Path) -> tuple[float, float, training.Run]:
+    """Accuracy on the pictures to test on, and minutes of training."""
+    trained = training.Run(config, folder)
+    start = time.perf_counter()
+    trained.train_to(trained.total_steps)
+    minutes = (time.perf_counter() - start) / 60
+    with trained.averaged():
+        loader = trained._loader(trained.data.test, training.EVAL_BATCH)
+        return tr.evaluation.evaluate(trained.model, loader)[1], minutes, trained
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--side", type=int, default=224, help="pixels that pictures are enlarged to")
+    parser.add_argument("--first", type=int, default=1000, help="pictures of each class that the weights have seen")
+    parser.add_argument("--first-epochs", type=int, default=6)
+    parser.add_argument("--test", type=int, default=250, help="pictures of each class to test on")
+    parser.add_argument("--then", type=int, default=200, help="pictures of each class that are there to learn from")
+    parser.add_argument("--weights", type=Path, help="where the first weights are kept; used if they are there")
+    args = parse(parser)
+    print(machine(tr.num_threads()))
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        weights = args.weights or root / "first.safetensors"
+        pictures = {"dataset": "folder", "model": "resnet18", "image_size": args.side}
+        if not weights.exists():
+            own = {**pictures, "data": str(folder_of(root / "first", args, args.first, FIRST, 0))}
+            accuracy, minutes, first = run(
+                training.Config(**own, batch_size=64, lr=0.1, epochs=args.first_epochs), root / "first-run"
+            )
+            tr.checkpoints.save_weights(weights, first.model)
+            print(f"first weights: {accuracy:.2%} of the classes that they have seen, in {minutes:.1f} minutes")
+        recipe = tr.recipes.find("finetune").settings()
+        found: dict[str, list[tuple[float, float]]] = {}
+        for seed in args.seeds:
+            own = {**pictures, "data": str(folder_of(root / f"then-{seed}", args, args.then, THEN, seed)), "seed": seed}
+            tuned = training.Config(**recipe | own | {"weights": str(weights)})
+            scratch = training.Config(**own, batch_size=tuned.batch_size, lr=0.1, epochs=tuned.epochs)
+            for name, config in (("finetune", tuned), ("from scratch", scratch)):
+                accuracy, minutes, _ = run(config, root / f"{name}-{seed}")
+                found.setdefault(name, []).append((accuracy, minutes))
+                print(f"{name}, seed {seed}: {accuracy:.2%}, {minutes:.1f} minutes", flush=True)
+    print("| | test accuracy, % | minutes |\n|---|---|---|")
+    for name, runs in found.items():
+        accuracies, minutes = 100 * np.array(runs)[:, 0], np.array(runs)[:, 1]
+        spread = f" +- {accuracies.std(ddof=1):.2f}" if len(runs) > 1 else ""
+        print(f"| {name} | {accuracies.mean():.2f}{spread} | {np.median(minutes):.1f} |")
+
+
+if __name__ == "__main__":
+    main()
