@@ -286,7 +286,9 @@ def test_recipes_are_listed_and_printed(tmp_path):
     assert [recipe["name"] for recipe in listed] == tr.recipes.names()
     (tmp_path / "mine.toml").write_text(good("recipes", "paper"))  # as printed, it can be read
     assert tr.recipes.read(tmp_path / "mine.toml").config == tr.recipes.find("paper").config
-    assert "recipe: got 'papers', expected one of default, finetune, paper; did you mean paper?" in bad("recipes", "papers")
+    assert "recipe: got 'papers', expected one of default, finetune, paper; did you mean paper?" in bad(
+        "recipes", "papers"
+    )
 
 
 def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):

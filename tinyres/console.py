@@ -6,6 +6,7 @@ import shlex
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -72,6 +73,12 @@ def busy(with_what: str) -> Iterator[None]:
     else:
         out.print(with_what, soft_wrap=True)
         yield
+
+
+def expect_folder(path: Path) -> None:
+    """Before the work whose results are to be written there."""
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out: got {path}, a file; expected a folder")
 
 
 def shell(*words: object) -> str:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from tinyres.cli.options import Json
-from tinyres.console import UserError, errors, out, show
+from tinyres.console import UserError, errors, expect_folder, out, show
 from tinyres.files import write_whole
 from tinyres.study import comparison, plots
 
@@ -31,8 +31,8 @@ def compare(
     with errors():
         if len(runs) < 2:
             raise UserError(f"RUNS: got {len(runs)}, expected two or more to compare")
-        if out_folder and out_folder.exists() and not out_folder.is_dir():
-            raise UserError(f"--out: got {out_folder}, a file; expected a folder")
+        if out_folder:
+            expect_folder(out_folder)
         records = [comparison.read(run) for run in dict.fromkeys(runs)]
         found = comparison.numbers(records)
         if out_folder:

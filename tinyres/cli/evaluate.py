@@ -11,7 +11,7 @@ from rich.table import Table
 from tinyres import checkpoints, evaluation
 from tinyres import train as training
 from tinyres.cli.options import Checkpoint, Json
-from tinyres.console import DataOption, Threads, UserError, errors, out, show, work_together
+from tinyres.console import DataOption, Threads, UserError, errors, expect_folder, out, show, work_together
 from tinyres.data import Loader
 from tinyres.files import write_whole
 from tinyres.parallel.world import world
@@ -54,8 +54,7 @@ def evaluate(
             raise UserError(f"--split: got {split!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
         if out_folder:
             plots.subplots()  # without matplotlib, better now than after minutes
-            if out_folder.exists() and not out_folder.is_dir():
-                raise UserError(f"--out: got {out_folder}, a file; expected a folder")
+            expect_folder(out_folder)
         model, info = checkpoints.load_model(checkpoint_file)
         try:
             config = training.Config(**{**info["config"], "data": data or info["config"].get("data")})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tinyres import train as training
-from tinyres.console import Bar, UserError, out
+from tinyres.console import Bar, expect_folder, out
 from tinyres.files import write_whole
 from tinyres.study import plots
 
@@ -31,8 +31,7 @@ BatchSize = Annotated[int, typer.Option(help="Of training, and of what is measur
 def folder_for(name: str, chosen: Path | None) -> Path:
     """The folder that a study writes to, made if it is not there."""
     folder = Path("study", name) if chosen is None else chosen
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out: got {folder}, a file; expected a folder")
+    expect_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
