@@ -2,12 +2,13 @@
 
     python benchmarks/accuracy.py --recipe default --seeds 0 1 2 3 4 --results accuracy.jsonl
     python benchmarks/accuracy.py --results accuracy.jsonl --plot accuracy.png
+    python benchmarks/accuracy.py --recipe fast --set ema=0.99 --split validation --who tinyres --results tried.jsonl
 
 Both train on the same images in the same order and variation, made by the same loader, at the same learning rates, from
 weights of their own. Each epoch is timed with all that belongs to it (images, steps, the validation of the recipe and,
 here, the checkpoint); then the test images are looked at, with the clock stopped. They choose nothing: the accuracy
-that counts is that after the last epoch. Each run is a line of the results; what is there is not trained again, so that
-many sessions can add to it.
+that counts is that after the last epoch. Who is still choosing looks at the validation images. Each run is a line of
+the results; what is there is not trained again, so that many sessions can add to it.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import tinyres as tr
 from tinyres import train as training
 
 Epoch = Callable[[], float]  # trains an epoch and validates, and returns the training loss
-Test = Callable[[], float]  # accuracy on the test images
+Test = Callable[[bool], float]  # accuracy on the images to test on, or of the mean over both sides of each
 ACCURACIES = (0.8, 0.85, 0.9)
 LEFT_OUT = ("shortcut", "optimizer", "clip_norm", "zero_init_residual", "weights", "freeze", "shards", "lr_batch_size")
 """Settings that the loop for PyTorch takes at their defaults alone."""
@@ -40,23 +41,23 @@ def as_they_are(split: tuple[np.ndarray, np.ndarray], data: training.Data) -> tr
     return tr.data.Loader(*split, training.EVAL_BATCH, mean=data.mean, std=data.std, shuffle=False)
 
 
-def ours(config: training.Config, folder: str, data: training.Data) -> tuple[Epoch, Test, int]:
+def ours(config: training.Config, folder: str, data: training.Data, split: str) -> tuple[Epoch, Test, int]:
     run = training.Run(config, folder)
-    loader = as_they_are(data.test, data)
+    loader = as_they_are(getattr(data, split), data)
 
     def epoch() -> float:
         run.train_to(run.step + len(run.loader))
         return run.history[-1]["train_loss"]
 
-    def test() -> float:
+    def test(flip: bool) -> float:
         with run.replay.memory(), run.averaged():
-            return training.evaluate(run.model, loader)[1]
+            return training.evaluate(run.model, loader, flip=flip)[1]
 
     return epoch, test, len(run.loader)
 
 
 def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
-    def theirs(config: training.Config, folder: str, data: training.Data) -> tuple[Epoch, Test, int]:
+    def theirs(config: training.Config, folder: str, data: training.Data, split: str) -> tuple[Epoch, Test, int]:
         import torch
         from support import twin
         from torch.nn.functional import cross_entropy
@@ -90,17 +91,20 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
                 if average:
                     average.update()
                 total, step = total + loss.item() * len(y), step + 1
-            accuracy(data.validation)
+            accuracy(data.validation, False)
             return total / len(loader.labels)
 
-        def accuracy(split: tuple[np.ndarray, np.ndarray]) -> float:
+        def accuracy(images: tuple[np.ndarray, np.ndarray], flip: bool) -> float:
             net.eval()
+            correct = 0
             with torch.no_grad(), average.in_place() if average else nullcontext():
-                batches = as_they_are(split, data).epoch(0)
-                correct = sum(int((net(torch.from_numpy(x)).argmax(1).numpy() == y).sum()) for x, y in batches)
-            return correct / max(1, len(split[1]))
+                for x, y in as_they_are(images, data).epoch(0):
+                    logits = net(torch.from_numpy(x))
+                    logits = logits + net(torch.from_numpy(x).flip(3)) if flip else logits
+                    correct += int((logits.argmax(1).numpy() == y).sum())
+            return correct / max(1, len(images[1]))
 
-        return epoch, lambda: accuracy(data.test), len(loader)
+        return epoch, lambda flip: accuracy(getattr(data, split), flip), len(loader)
 
     return theirs
 
@@ -127,44 +131,56 @@ def groups_of(net: Any, same: tr.models.ResNet, config: training.Config) -> list
     return [{**group, "params": [theirs[names[p]] for p in group["params"]]} for group in groups]
 
 
-def run(who: str, config: training.Config, data: training.Data) -> dict[str, Any]:
-    """Train, and note minutes, training loss and test accuracy after each epoch."""
+def run(who: str, config: training.Config, data: training.Data, split: str) -> dict[str, Any]:
+    """Train, and note minutes, training loss and accuracy after each epoch."""
     use_threads(who, tr.num_threads())
     maker = ours if who == OURS else torch_in(who)
     with tempfile.TemporaryDirectory() as folder:
-        epoch, test, steps = maker(config, folder + "/run", data)
+        epoch, test, steps = maker(config, folder + "/run", data, split)
         seconds, epochs = 0.0, []
         for number in range(config.epochs):
             start = time.perf_counter()
             loss = epoch()
             seconds += time.perf_counter() - start
-            epochs.append({"minutes": seconds / 60, "train_loss": loss, "test_accuracy": test()})
+            epochs.append({"minutes": seconds / 60, "train_loss": loss, "accuracy": test(False)})
             print(f"{who}, seed {config.seed}, epoch {number + 1}: {epochs[-1]}", file=sys.stderr, flush=True)
-    return {"who": who, "seed": config.seed, "steps": steps * config.epochs, "epochs": epochs}
+        flipped = test(True)
+    return {"who": who, "seed": config.seed, "steps": steps * config.epochs, "epochs": epochs, "flipped": flipped}
 
 
 # ---------------------------------------------------------------- what came out
 def minutes_to(accuracy: float, epochs: list[dict[str, float]]) -> float | None:
     """Until the test accuracy is so high, and stays so at the end of each epoch after that."""
-    below = [i for i, epoch in enumerate(epochs) if epoch["test_accuracy"] < accuracy]
+    below = [i for i, epoch in enumerate(epochs) if epoch["accuracy"] < accuracy]
     first = below[-1] + 1 if below else 0
     return epochs[first]["minutes"] if first < len(epochs) else None
 
 
+def kind_of(run: dict[str, Any]) -> tuple[str, str, str]:
+    """Recipe, who trained, and what was looked at."""
+    return run["recipe"], run["who"], run["split"]
+
+
 def report(runs: list[dict[str, Any]]) -> Iterator[str]:
     """For each recipe and contender the mean, the standard deviation, all seeds, and minutes."""
-    yield "| recipe | who | seeds | test accuracy, % | each | minutes | to 80, 85, 90 % |\n" + "|---" * 7 + "|"
-    for recipe, who in dict.fromkeys((r["recipe"], r["who"]) for r in runs):
-        some = sorted((r for r in runs if (r["recipe"], r["who"]) == (recipe, who)), key=lambda r: r["seed"])
-        accuracies = [100 * r["epochs"][-1]["test_accuracy"] for r in some]
+    yield (
+        "| recipe | who | of | seeds | accuracy, % | each | both sides | minutes | to 80, 85, 90 % |\n"
+        + "|---" * 9
+        + "|"
+    )
+    for kind in dict.fromkeys(map(kind_of, runs)):
+        some = sorted((r for r in runs if kind_of(r) == kind), key=lambda r: r["seed"])
+        accuracies = [100 * r["epochs"][-1]["accuracy"] for r in some]
         spread = f" +- {np.std(accuracies, ddof=1):.2f}" if len(some) > 1 else ""
+        flipped = 100 * np.mean([r["flipped"] for r in some])
         each, ended = ", ".join(f"{a:.2f}" for a in accuracies), [r["epochs"][-1]["minutes"] for r in some]
         reached = []
         for accuracy in ACCURACIES:
             minutes = [m for r in some if (m := minutes_to(accuracy, r["epochs"])) is not None]
             reached.append(f"{np.median(minutes):.1f}" if len(minutes) == len(some) else "-")
         seeds, mean, time_ = ", ".join(str(r["seed"]) for r in some), np.mean(accuracies), np.median(ended)
-        yield f"| {recipe} | {who} | {seeds} | {mean:.2f}{spread} | {each} | {time_:.1f} | {', '.join(reached)} |"
+        about = f"| {' | '.join(kind)} | {seeds} | {mean:.2f}{spread} | {each} | {flipped:.2f}"
+        yield f"{about} | {time_:.1f} | {', '.join(reached)} |"
 
 
 def plot(runs: list[dict[str, Any]], path: str) -> None:
@@ -173,19 +189,32 @@ def plot(runs: list[dict[str, Any]], path: str) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    kinds = list(dict.fromkeys((r["recipe"], r["who"]) for r in runs))
+    kinds = list(dict.fromkeys(map(kind_of, runs)))
     for run_ in runs:
-        k = kinds.index((run_["recipe"], run_["who"]))
-        first = run_ is next(r for r in runs if (r["recipe"], r["who"]) == kinds[k])
+        k = kinds.index(kind_of(run_))
+        first = run_ is next(r for r in runs if kind_of(r) == kinds[k])
         axes.plot(
             [e["minutes"] for e in run_["epochs"]],
-            [100 * e["test_accuracy"] for e in run_["epochs"]],
+            [100 * e["accuracy"] for e in run_["epochs"]],
             color=f"C{k}", linewidth=1.2, label=f"{run_['recipe']}, {run_['who']}" if first else None,
         )  # fmt: skip
-    axes.set(xlabel="minutes of training", ylabel="test accuracy (%)", ylim=(40, None), xlim=(0, None))
+    axes.set(
+        xlabel="minutes of training",
+        ylabel=f"{' and '.join({k[2] for k in kinds})} accuracy (%)",
+        ylim=(40, None),
+        xlim=(0, None),
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=130)
+
+
+def setting(text: str) -> Any:
+    """A value as JSON has it; a word without quotes is a text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def main() -> None:
@@ -195,22 +224,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--who", nargs="*", choices=(OURS, *MODES), default=[OURS, "channels-last"])
     parser.add_argument("--results", type=Path, required=True, help="a line of JSON for each run; made, or added to")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings other than the recipe's")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="images whose accuracy counts")
     parser.add_argument("--plot", help="draw accuracy against minutes")
     args = parse(parser)
     runs = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
-    settings = {}
-    if args.recipe:
-        known = args.recipe in tr.recipes.names()
-        settings = (tr.recipes.find if known else tr.recipes.read)(args.recipe).settings()
-        name = args.recipe if known else Path(args.recipe).stem
     for seed in args.seeds if args.recipe else []:
         for who in args.who:
-            if any((r["recipe"], r["who"], r["seed"]) == (name, who, seed) for r in runs):
+            known = args.recipe in tr.recipes.names()
+            recipe = (tr.recipes.find if known else tr.recipes.read)(args.recipe)
+            name = " ".join([recipe.name if known else Path(args.recipe).stem, *args.set])
+            if any((*kind_of(r), r["seed"]) == (name, who, args.split, seed) for r in runs):
                 continue
-            config = training.Config(**settings | {"data": args.data, "seed": seed})
+            changes = {key: setting(value) for key, value in (text.split("=", 1) for text in args.set)}
+            config = training.Config(**recipe.settings() | {"data": args.data, "seed": seed} | changes)
             data = training.load_data(config)  # a seed holds out validation images of its own
-            found = {"recipe": name, **run(who, config, data), "config": dataclasses.asdict(config)}
-            runs.append(found | {"machine": machine(tr.num_threads())})
+            found = {"recipe": name, "split": args.split, **run(who, config, data, args.split)}
+            runs.append(found | {"config": dataclasses.asdict(config), "machine": machine(tr.num_threads())})
             with args.results.open("a") as file:
                 file.write(json.dumps(runs[-1]) + "\n")
     print("\n".join(report(runs)))

@@ -97,7 +97,9 @@ class Calibration(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error, sum_b |B_b| / n |accuracy(B_b) - confidence(B_b)|.
+        """The expected calibration error: how far both are apart, in the mean over all images,
+
+            sum_b |B_b| / n |accuracy(B_b) - confidence(B_b)|.
 
         Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", 2017, equation 3.
         """
