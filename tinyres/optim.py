@@ -35,7 +35,7 @@ def parameter_groups(
         3.29 seconds on a single GPU", 2024, section 3.4. They say where a ReLU opens, and have few steps to find it.
     layer_decay : float
         The model's last part has all of the rate, the one before it this share, the next one its square, and so on
-        back to the images (Howard and Ruder, "Universal language model fine-tuning", 2018, section 3.1: discriminative
+        back to the images (Howard and Ruder, "Universal language model fine-tuning", 2018, section 3.2: discriminative
         fine-tuning).
     parts : iterable of lists of Module, optional
         From the images on, as ``net.parts().values()`` of a `ResNet`; each of the model's own modules by default.
