@@ -246,14 +246,15 @@ def test_compare_says_what_differs_and_what_came_of_it(run, tmp_path):
 
 
 def test_compare_needs_runs(run, tmp_path):
-    assert "RUNS: got 1, expected two or more" in bad("compare", run)
+    for same in ([run], [run, run]):
+        assert "RUNS: got 1, expected two or more" in bad("compare", *same)
     assert "config.json: no configuration of a run" in bad("compare", run, tmp_path / "nowhere")
     broken = shutil.copytree(run, tmp_path / "broken")
     for content in ("", "{", "3\n", '{"epoch": 1}\n', "[" * 9999):
         (broken / "metrics.jsonl").write_text(content)
         assert "metrics.jsonl: " in bad("compare", run, broken)
     (tmp_path / "file").write_text("")
-    assert "expected a folder" in bad("compare", run, run, "--out", tmp_path / "file")
+    assert "expected a folder" in bad("compare", run, broken, "--out", tmp_path / "file")
 
 
 def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):

@@ -29,11 +29,12 @@ def compare(
     of a run choose nothing: compare by the validation images, and look at the test accuracy at the end.
     """
     with errors():
-        if len(runs) < 2:
-            raise UserError(f"RUNS: got {len(runs)}, expected two or more to compare")
+        different = list(dict.fromkeys(runs))
+        if len(different) < 2:
+            raise UserError(f"RUNS: got {len(different)}, expected two or more to compare")
         if out_folder:
             expect_folder(out_folder)
-        records = [comparison.read(run) for run in dict.fromkeys(runs)]
+        records = [comparison.read(run) for run in different]
         found = comparison.numbers(records)
         if out_folder:
             _write(out_folder, records, found)
