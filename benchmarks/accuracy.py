@@ -69,12 +69,16 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         net = twin.create(config.model, len(data.classes), stem=config.stem or "cifar")
         net, _, forward = in_mode(mode, net, torch.zeros(1, 3, 32, 32))
         same = ours_in_its_memory(net, config, len(data.classes))
+        if config.whiten:
+            training.whiten(same, data)
+            net.conv1.weight.requires_grad_(False)
         average = tr.average.EMA(same, config.ema, every=training.AVERAGE_EVERY) if config.ema else None
         momentum = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": True}
         optimizer = torch.optim.SGD(groups_of(net, same, config), config.lr, **momentum)
         how = {"mean": data.mean, "std": data.std, "augment": config.augment, "mix": config.mix(len(data.classes))}
         loader = tr.data.Loader(*data.train, config.batch_size, seed=config.seed, **how)
         lr, step = training.SCHEDULES[config.schedule](config, config.epochs * len(loader)), 0
+        slow = tr.average.Lookahead(same, config.lookahead, config.epochs * len(loader)) if config.lookahead else None
 
         def epoch() -> float:
             nonlocal step
@@ -88,8 +92,8 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
                 loss = cross_entropy(logits, torch.from_numpy(y), label_smoothing=config.label_smoothing)
                 loss.backward()
                 optimizer.step()
-                if average:
-                    average.update()
+                for beside in filter(None, (slow, average)):
+                    beside.update()
                 total, step = total + loss.item() * len(y), step + 1
             accuracy(data.validation, False)
             return total / len(loader.labels)

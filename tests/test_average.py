@@ -1,4 +1,4 @@
-"""The moving average of weights, and runs that have one."""
+"""Weights beside those that are trained, and runs that have them."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from support.runs import config, install_tiny, result
 
 import tinyres as tr
 from tinyres import checkpoints, nn, train
-from tinyres.average import EMA
+from tinyres.average import EMA, Lookahead
 
 
 @given(st.floats(0, 1), st.integers(1, 4), st.lists(st.floats(-9, 9), max_size=30))
@@ -65,6 +65,43 @@ def test_what_makes_no_sense_is_refused(decay, every):
         EMA(nn.Linear(1, 1), decay, every=every)
 
 
+@given(st.floats(0, 1), st.integers(1, 4), st.integers(0, 3), st.lists(st.floats(-1, 1), min_size=1, max_size=30))
+def test_lookahead_is_its_formula(decay, every, beyond, moves):
+    """Each step moves the weight from where the slow one has put it."""
+    model = nn.Linear(1, 1, bias=False).astype("f8")
+    model.weight.data[...] = slow = fast = 1.0
+    total = len(moves)
+    lookahead = Lookahead(model, decay, total, every=every)
+    for n, move in enumerate([*moves, *[0.5] * beyond], 1):
+        model.weight.data[...] += move
+        fast += move
+        lookahead.update()
+        if n % every == 0 or n == total:
+            d = decay**every * min(1, n / total) ** 3
+            slow = fast = d * slow + (1 - d) * fast
+        np.testing.assert_allclose(model.weight.data, fast, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(lookahead.arrays["weight"], slow, rtol=1e-9, atol=1e-9)
+
+
+def test_lookahead_takes_running_statistics_along_and_leaves_counts():
+    model = nn.Sequential(nn.BatchNorm2d(2))
+    lookahead = Lookahead(model, 0.5, 1, every=5)
+    norm = model[0]
+    norm.running_mean[...], norm.num_batches_tracked[...] = 4, 7
+    lookahead.update()
+    d = 0.5**5
+    np.testing.assert_allclose(norm.running_mean, 4 * (1 - d))
+    assert norm.num_batches_tracked == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"total": 0}, "total: got 0"), ({"decay": 2}, "decay: got 2"), ({"every": 0}, "every: ")]
+)
+def test_a_lookahead_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Lookahead(nn.Linear(1, 1), **{"decay": 0.5, "total": 9, **options})
+
+
 # ---------------------------------------------------------------- runs
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, one_thread):
@@ -88,9 +125,11 @@ def test_a_run_tests_and_saves_its_average_and_trains_as_without(tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, 4, 7, 11])
-@pytest.mark.parametrize("shards", [1, 2])
-def test_a_run_with_an_average_goes_on_as_if_it_had_not_stopped(tmp_path, step, shards):
-    wanted = config(ema=0.9, shards=shards)
+@pytest.mark.parametrize(
+    "options", [{"ema": 0.9}, {"ema": 0.9, "shards": 2}, {"lookahead": 0.9}, {"lookahead": 0.9, "ema": 0.9}]
+)
+def test_a_run_with_other_weights_goes_on_as_if_it_had_not_stopped(tmp_path, step, options):
+    wanted = config(**options)
     train.Run(wanted, tmp_path / "whole").fit()
     run = train.Run(wanted, tmp_path / "run")
     run.train_to(step)
@@ -99,12 +138,35 @@ def test_a_run_with_an_average_goes_on_as_if_it_had_not_stopped(tmp_path, step, 
     assert result(tmp_path / "run") == result(tmp_path / "whole")
 
 
-def test_a_checkpoint_without_what_is_trained_is_refused(tmp_path):
-    run = train.Run(config(ema=0.9), tmp_path / "run")
+def test_a_run_with_lookahead_ends_at_its_slow_weights(tmp_path):
+    """Twelve steps: at the last, which is no fifth one, as well. Before the fifth nothing differs."""
+    for lookahead in (0.0, 0.95):
+        run = train.Run(config(lookahead=lookahead), tmp_path / str(lookahead))
+        for step in (4, 5, 12):
+            run.train_to(step)
+            run.save(str(step))
+    plain, slow = ({s: run_at(tmp_path / str(v), s) for s in (4, 5, 12)} for v in (0.0, 0.95))
+    assert all(
+        np.array_equal(array, plain[4][f"model.{name}"]) for name, array in checkpoints.part(slow[4], "model").items()
+    )
+    for step in (5, 12):
+        for name, array in checkpoints.part(slow[step], "model").items():
+            np.testing.assert_array_equal(array, slow[step][f"slow.{name}"])
+        assert (slow[step]["model.fc.weight"] != plain[step]["model.fc.weight"]).any()
+
+
+def run_at(folder, step):
+    return checkpoints.load(folder / f"{step}.safetensors")[0]
+
+
+@pytest.mark.parametrize(("option", "prefix"), [("ema", "trained"), ("lookahead", "slow")])
+def test_a_checkpoint_without_all_weights_is_refused(tmp_path, option, prefix):
+    wanted = config(**{option: 0.9})
+    run = train.Run(wanted, tmp_path / "run")
     run.train_to(2)
     run.save("last")
     path = tmp_path / "run" / "last.safetensors"
     arrays, info = checkpoints.load(path)
-    checkpoints.save(path, {name: a for name, a in arrays.items() if name != "trained.fc.bias"}, info)
+    checkpoints.save(path, {name: a for name, a in arrays.items() if name != f"{prefix}.fc.bias"}, info)
     with pytest.raises(checkpoints.CheckpointError, match=r"fc\.bias: missing"):
-        train.Run(config(ema=0.9), tmp_path / "run", resume=True)
+        train.Run(wanted, tmp_path / "run", resume=True)

@@ -166,7 +166,8 @@ def test_every_option_reaches_the_configuration(tmp_path):
         "warmup": 0.1, "momentum": 0.8, "weight_decay": 0.001, "label_smoothing": 0.05, "clip_norm": 2.0, "pad": 2,
         "cutout": 3, "validation": 5, "subset": 30, "seed": 7, "stem": "imagenet", "num_classes": 10,
         "lr_batch_size": 50, "shards": 4, "mixup": 0.2, "cutmix": 1.0,
-        "bias_lr": 4.0, "layer_decay": 0.5, "ema": 0.9, "freeze": "stem", "weights": str(tmp_path / "w.safetensors"),
+        "bias_lr": 4.0, "layer_decay": 0.5, "ema": 0.9, "lookahead": 0.5,
+        "freeze": "stem", "weights": str(tmp_path / "w.safetensors"),
     }  # fmt: skip
     checkpoints.save_weights(options["weights"], models.create("tiny", stem="imagenet", shortcut="B"))
     arguments = [str(a) for name, value in options.items() for a in ("--" + name.replace("_", "-"), value)]
@@ -177,9 +178,10 @@ def test_every_option_reaches_the_configuration(tmp_path):
     expected = {**options, "dataset": "shapes", "model": "tiny", "data": None, "image_size": None}
     off = dict.fromkeys(("nesterov", "decay_bias", "flip"), False)
     on = dict.fromkeys(("sync_batch_norm", "zero_init_residual"), True)
-    assert config == {**expected, **off, **on, "alternate_flip": False}
-    good(*TRAIN, "--alternate-flip", "--out", tmp_path / "other")
-    assert train.read_config(tmp_path / "other").alternate_flip
+    assert config == {**expected, **off, **on, "alternate_flip": False, "whiten": False}
+    good(*TRAIN, "--alternate-flip", "--whiten", "--out", tmp_path / "other")
+    other = train.read_config(tmp_path / "other")
+    assert (other.alternate_flip, other.whiten) == (True, True)
     assert "alternate_flip: got True, expected False where flip is" in bad(*TRAIN, "--alternate-flip", "--no-flip")
 
 

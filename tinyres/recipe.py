@@ -33,7 +33,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 ADDED = (
     "shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip", "mixup", "cutmix", "bias_lr",
-    "layer_decay", "freeze", "ema",
+    "layer_decay", "freeze", "ema", "lookahead", "whiten",
 )  # fmt: skip
 """Fields that configurations of format 3 have not always had, and then hold the default."""
 
@@ -80,6 +80,8 @@ class Config:
     bias_lr: float = 1.0  # share of the rate for batch norm's biases
     layer_decay: float = 1.0  # share of the rate for each part of the network, of that of the next
     ema: float = 0.0  # share of their moving average that a step's weights leave
+    lookahead: float = 0.0  # share of slow weights that a step leaves at the end
+    whiten: bool = False  # the first convolution whitens patches of the images, and stays so
     zero_init_residual: bool = False  # each residual block begins as its shortcut
     label_smoothing: float = 0.0
     clip_norm: float | None = None
@@ -130,7 +132,9 @@ class Config:
             expect(name, 0 < getattr(self, name) < math.inf, "a positive number")
         frozen = "a file to start from, since a part of the network stays as it is (freeze)"
         expect("weights", self.weights is not None or self.freeze is None, frozen)
-        expect("ema", 0 <= self.ema < 1, "0 or more and less than 1")
+        for name in ("ema", "lookahead"):
+            expect(name, 0 <= getattr(self, name) < 1, "0 or more and less than 1")
+        expect("whiten", self.weights is None or not self.whiten, "False where there are weights to start from")
         for name in ("mixup", "cutmix"):
             expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")

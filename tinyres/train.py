@@ -26,12 +26,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from tinyres import checkpoints, data, machine, models, ops, optim, parallel
-from tinyres.average import EMA
+from tinyres.average import EMA, Lookahead
 from tinyres.curves import curves
 from tinyres.evaluation import evaluate
 from tinyres.files import remove_leftovers
 from tinyres.nn import BatchNorm2d
-from tinyres.nn.init import manual_seed
+from tinyres.nn.init import manual_seed, whitening
 from tinyres.parallel.exchange import Shards
 from tinyres.parallel.meeting import Meeting
 from tinyres.parallel.world import check_same, world
@@ -59,6 +59,7 @@ __all__ = [
 
 EVAL_BATCH = 250
 AVERAGE_EVERY = 5  # steps
+WHITENED = 5000  # images whose patches are looked at
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
@@ -206,6 +207,8 @@ class Run:
             self._normalise(self.folder / "last.safetensors", saved[1])
         elif config.weights:
             self._start_from(config.weights)
+        if config.whiten:
+            whiten(self.model, self.data)
         self._freeze()
         self.average = EMA(self.model, config.ema, every=AVERAGE_EVERY) if config.ema else None
         self.replay = Replay(self.model, self._loss)
@@ -216,6 +219,7 @@ class Run:
         self._check_batches()
         self.total_steps = config.epochs * len(self.loader)
         self.lr = SCHEDULES[config.schedule](config, self.total_steps)
+        self.lookahead = Lookahead(self.model, config.lookahead, self.total_steps) if config.lookahead else None
         if self.total_steps < FEW_STEPS and not config.weights and not saved:
             lower = " or --lr 0.1" if config.peak_lr > 0.1 else ""
             self.notes.append(FEW.format(self.total_steps, config.peak_lr, lower))
@@ -342,6 +346,8 @@ class Run:
             optim.clip_grad_norm(self.model.parameters(), config.clip_norm)
         self.optimizer.set_lr(lr)
         self.optimizer.step()
+        if self.lookahead:
+            self.lookahead.update()
         if self.average:
             self.average.update()
         self.step += 1
@@ -494,15 +500,18 @@ class Run:
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
 
-        Weights and batch norm's statistics, or their average, and then those that are trained as well; momentum;
-        configuration, step, sums of the epoch, and its results so far, with
-        the best. All else is a function of these: the order and variation of images, and with them the position in the
-        data, of (seed, epoch, batch), the learning rate of the step. No generator of random numbers lives on.
+        Weights and batch norm's statistics, or their average, and then those that are trained as well; those that
+        lookahead goes back to; momentum; configuration, step, sums of the epoch, and its results so far, with the best.
+        All else is a function of these: the order and variation of images, and with them the position in the data, of
+        (seed, epoch, batch), the learning rate of the step. No generator of random numbers lives on.
         """
         with self.averaged():
             arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         if self.average:
             arrays |= {f"trained.{k}": v for k, v in self.model.state_dict().items()}
+        if self.lookahead:
+            with self.lookahead.in_place():
+                arrays |= {f"slow.{k}": v for k, v in self.model.state_dict().items()}
         arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
         size = self.data.train[0].shape[2]
         info = {
@@ -524,6 +533,9 @@ class Run:
         path = self.folder / "last.safetensors"
         if not self.config.extends(info.get("config")):
             raise checkpoints.CheckpointError(f"{path}: belongs to a run with another configuration than config.json")
+        if self.lookahead:
+            checkpoints.load_arrays(path, self.model, arrays, "slow")
+            self.lookahead.start()
         checkpoints.load_arrays(path, self.model, arrays)
         if self.average:
             self.average.start()
@@ -532,8 +544,8 @@ class Run:
             self.optimizer.load_state_dict(checkpoints.part(arrays, "optimizer"))
             self.step, self.history, self.sums = _progress(info, self.total_steps)
             self.saved = self.step
-            if self.average:
-                self.average.steps = self.step
+            for beside in filter(None, (self.average, self.lookahead)):
+                beside.steps = self.step
         except (ValueError, KeyError) as error:
             raise checkpoints.CheckpointError(f"{path}: not the state of a run ({error})") from error
 
@@ -545,6 +557,26 @@ class Run:
         self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
         if self._writes and (picture := curves(self.history, f"{self.config.model} on {self.config.dataset}")):
             self._write("curves.png", picture)
+
+
+def whiten(model: models.ResNet, found: Data) -> None:
+    """Let a network's first convolution whiten patches of the training images, see `tinyres.nn.init.whitening`, and
+    stay so.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.models.resnet20()
+    >>> whiten(net, load_data(tr.train.Config(dataset="shapes")))
+    >>> net.conv1.weight.requires_grad
+    False
+    """
+    images = found.train[0]
+    some = images[:: -(-len(images) // WHITENED)]  # of all: those of a folder are sorted by class
+    shape = model.conv1.weight.shape
+    covariance = data.patch_covariance(some, (shape[2], shape[3]), std=found.std)
+    model.conv1.weight.data[...] = whitening(shape, covariance)
+    model.conv1.freeze()
 
 
 def parameter_groups(model: models.ResNet, config: Config) -> list[dict[str, Any]]:

@@ -119,6 +119,19 @@ def train(
             rich_help_panel=RECIPE,
         ),
     ] = DEFAULTS.ema,
+    lookahead: Annotated[
+        float,
+        typer.Option(
+            help="Go back to slow weights every five steps, of which each step at the end leaves this share.",
+            rich_help_panel=RECIPE,
+        ),
+    ] = DEFAULTS.lookahead,
+    whiten: Annotated[
+        bool,
+        typer.Option(
+            help="Let the first convolution whiten patches of the images, and stay so.", rich_help_panel=RECIPE
+        ),
+    ] = DEFAULTS.whiten,
     zero_init_residual: Annotated[
         bool,
         typer.Option(

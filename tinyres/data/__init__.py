@@ -1,12 +1,13 @@
 """Images and labels: where they come from, how they are varied, and how they reach the network in batches."""
 
-from tinyres.data.augment import Augment, channel_statistics
+from tinyres.data.augment import Augment
 from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, DatasetError, DatasetNotFound, cifar10, cifar100
 from tinyres.data.folder import Folder, image_folder
 from tinyres.data.loader import Loader, split_validation
 from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
+from tinyres.data.statistics import channel_statistics, patch_covariance
 
 __all__ = [
     "CIFAR100_CLASSES",
@@ -24,6 +25,7 @@ __all__ = [
     "cifar100",
     "find_pictures",
     "image_folder",
+    "patch_covariance",
     "read_picture",
     "shapes",
     "short_side",

@@ -1,0 +1,109 @@
+"""What is known of a set of images before a network sees them: sums of whole numbers, and so exact."""
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+NUMBERS = 2**23  # of patches that are held at a time
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, where black is 0 and white is 1.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, C, H, W)
+        The training images: those to be tested on should not be looked at, not even in this way.
+
+    Returns
+    -------
+    mean, std : float32 arrays of shape (C,)
+
+    Raises
+    ------
+    ValueError
+        If `images` has another dtype or shape, or is empty.
+
+    Notes
+    -----
+    Sums of pixels and of their squares are whole numbers, and so exact, also in
+    ``count**2 * variance = count * sum(p**2) - sum(p)**2``.
+
+    Examples
+    --------
+    >>> images = np.array([0, 0, 255, 255], np.uint8).reshape(1, 1, 2, 2)
+    >>> channel_statistics(images)
+    (array([0.5], dtype=float32), array([0.5], dtype=float32))
+    """
+    _check(images)
+    total = np.zeros(images.shape[1], np.int64)
+    squares = np.zeros_like(total)
+    for start in range(0, len(images), 256):  # not all at once: 32-bit copies of all images are large
+        chunk = images[start : start + 256].astype(np.int32)
+        total += chunk.sum((0, 2, 3), dtype=np.int64)
+        squares += (chunk * chunk).sum((0, 2, 3), dtype=np.int64)
+    count = images.size // images.shape[1]
+    # Python's integers, since the products do not fit in 64 bits
+    variance = [(count * s - t * t) / (count * count) for s, t in zip(squares.tolist(), total.tolist(), strict=True)]
+    return (total / (255 * count)).astype(np.float32), (np.sqrt(variance) / 255).astype(np.float32)
+
+
+def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.ArrayLike) -> np.ndarray:
+    """Covariance of the numbers in a patch of an image, over all patches of all images.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, C, H, W)
+    size : (int, int)
+        Height and width (kh, kw) of a patch, at most those of an image.
+    std : floats of shape (C,)
+        That channels are divided by, where black is 0 and white is 1: as in the images that a `Loader` makes.
+
+    Returns
+    -------
+    float64 array of shape (C kh kw, C kh kw)
+        In the order of a convolution's weights: channel, row, column.
+
+    Raises
+    ------
+    ValueError
+        If `images` has another dtype or shape, is empty, or is smaller than a patch.
+
+    Notes
+    -----
+    With a patch p as a row of numbers, E[p' p] - E[p]' E[p]. The sums of pixels and of their products are whole numbers
+    below 2^53, and so exact in float64, in whatever order they are taken.
+
+    Examples
+    --------
+    >>> images = np.array([0, 0, 255, 255], np.uint8).reshape(1, 1, 2, 2)
+    >>> patch_covariance(images, (2, 1), std=[0.5])
+    array([[0., 0.],
+           [0., 0.]])
+    >>> patch_covariance(images, (1, 1), std=[0.5])
+    array([[1.]])
+    """
+    _check(images)
+    n, channels, height, width = images.shape
+    kh, kw = size
+    if not (1 <= kh <= height and 1 <= kw <= width):
+        raise ValueError(f"size: got {kh} x {kw}, expected at most the {height} x {width} of the images, and 1 or more")
+    rows, columns = height - kh + 1, width - kw + 1
+    numbers = channels * kh * kw
+    total, products = np.zeros(numbers), np.zeros((numbers, numbers))
+    some = max(1, NUMBERS // (numbers * rows * columns))
+    for start in range(0, n, some):
+        windows = sliding_window_view(images[start : start + some], (kh, kw), (2, 3))
+        patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(-1, numbers).astype(np.float64)
+        total += patches.sum(0)
+        products += patches.T @ patches
+    count = n * rows * columns
+    mean = total / count
+    scale = 255 * np.repeat(np.asarray(std, np.float64), kh * kw)
+    return (products / count - np.outer(mean, mean)) / np.outer(scale, scale)
+
+
+def _check(images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        expected = "expected uint8 of shape (N, C, H, W), not empty"
+        raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")
