@@ -29,6 +29,7 @@ from pathlib import Path
 import tinyres as tr
 from tinyres import checkpoints, models, train
 from tinyres.parallel.launch import launch, mpiexec
+from tinyres.runs import holds_run
 
 EPOCHS = 6
 SHARDS = int(os.environ.get("SHARDS", "1"))  # of each batch
@@ -49,7 +50,7 @@ def new_run(folder: Path) -> train.Run:
     config = train.Config(
         dataset="shapes", model="tiny", epochs=EPOCHS, batch_size=20, validation=20, lr=0.05, shards=SHARDS
     )
-    return train.Run(config, folder, resume=train.holds_run(folder))
+    return train.Run(config, folder, resume=holds_run(folder))
 
 
 class Told:

@@ -26,6 +26,7 @@ import tinyres as tr
 from tinyres import checkpoints, cli, machine, models, profile, train
 from tinyres import console as console_module
 from tinyres.data import cifar
+from tinyres.runs import read_config
 
 # also run in new processes, so it is text
 TINY = """
@@ -180,7 +181,7 @@ def test_every_option_reaches_the_configuration(tmp_path):
     on = dict.fromkeys(("sync_batch_norm", "zero_init_residual"), True)
     assert config == {**expected, **off, **on, "alternate_flip": False, "whiten": False}
     good(*TRAIN, "--alternate-flip", "--whiten", "--out", tmp_path / "other")
-    other = train.read_config(tmp_path / "other")
+    other = read_config(tmp_path / "other")
     assert (other.alternate_flip, other.whiten) == (True, True)
     assert "alternate_flip: got True, expected False where flip is" in bad(*TRAIN, "--alternate-flip", "--no-flip")
 
@@ -297,11 +298,11 @@ def test_recipes_are_listed_and_printed(tmp_path):
 def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
     tiny = ["--dataset", "shapes", "--model", "tiny", "--validation", "8", "--batch-size", "25", "--epochs", "1"]
     good("train", "--recipe", "paper", *tiny, "--lr", "0.2", "--out", tmp_path / "run")
-    config = train.read_config(tmp_path / "run")
+    config = read_config(tmp_path / "run")
     assert (config.schedule, config.nesterov, config.weight_decay) == ("steps", False, 1e-4)  # the recipe's
     assert (config.lr, config.batch_size, config.model) == (0.2, 25, "tiny")  # the command line's
     good("train", "--config", tmp_path / "run" / "config.json", "--out", tmp_path / "again")
-    assert train.read_config(tmp_path / "again") == config
+    assert read_config(tmp_path / "again") == config
     assert (tmp_path / "again" / "metrics.jsonl").read_text() == (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
@@ -348,7 +349,7 @@ def test_resume_with_more_epochs_goes_on(tmp_path, end):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 3
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line.get("epoch") for line in lines] == [1, 2, 3, None]
-    config = train.read_config(tmp_path / "run")
+    config = read_config(tmp_path / "run")
     rates = train.SCHEDULES[config.schedule](config, 12)
     assert lines[2]["lr"] == rates(11)
     assert (lines[1]["lr"] == rates(7)) == (not end)  # epoch 2 was trained by the shorter run's, or by the longer one's

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import tinyres as tr
 from tinyres import checkpoints, cli, models, train
 from tinyres.models import weights
+from tinyres.runs import read_config
 
 COLOURS = {"blue": (30, 40, 200), "green": (30, 180, 40), "red": (200, 40, 30)}
 SMALL = {"block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "B"}
@@ -86,7 +87,7 @@ def test_test_pictures_are_used_where_there_are_some(pictures):
     (pictures / "val" / "red").rename(pictures / "test" / "red")
     text = good(*TRAIN, "--data", pictures, "--out", "run")
     assert "no folder of test pictures" not in text
-    images, labels = train.read_split(train.read_config("run"), "test")
+    images, labels = train.read_split(read_config("run"), "test")
     assert (len(images), set(labels)) == (5, {2})
 
 
@@ -94,7 +95,7 @@ def test_one_tree_is_split_by_the_seed(pictures):
     tree = pictures / "train"
     text = good(*TRAIN, "--data", tree, "--out", "run")
     assert "on folder (39 images)" in text  # a fifth of each 16 is held out
-    config = train.read_config("run")
+    config = read_config("run")
     assert len(train.load_data(config).validation[1]) == 9
     assert good("eval", "run/best.safetensors") == good("eval", "run/best.safetensors")
 

@@ -30,7 +30,7 @@ FLOORS = [
     {"data"},
     {"checkpoints"},
     {"recipe", "curves", "evaluation", "stopping"},
-    {"recipes"},
+    {"recipes", "runs"},
     {"train"},
     {"verify"},
     {"profile", "console"},

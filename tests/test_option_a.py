@@ -14,6 +14,7 @@ import tinyres as tr
 from tinyres import checkpoints, export, models, train, verify
 from tinyres.checkpoints import CheckpointError
 from tinyres.models import PaddedIdentity
+from tinyres.runs import read_config
 
 X = np.random.default_rng(0).standard_normal((3, 3, 16, 16)).astype("f4")
 
@@ -157,10 +158,10 @@ def test_an_old_checkpoint_is_read_as_it_was_made(old, tmp_path):
 def test_an_old_run_goes_on_as_it_began_and_is_verified(old, tmp_path):
     whole, found = runs.fit(tmp_path / "whole", shortcut="A-after")
     assert verify.verify(old).stop > 0
-    run = train.Run(train.read_config(old), old, resume=True)
+    run = train.Run(read_config(old), old, resume=True)
     assert run.fit() == whole
     assert runs.result(old)["last.safetensors"] == found["last.safetensors"]
-    assert train.read_config(old).shortcut == "A-after"  # now that format 3 says so
+    assert read_config(old).shortcut == "A-after"  # now that format 3 says so
     verify.verify(old)
 
 

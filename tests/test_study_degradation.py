@@ -9,6 +9,7 @@ from support.runs import Reporter, config, stop
 from test_study import command, good
 
 from tinyres import models, train
+from tinyres.runs import read_config
 from tinyres.study import degradation
 from tinyres.study.degradation import Curve, verdict
 
@@ -101,7 +102,7 @@ def test_command(tmp_path):
     assert "plain32 beside plain20: training error" in text
     found = json.loads((tmp_path / "degradation.json").read_text())
     assert [curve["model"] for curve in found["curves"]] == list(NETS)
-    assert found["recipe"].items() < dataclasses.asdict(train.read_config(tmp_path / "plain20")).items()
+    assert found["recipe"].items() < dataclasses.asdict(read_config(tmp_path / "plain20")).items()
     assert (tmp_path / "degradation.png").read_bytes().startswith(b"\x89PNG")
     run = command("degradation", *options, "--networks", "plain20,plain21", "--out", tmp_path / "other")
     assert run.exit_code == 1

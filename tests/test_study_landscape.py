@@ -14,6 +14,7 @@ from test_study import command, good
 import tinyres as tr
 from tinyres import models, train
 from tinyres.files import CheckpointError
+from tinyres.runs import read_config
 from tinyres.study import landscape as study
 from tinyres.study.landscape import Sharpness, Surface, filter_normalised, grid, sharpness
 
@@ -269,7 +270,7 @@ def test_damaged_points_are_refused(tmp_path, content):
 
 def test_load_takes_the_images_that_the_network_was_trained_on(runs):
     net = study.load(runs[0], 20)
-    expected = train.load_data(train.read_config(runs[0]))
+    expected = train.load_data(read_config(runs[0]))
     assert (net.loader.images == expected.train[0][:20]).all()
     assert (net.loader.mean == expected.mean).all()
     assert net.name == "plain20"
@@ -317,7 +318,7 @@ def test_command_trains_networks_and_goes_on(tmp_path, monkeypatch):
     assert "Stopped and saved. The same command goes on from there." in run.output
     assert not (tmp_path / "landscape.json").exists()
     good(*words)
-    assert (train.read_config(tmp_path / "plain20").lr, train.read_config(tmp_path / "plain20").epochs) == (0.1, 1)
+    assert (read_config(tmp_path / "plain20").lr, read_config(tmp_path / "plain20").epochs) == (0.1, 1)
     found = json.loads((tmp_path / "landscape.json").read_text())
     assert [net["name"] for net in found["networks"]] == list(NETS)
 

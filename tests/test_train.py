@@ -22,6 +22,7 @@ from support.runs import Reporter, config, fit, install_tiny, pictures, result, 
 import tinyres as tr
 from tinyres import backend, checkpoints, models, train
 from tinyres.checkpoints import CheckpointError
+from tinyres.runs import holds_run, read_config, read_times
 
 FILES = {"config.json", "metrics.jsonl", "times.json", "last.safetensors", "previous.safetensors", "best.safetensors"}
 CURVES = train.curves  # which runs of the tiny network do without
@@ -43,7 +44,7 @@ def test_run_writes_its_files_and_tells_its_story(tmp_path):
     folder = tmp_path / "deep" / "run"
     assert {p.name for p in folder.iterdir()} - {"curves.png"} == FILES
     assert json.loads((folder / "config.json").read_text()) == dataclasses.asdict(config())
-    assert train.read_config(folder) == config()
+    assert read_config(folder) == config()
 
     *epochs, test = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert epochs == reporter.epochs
@@ -205,7 +206,7 @@ def test_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, whole, step, number
     assert checkpoints.load(folder / "last.safetensors")[1]["step"] == step
 
     rest = Reporter()
-    run = train.Run(train.read_config(folder), folder, resume=True)
+    run = train.Run(read_config(folder), folder, resume=True)
     assert run.step == step
     run.fit(rest)
     assert len(rest.losses) == 12 - step
@@ -239,12 +240,12 @@ def test_stop_at_each_of_40_steps(tmp_path):
 
     train.Run(config(epochs=10), tmp_path / "run")
     for step in range(1, 40):
-        run = train.Run(train.read_config(tmp_path / "run"), tmp_path / "run", resume=True)
+        run = train.Run(read_config(tmp_path / "run"), tmp_path / "run", resume=True)
         assert run.step == step - 1
         with pytest.raises(train.Interrupted):
             run.fit(Reporter(step, stop(signal.SIGTERM)))
         note(run)
-    run = train.Run(train.read_config(tmp_path / "run"), tmp_path / "run", resume=True)
+    run = train.Run(read_config(tmp_path / "run"), tmp_path / "run", resume=True)
     run.fit()
     note(run)
     assert states == expected
@@ -256,7 +257,7 @@ def test_run_that_was_killed_before_its_first_checkpoint_begins_again(tmp_path, 
     folder = tmp_path / "run"
     train.Run(config(), folder)
     (folder / ".last.safetensors.abc.part").write_bytes(b"half")
-    run = train.Run(train.read_config(folder), folder, resume=True)
+    run = train.Run(read_config(folder), folder, resume=True)
     assert {p.name for p in folder.iterdir()} == {"config.json"}
     run.fit()
     assert result(folder) == whole
@@ -459,8 +460,8 @@ def test_folder_that_holds_a_run_is_not_touched(tmp_path):
     with pytest.raises(FileExistsError, match=r"already holds a run: choose another .* or continue it with --resume"):
         train.Run(config(seed=1), tmp_path / "run")
     assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
-    assert train.holds_run(tmp_path / "run")
-    assert not train.holds_run(tmp_path)
+    assert holds_run(tmp_path / "run")
+    assert not holds_run(tmp_path)
 
 
 def damaged(change):
@@ -507,7 +508,7 @@ def test_configuration_that_cannot_be_read(tmp_path, content):
     if content is not None:
         (tmp_path / "config.json").write_bytes(content.encode("latin1"))
     with pytest.raises(CheckpointError, match=r"config\.json: no configuration of a run"):
-        train.read_config(tmp_path)
+        read_config(tmp_path)
 
 
 # ---------------------------------------------------------------- configuration
@@ -683,14 +684,14 @@ def test_a_run_says_how_long_its_epochs_took_over_stops(tmp_path, monkeypatch):
     run = train.Run(config(), tmp_path / "run")
     run.train_to(6)
     run.save("last")
-    before = train.read_times(tmp_path / "run")
+    before = read_times(tmp_path / "run")
     assert len(before.epochs) == 1
     assert min(*before.epochs, before.since) > 0
     for _ in range(100):
         next(clock)  # until it goes on
     run = train.Run(config(), tmp_path / "run", resume=True)
     run.fit()
-    times = train.read_times(tmp_path / "run")
+    times = read_times(tmp_path / "run")
     assert len(times.epochs) == 3
     assert times.epochs[0] == before.epochs[0]
     assert before.since < times.epochs[1] < 100
@@ -701,5 +702,5 @@ def test_a_run_says_how_long_its_epochs_took_over_stops(tmp_path, monkeypatch):
 )
 def test_times_that_make_no_sense_are_none(tmp_path, text):
     (tmp_path / "times.json").write_text(text)
-    assert train.read_times(tmp_path) is None
-    assert train.read_times(tmp_path / "nowhere") is None
+    assert read_times(tmp_path) is None
+    assert read_times(tmp_path / "nowhere") is None

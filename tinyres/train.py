@@ -1,9 +1,4 @@
-"""Training: the loop, its run folder, and how it stops and goes on.
-
-A run folder holds ``config.json`` (what was asked for), ``metrics.jsonl`` (a line for each epoch, the test result at
-the end), ``times.json`` (seconds, which alone differ when a run is repeated), checkpoints ``last.safetensors``,
-``previous.safetensors`` (the one before the last) and ``best.safetensors``, and ``curves.png`` where matplotlib is
-installed.
+"""Training: the loop, what it writes, see `tinyres.runs`, and how it stops and goes on.
 
 Everything a run does is a function of its configuration: the order of images and their variation come from
 (seed, epoch, batch), the learning rate from the step, and sums do not depend on the number of threads. So a run that
@@ -16,7 +11,6 @@ import dataclasses
 import json
 import math
 import re
-import reprlib
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -35,8 +29,9 @@ from tinyres.nn.init import manual_seed, whitening
 from tinyres.parallel.exchange import Shards
 from tinyres.parallel.meeting import Meeting
 from tinyres.parallel.world import check_same, world
-from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, fits, load_data, read_split
+from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, load_data, read_split
 from tinyres.replay import Replay
+from tinyres.runs import ALREADY, Times, has_begun, holds_run, read_progress, read_times
 from tinyres.stopping import stop_signals
 from tinyres.tape import Array, detect_anomaly
 from tinyres.tensor import Tensor
@@ -71,7 +66,6 @@ OTHER = (
     "Computed with the instruction set {!r} so far, and with {!r} from here on, which rounds differently: to the last "
     "bit, the result is not that of a run on one of them."
 )
-ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
 
 
 # ---------------------------------------------------------------- what a caller hears
@@ -128,13 +122,6 @@ class Every(NamedTuple):
 
 
 # ---------------------------------------------------------------- the run
-class Times(NamedTuple):
-    """Seconds that a run took: each of its epochs, with their validation, and the one that is under way so far."""
-
-    epochs: list[float]
-    since: float
-
-
 class _Told(NamedTuple):
     """What the shards of a step tell besides gradients; over all of them, the sums."""
 
@@ -542,7 +529,7 @@ class Run:
             checkpoints.load_arrays(path, self.model, arrays, "trained")
         try:
             self.optimizer.load_state_dict(checkpoints.part(arrays, "optimizer"))
-            self.step, self.history, self.sums = _progress(info, self.total_steps)
+            self.step, self.history, self.sums = read_progress(info, self.total_steps)
             self.saved = self.step
             for beside in filter(None, (self.average, self.lookahead)):
                 beside.steps = self.step
@@ -596,69 +583,3 @@ def parameter_groups(model: models.ResNet, config: Config) -> list[dict[str, Any
         layer_decay=config.layer_decay,
         parts=model.parts().values(),
     )
-
-
-def _progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-    """Step, history and sums of a checkpoint; KeyError or ValueError where they are not those of any run."""
-    step, history, sums = info["step"], info["history"], info["sums"]
-
-    def numbers(record: Any, *names: str) -> bool:
-        return isinstance(record, dict) and record.keys() >= {*names} and all(fits(v, float) for v in record.values())
-
-    if not fits(step, int) or not 0 <= step <= most:
-        raise ValueError(f"step: got {reprlib.repr(step)}, expected 0 to {most}")
-    if not isinstance(history, list) or not all(numbers(record, "epoch") for record in history):
-        raise ValueError(f"history: got {reprlib.repr(history)}, expected numbers by name for each epoch")
-    if not numbers(sums, "loss", "correct", "images") or not sums["images"] >= 0:
-        raise ValueError(f"sums: got {reprlib.repr(sums)}, expected loss, correct and images")
-    return step, history, sums
-
-
-def holds_run(folder: str | Path) -> bool:
-    """Whether a folder has a run in it."""
-    return (Path(folder) / "config.json").exists() or (Path(folder) / "last.safetensors").exists()
-
-
-def has_begun(folder: str | Path) -> bool:
-    """Whether the run in a folder has saved something to go on from, even if that is lost now."""
-    return any(any(Path(folder).glob(name)) for name in ("*.safetensors", "metrics.jsonl"))
-
-
-def read_times(folder: str | Path) -> Times | None:
-    """How long a run took so far; None where its folder does not say.
-
-    Examples
-    --------
-    >>> read_times("no such run")
-    """
-    try:
-        found = json.loads((Path(folder) / "times.json").read_text())
-        times = Times(list(map(float, found["epochs"])), float(found["since"]))
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
-    return times if all(0 <= t < math.inf for t in (*times.epochs, times.since)) else None
-
-
-def read_config(folder: str | Path) -> Config:
-    """The configuration of the run in a folder.
-
-    Raises
-    ------
-    CheckpointError
-        Where there is none, or it cannot be read, or has a field or a value that makes no sense.
-
-    Notes
-    -----
-    A run that was begun when "A-after" was the way of option A says so in its last checkpoint, see `models.upgrade`,
-    and not in its configuration.
-    """
-    path, last = Path(folder) / "config.json", Path(folder) / "last.safetensors"
-    try:
-        config = Config(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
-    with contextlib.suppress(checkpoints.CheckpointError):  # whoever reads the checkpoint says what is wrong with it
-        made = (checkpoints.load_info(last) or {}).get("config") if last.exists() else None
-        if isinstance(made, dict) and made.get("shortcut") == "A-after":
-            config = dataclasses.replace(config, shortcut="A-after")
-    return config

@@ -17,6 +17,7 @@ import numpy as np
 from tinyres import checkpoints, machine, train
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import ADDED, Progress, fits
+from tinyres.runs import read_config
 from tinyres.tape import Array
 
 
@@ -58,7 +59,7 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
     Verified(start=3168, stop=3520, sha256='...')
     """
     folder = Path(folder)
-    config = train.read_config(folder)
+    config = read_config(folder)
     last, previous, best = (folder / f"{name}.safetensors" for name in ("last", "previous", "best"))
     arrays, info = checkpoints.load(last)
     if (simd := info.get("simd", machine.simd())) != machine.simd():

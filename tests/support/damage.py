@@ -27,6 +27,7 @@ import tinyres as tr
 from tinyres import checkpoints, models, train
 from tinyres.data import DatasetError, DatasetNotFound, PictureError, cifar, cifar10, cifar100, read_picture
 from tinyres.files import CHECKSUM, CheckpointError, digest
+from tinyres.runs import read_config
 
 MEMORY_DISK = "/dev/shm" if Path("/dev/shm").is_dir() else None  # for many small files
 RECORDS = 2  # in each file of CIFAR
@@ -273,7 +274,7 @@ def predict(path: Path) -> None:
 
 def begin(path: Path) -> None:
     """Read a configuration, and make a run of it: that needs data, and may say that there is none."""
-    config = train.read_config(path.parent)
+    config = read_config(path.parent)
     with suppress(ValueError, DatasetNotFound):
         train.Run(config, path.parent / "run", resume=True)
 
@@ -282,7 +283,7 @@ def resume(path: Path) -> None:
     """A step of a run whose configuration is the one that the checkpoint should have."""
     good = taken_apart(described())[0]["__metadata__"]["tinyres"]
     (path.parent / "config.json").write_text(json.dumps(json.loads(good)["config"]))
-    run = train.Run(train.read_config(path.parent), path.parent, resume=True)
+    run = train.Run(read_config(path.parent), path.parent, resume=True)
     with suppress(train.Diverged):
         run.train_to(min(run.step + 1, run.total_steps))
 

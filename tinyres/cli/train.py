@@ -26,6 +26,7 @@ from tinyres.console import (
     work_together,
 )
 from tinyres.parallel.world import world
+from tinyres.runs import ALREADY, holds_run, read_config
 
 DEFAULTS = training.Config()
 RECIPE, VARIATION = "Recipe", "Variation of images"
@@ -221,8 +222,8 @@ def train(
                 raise UserError(f"{option}: a run that goes on has its configuration; leave it out to resume")
             config = _config_to_resume(given, out_folder, fields)
         else:
-            if out_folder and training.holds_run(out_folder):
-                raise UserError(training.ALREADY.format(out_folder))
+            if out_folder and holds_run(out_folder):
+                raise UserError(ALREADY.format(out_folder))
             config = configuration(fields)
         named = f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = out_folder or Path("runs") / world().texts(named)[0]  # of one moment, whichever came first
@@ -275,7 +276,7 @@ def _config_to_resume(given: list[str], folder: Path | None, fields: dict[str, A
     """The run's own configuration, perhaps with more epochs; other options that were given must agree with it."""
     if folder is None:
         raise UserError("--resume needs the run's folder: --out DIR")
-    config = training.read_config(folder)
+    config = read_config(folder)
     for name in given:
         own, value = getattr(config, name), fields[name]
         if name == "epochs" and value > own:

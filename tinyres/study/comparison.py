@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tinyres import train
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import Config
+from tinyres.runs import read_config, read_times
 from tinyres.study import plots
 from tinyres.study.page import find_jinja
 
@@ -48,7 +48,7 @@ def read(folder: str | Path) -> Record:
     0.8312
     """
     folder = Path(folder)
-    config = train.read_config(folder)
+    config = read_config(folder)
     path = folder / "metrics.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -60,7 +60,7 @@ def read(folder: str | Path) -> Record:
     if not history:
         raise CheckpointError(f"{path}: the run has not finished an epoch yet")
     result: dict[str, float] = next((line for line in lines if "test_accuracy" in line), {})
-    times = train.read_times(folder)
+    times = read_times(folder)
     minutes = None
     if times and len(times.epochs) >= len(history):
         minutes = [sum(times.epochs[: i + 1]) / 60 for i in range(len(history))]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyres import data, models, train
 from tinyres.files import CheckpointError, write_whole
+from tinyres.runs import holds_run, read_config
 from tinyres.study import plots
 
 if TYPE_CHECKING:
@@ -96,13 +97,13 @@ def go_on(config: train.Config, folder: str | Path, reporter: Any = None) -> tra
     >>> import tempfile, tinyres as tr
     >>> go_on(tr.train.Config(dataset="shapes", **RECIPE), tempfile.mkdtemp()).history[-1]  # doctest: +SKIP
     """
-    if train.holds_run(folder) and (found := train.read_config(folder)) != config:
+    if holds_run(folder) and (found := read_config(folder)) != config:
         differs = next(f.name for f in dataclasses.fields(found) if getattr(found, f.name) != getattr(config, f.name))
         raise CheckpointError(
             f"{folder}: holds a run with {differs} {getattr(found, differs)}, expected {getattr(config, differs)}: "
             "choose another folder, or the same options to go on"
         )
-    run = train.Run(config, folder, resume=train.holds_run(folder))
+    run = train.Run(config, folder, resume=holds_run(folder))
     run.fit(reporter)
     return run
 

@@ -1,0 +1,126 @@
+"""The folder of a run, and what can be read in it.
+
+It holds ``config.json`` (what was asked for), ``metrics.jsonl`` (a line for each epoch, the test result at the end),
+``times.json`` (seconds, which alone differ when a run is repeated), checkpoints ``last.safetensors``,
+``previous.safetensors`` (the one before the last) and ``best.safetensors``, and ``curves.png`` where matplotlib is
+installed.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import reprlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tinyres import checkpoints
+from tinyres.recipe import Config, fits
+
+ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
+
+
+class Times(NamedTuple):
+    """Seconds that a run took: each of its epochs, with their validation, and the one that is under way so far.
+
+    Examples
+    --------
+    >>> Times([61.5, 60.2], since=3.0).epochs
+    [61.5, 60.2]
+    """
+
+    epochs: list[float]
+    since: float
+
+
+def holds_run(folder: str | Path) -> bool:
+    """Whether a folder has a run in it.
+
+    Examples
+    --------
+    >>> holds_run("no such run")
+    False
+    """
+    return (Path(folder) / "config.json").exists() or (Path(folder) / "last.safetensors").exists()
+
+
+def has_begun(folder: str | Path) -> bool:
+    """Whether the run in a folder has saved something to go on from, even if that is lost now.
+
+    Examples
+    --------
+    >>> has_begun("no such run")
+    False
+    """
+    return any(any(Path(folder).glob(name)) for name in ("*.safetensors", "metrics.jsonl"))
+
+
+def read_times(folder: str | Path) -> Times | None:
+    """How long a run took so far; None where its folder does not say.
+
+    Examples
+    --------
+    >>> read_times("no such run")
+    """
+    try:
+        found = json.loads((Path(folder) / "times.json").read_text())
+        times = Times(list(map(float, found["epochs"])), float(found["since"]))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return times if all(0 <= t < math.inf for t in (*times.epochs, times.since)) else None
+
+
+def read_config(folder: str | Path) -> Config:
+    """The configuration of the run in a folder.
+
+    Raises
+    ------
+    CheckpointError
+        Where there is none, or it cannot be read, or has a field or a value that makes no sense.
+
+    Notes
+    -----
+    A run that was begun when "A-after" was the way of option A says so in its last checkpoint, see `models.upgrade`,
+    and not in its configuration.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = pathlib.Path(folder, "config.json").write_text('{"model": "resnet32"}')
+    >>> read_config(folder).model
+    'resnet32'
+    """
+    path, last = Path(folder) / "config.json", Path(folder) / "last.safetensors"
+    try:
+        config = Config(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
+    with contextlib.suppress(checkpoints.CheckpointError):  # whoever reads the checkpoint says what is wrong with it
+        made = (checkpoints.load_info(last) or {}).get("config") if last.exists() else None
+        if isinstance(made, dict) and made.get("shortcut") == "A-after":
+            config = dataclasses.replace(config, shortcut="A-after")
+    return config
+
+
+def read_progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
+    """Step, history and sums of a checkpoint; KeyError or ValueError where they are not those of any run.
+
+    Examples
+    --------
+    >>> read_progress({"step": 9, "history": [], "sums": {"loss": 0.0, "correct": 0, "images": 0}}, most=8)
+    Traceback (most recent call last):
+    ValueError: step: got 9, expected 0 to 8
+    """
+    step, history, sums = info["step"], info["history"], info["sums"]
+
+    def numbers(record: Any, *names: str) -> bool:
+        return isinstance(record, dict) and record.keys() >= {*names} and all(fits(v, float) for v in record.values())
+
+    if not fits(step, int) or not 0 <= step <= most:
+        raise ValueError(f"step: got {reprlib.repr(step)}, expected 0 to {most}")
+    if not isinstance(history, list) or not all(numbers(record, "epoch") for record in history):
+        raise ValueError(f"history: got {reprlib.repr(history)}, expected numbers by name for each epoch")
+    if not numbers(sums, "loss", "correct", "images") or not sums["images"] >= 0:
+        raise ValueError(f"sums: got {reprlib.repr(sums)}, expected loss, correct and images")
+    return step, history, sums
