@@ -152,6 +152,21 @@ def run(who: str, config: training.Config, data: training.Data, split: str) -> d
     return {"who": who, "seed": config.seed, "steps": steps * config.epochs, "epochs": epochs, "flipped": flipped}
 
 
+def train(who: str, recipe: str, settings: dict[str, Any], split: str, results: Path) -> None:
+    """Train by these settings, and add what came of it to the results, by the name of its recipe."""
+    config = training.Config(**settings)
+    data = training.load_data(config)  # a seed holds out validation images of its own
+    found = {"recipe": recipe, "split": split, **run(who, config, data, split)}
+    found |= {"config": dataclasses.asdict(config) | {"data": None}, "machine": machine(tr.num_threads())}
+    with results.open("a") as file:
+        file.write(json.dumps(found) + "\n")
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """All runs that are known."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
 # ---------------------------------------------------------------- what came out
 def minutes_to(accuracy: float, epochs: list[dict[str, float]]) -> float | None:
     """Until the test accuracy is so high, and stays so at the end of each epoch after that."""
@@ -232,21 +247,17 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images whose accuracy counts")
     parser.add_argument("--plot", help="draw accuracy against minutes")
     args = parse(parser)
-    runs = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
     for seed in args.seeds if args.recipe else []:
         for who in args.who:
             known = args.recipe in tr.recipes.names()
             recipe = (tr.recipes.find if known else tr.recipes.read)(args.recipe)
             name = " ".join([recipe.name if known else Path(args.recipe).stem, *args.set])
-            if any((*kind_of(r), r["seed"]) == (name, who, args.split, seed) for r in runs):
+            if any((*kind_of(r), r["seed"]) == (name, who, args.split, seed) for r in read(args.results)):
                 continue
             changes = {key: setting(value) for key, value in (text.split("=", 1) for text in args.set)}
-            config = training.Config(**recipe.settings() | {"data": args.data, "seed": seed} | changes)
-            data = training.load_data(config)  # a seed holds out validation images of its own
-            found = {"recipe": name, "split": args.split, **run(who, config, data, args.split)}
-            runs.append(found | {"config": dataclasses.asdict(config), "machine": machine(tr.num_threads())})
-            with args.results.open("a") as file:
-                file.write(json.dumps(runs[-1]) + "\n")
+            settings = recipe.settings() | {"data": args.data, "seed": seed} | changes
+            train(who, name, settings, args.split, args.results)
+    runs = read(args.results)
     print("\n".join(report(runs)))
     if args.plot:
         plot(runs, args.plot)

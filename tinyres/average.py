@@ -138,7 +138,7 @@ class Lookahead(_Beside):
     >>> import numpy as np, tinyres as tr
     >>> model = tr.nn.Linear(1, 1, bias=False)
     >>> model.weight.data[...] = 0
-    >>> slow = tr.average.Lookahead(model, decay=0.5, total=1)
+    >>> slow = tr.average.Lookahead(model, decay=0.5, total=1, every=1)
     >>> model.weight.data[...] = 1
     >>> slow.update()
     >>> print(model.weight.data)

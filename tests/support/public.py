@@ -9,6 +9,7 @@ MODULES = [
     "tinyres",
     *(f"tinyres.{name}" for name in tr.__all__ if inspect.ismodule(getattr(tr, name))),
     "tinyres.nn.init",
+    "tinyres.runs",
     "tinyres.testing.strategies",
     "tinyres.verify",
 ]

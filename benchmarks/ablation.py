@@ -1,0 +1,115 @@
+"""What each part of a recipe is worth: eight parts, each in half of sixteen trainings, so that every one of them tells
+something of all parts.
+
+    python benchmarks/ablation.py --results ablation.jsonl
+    python benchmarks/ablation.py --results ablation.jsonl --runs 0 1 2 3
+    python benchmarks/ablation.py --results ablation.jsonl --runs
+
+With and without a part, three seeds each, would be 48 trainings. Here an effect is the mean of the eight runs that have
+the part less that of the eight that have not, in which every other part is there as often as not. It is as precise as
+with sixteen trainings for each part alone, and no sum of two parts' own effects can look like it: a 2^(8-4) design of
+resolution IV (Box, Hunter and Hunter, "Statistics for Experimenters", 1978, chapter 12). Four runs at a time have the
+same seed and so the same initial weights and validation images, with each part in two of them.
+
+Accuracies are of the validation images, after the last epoch: this is to choose. The results are those of accuracy.py;
+what is there is not trained again. Without --runs all are trained, with none of them only the table is printed.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import accuracy
+import numpy as np
+from measuring import OURS, parse
+
+PARTS: dict[str, dict[str, Any]] = {
+    "lookahead": {"lookahead": 0.95},
+    "whitened first convolution": {"whiten": True},
+    "label smoothing": {"label_smoothing": 0.1},
+    "faster biases of batch norm": {"bias_lr": 16.0},
+    "crops of 2 pixels, not 4": {"pad": 2},
+    "flips in turns": {"alternate_flip": True},
+    "moving average of weights": {"ema": 0.99},
+    "cutout": {"cutout": 8},
+}
+BASE = {
+    "model": "slim_resnet9", "epochs": 8, "batch_size": 128, "lr": 0.4, "schedule": "one-cycle", "warmup": 0.2,
+    "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "pad": 4, "flip": True,
+}  # fmt: skip
+
+
+def design() -> tuple[np.ndarray, np.ndarray]:
+    """Which of sixteen runs has which part, bool (16, 8), and the seed of each, int (16,).
+
+    Four parts in all combinations; each of the others where an odd number of three of those are, another three for
+    each. Seeds go by products of two: no part has to do with them.
+    """
+    full = (np.arange(16)[:, None] >> np.arange(4)) & 1
+    a, b, c, d = full.T
+    others = [b ^ c ^ d, a ^ c ^ d, a ^ b ^ d, a ^ b ^ c]
+    seeds = 2 * (a ^ b) + (a ^ c)
+    order = np.argsort(seeds, kind="stable")
+    return np.stack([a, b, c, d, *others], 1)[order].astype(bool), seeds[order]
+
+
+def settings_of(parts: np.ndarray) -> dict[str, Any]:
+    """What a run sets besides the base."""
+    return {k: v for part, on in zip(PARTS.values(), parts, strict=True) if on for k, v in part.items()}
+
+
+def effects(parts: np.ndarray, seeds: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
+    """What each part adds to the score, and the standard error of each of these numbers.
+
+    Least squares of scores = level of the seed + half an effect, plus or minus. What that leaves is noise, and
+    interactions: 16 - 4 - 8 = 4 degrees of freedom.
+    """
+    levels = seeds[:, None] == np.unique(seeds)
+    columns = np.concatenate([levels, parts - 0.5], 1)
+    found, *_ = np.linalg.lstsq(columns, scores, rcond=None)
+    rest = scores - columns @ found
+    variance = rest @ rest / (len(scores) - columns.shape[1])
+    return found[levels.shape[1] :], float(np.sqrt(4 * variance / len(scores)))
+
+
+def report(runs: dict[int, dict[str, Any]]) -> Iterator[str]:
+    """The effects, largest first, where all runs are there; what is missing otherwise."""
+    parts, seeds = design()
+    if missing := sorted(set(range(len(seeds))) - runs.keys()):
+        yield f"To be trained: {' '.join(map(str, missing))}"
+        return
+    scores = 100 * np.array([runs[i]["epochs"][-1]["accuracy"] for i in range(len(seeds))])
+    found, error = effects(parts, seeds, scores)
+    yield f"{len(scores)} runs, {scores.mean():.2f} % on average; each effect +- {error:.2f} (one standard error)\n"
+    yield "| part | without, % | with, % | effect, % |\n|---|---|---|---|"
+    for i in np.argsort(-found):
+        without, with_ = (scores[parts[:, i] == on].mean() for on in (False, True))
+        yield f"| {list(PARTS)[i]} | {without:.2f} | {with_:.2f} | {found[i]:+.2f} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="folder of CIFAR-10")
+    parser.add_argument("--results", type=Path, required=True, help="a line of JSON for each run; made, or added to")
+    parser.add_argument(
+        "--runs", type=int, nargs="*", choices=range(16), default=range(16), metavar="N", help="0 to 15"
+    )
+    args = parse(parser)
+    parts, seeds = design()
+    names = [" ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in settings_of(row).items())]) for row in parts]
+
+    def known() -> dict[int, dict[str, Any]]:
+        found = {(r["recipe"], r["seed"]): r for r in accuracy.read(args.results)}
+        return {i: found[key] for i, key in enumerate(zip(names, seeds.tolist(), strict=True)) if key in found}
+
+    for i in args.runs:
+        if i not in known():
+            settings = BASE | settings_of(parts[i]) | {"data": args.data, "seed": int(seeds[i])}
+            accuracy.train(OURS, names[i], settings, "validation", args.results)
+    print("\n".join(report(known())))
+
+
+if __name__ == "__main__":
+    main()
