@@ -36,7 +36,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "cutout": {"cutout": 8},
 }
 BASE = {
-    "model": "slim_resnet9", "epochs": 8, "batch_size": 128, "lr": 0.4, "schedule": "one-cycle", "warmup": 0.2,
+    "model": "slim_resnet9", "epochs": 10, "batch_size": 128, "lr": 0.4, "schedule": "one-cycle", "warmup": 0.2,
     "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "pad": 4, "flip": True,
 }  # fmt: skip
 
