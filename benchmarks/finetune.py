@@ -2,10 +2,10 @@
 
     python benchmarks/finetune.py --data DIR --seeds 0 1 2
 
-Six classes of CIFAR-10, enlarged, are what a ResNet-18 is trained on first; its weights are written as torchvision
-names them. The other four are a folder of pictures, of which a few are there to learn from. `tinyres train --recipe
-finetune` begins with the weights; "from scratch" has the default recipe on the same pictures for as many epochs. The
-pictures that are tested chose nothing: both take the weights of the last epoch.
+Six classes of CIFAR-10, enlarged, are what a ResNet-18 is trained on first, in a smaller size to save time; its weights
+are written as torchvision names them. The other four are a folder of pictures, of which a few are there to learn from.
+`tinyres train --recipe finetune` begins with the weights; "from scratch" has the default recipe on these pictures, for
+as many epochs. The pictures that are tested chose nothing: both take the weights of the last epoch.
 """
 
 import argparse
@@ -45,12 +45,12 @@ def some(images: np.ndarray, labels: np.ndarray, of_each: slice, seed: int) -> t
     return images[index], labels[index]
 
 
-def folder_of(root: Path, args: argparse.Namespace, n: int, classes: tuple[int, ...], seed: int) -> Path:
+def folder_of(root: Path, args: argparse.Namespace, n: int, classes: tuple[int, ...], side: int, seed: int) -> Path:
     """So many pictures of each class to learn from, and others that they are tested on."""
     train, test = (tr.data.cifar10(args.data, split) for split in ("train", "test"))
-    write(root, "train", *some(*train, slice(n), seed), classes, args.side)
-    write(root, "val", *some(*train, slice(n, n + VALIDATION), seed), classes, args.side)
-    write(root, "test", *some(*test, slice(args.test), 0), classes, args.side)
+    write(root, "train", *some(*train, slice(n), seed), classes, side)
+    write(root, "val", *some(*train, slice(n, n + VALIDATION), seed), classes, side)
+    write(root, "test", *some(*test, slice(args.test), 0), classes, side)
     return root
 
 
@@ -70,8 +70,9 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of CIFAR-10")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--side", type=int, default=224, help="pixels that pictures are enlarged to")
-    parser.add_argument("--first", type=int, default=1000, help="pictures of each class that the weights have seen")
-    parser.add_argument("--first-epochs", type=int, default=6)
+    parser.add_argument("--first-side", type=int, default=112, help="the same, of those that the weights have seen")
+    parser.add_argument("--first", type=int, default=1500, help="pictures of each class that the weights have seen")
+    parser.add_argument("--first-epochs", type=int, default=8)
     parser.add_argument("--test", type=int, default=250, help="pictures of each class to test on")
     parser.add_argument("--then", type=int, default=200, help="pictures of each class that are there to learn from")
     parser.add_argument("--weights", type=Path, help="where the first weights are kept; used if they are there")
@@ -80,18 +81,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         weights = args.weights or root / "first.safetensors"
-        pictures = {"dataset": "folder", "model": "resnet18", "image_size": args.side}
+        pictures = {"dataset": "folder", "model": "resnet18"}
         if not weights.exists():
-            own = {**pictures, "data": str(folder_of(root / "first", args, args.first, FIRST, 0))}
-            accuracy, minutes, first = run(
-                training.Config(**own, batch_size=64, lr=0.1, epochs=args.first_epochs), root / "first-run"
-            )
+            folder = folder_of(root / "first", args, args.first, FIRST, args.first_side, 0)
+            own = {**pictures, "data": str(folder), "image_size": args.first_side}
+            config = training.Config(**own, batch_size=64, lr=0.1, epochs=args.first_epochs)
+            accuracy, minutes, first = run(config, root / "first-run")
             tr.checkpoints.save_weights(weights, first.model)
             print(f"first weights: {accuracy:.2%} of the classes that they have seen, in {minutes:.1f} minutes")
         recipe = tr.recipes.find("finetune").settings()
         found: dict[str, list[tuple[float, float]]] = {}
         for seed in args.seeds:
-            own = {**pictures, "data": str(folder_of(root / f"then-{seed}", args, args.then, THEN, seed)), "seed": seed}
+            folder = folder_of(root / f"then-{seed}", args, args.then, THEN, args.side, seed)
+            own = {**pictures, "data": str(folder), "image_size": args.side, "seed": seed}
             tuned = training.Config(**recipe | own | {"weights": str(weights)})
             scratch = training.Config(**own, batch_size=tuned.batch_size, lr=0.1, epochs=tuned.epochs)
             for name, config in (("finetune", tuned), ("from scratch", scratch)):
