@@ -3,7 +3,6 @@ something of all parts.
 
     python benchmarks/ablation.py --results ablation.jsonl
     python benchmarks/ablation.py --results ablation.jsonl --runs 0 1 2 3
-    python benchmarks/ablation.py --results ablation.jsonl --runs
 
 With and without a part, three seeds each, would be 48 trainings. Here an effect is the mean of the eight runs that have
 the part less that of the eight that have not, in which every other part is there as often as not. It is as precise as
@@ -12,7 +11,7 @@ resolution IV (Box, Hunter and Hunter, "Statistics for Experimenters", 1978, cha
 same seed and so the same initial weights and validation images, with each part in two of them.
 
 Accuracies are of the validation images, after the last epoch: this is to choose. The results are those of accuracy.py;
-what is there is not trained again. Without --runs all are trained, with none of them only the table is printed.
+what is there is not trained again. The table needs all runs; --runs trains some of them.
 """
 
 import argparse
@@ -74,13 +73,10 @@ def effects(parts: np.ndarray, seeds: np.ndarray, scores: np.ndarray) -> tuple[n
     return found[levels.shape[1] :], float(np.sqrt(4 * variance / len(scores)))
 
 
-def report(runs: dict[int, dict[str, Any]]) -> Iterator[str]:
-    """The effects, largest first, where all runs are there; what is missing otherwise."""
+def report(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """The effects, largest first."""
     parts, seeds = design()
-    if missing := sorted(set(range(len(seeds))) - runs.keys()):
-        yield f"To be trained: {' '.join(map(str, missing))}"
-        return
-    scores = 100 * np.array([runs[i]["epochs"][-1]["accuracy"] for i in range(len(seeds))])
+    scores = 100 * np.array([run["epochs"][-1]["accuracy"] for run in runs])
     found, error = effects(parts, seeds, scores)
     yield f"{len(scores)} runs, {scores.mean():.2f} % on average; each effect +- {error:.2f} (one standard error)\n"
     yield "| part | without, % | with, % | effect, % |\n|---|---|---|---|"
@@ -98,17 +94,14 @@ def main() -> None:
     )
     args = parse(parser)
     parts, seeds = design()
-    names = [" ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in settings_of(row).items())]) for row in parts]
-
-    def known() -> dict[int, dict[str, Any]]:
-        found = {(r["recipe"], r["seed"]): r for r in accuracy.read(args.results)}
-        return {i: found[key] for i, key in enumerate(zip(names, seeds.tolist(), strict=True)) if key in found}
-
+    runs = []
     for i in args.runs:
-        if i not in known():
-            settings = BASE | settings_of(parts[i]) | {"data": args.data, "seed": int(seeds[i])}
-            accuracy.train(OURS, names[i], settings, "validation", args.results)
-    print("\n".join(report(known())))
+        changed = settings_of(parts[i])
+        name = " ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in changed.items())])
+        settings = BASE | changed | {"data": args.data, "seed": int(seeds[i])}
+        runs.append(accuracy.train(OURS, name, settings, "validation", args.results))
+    if len(runs) == len(seeds):
+        print("\n".join(report(runs)))
 
 
 if __name__ == "__main__":

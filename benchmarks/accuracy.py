@@ -72,13 +72,12 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         if config.whiten:
             training.whiten(same, data)
             net.conv1.weight.requires_grad_(False)
-        average = tr.average.EMA(same, config.ema, every=training.AVERAGE_EVERY) if config.ema else None
         momentum = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": True}
         optimizer = torch.optim.SGD(groups_of(net, same, config), config.lr, **momentum)
         how = {"mean": data.mean, "std": data.std, "augment": config.augment, "mix": config.mix(len(data.classes))}
         loader = tr.data.Loader(*data.train, config.batch_size, seed=config.seed, **how)
         lr, step = training.SCHEDULES[config.schedule](config, config.epochs * len(loader)), 0
-        slow = tr.average.Lookahead(same, config.lookahead, config.epochs * len(loader)) if config.lookahead else None
+        average, slow = training.weights_beside(same, config, len(loader))
 
         def epoch() -> float:
             nonlocal step
@@ -152,14 +151,16 @@ def run(who: str, config: training.Config, data: training.Data, split: str) -> d
     return {"who": who, "seed": config.seed, "steps": steps * config.epochs, "epochs": epochs, "flipped": flipped}
 
 
-def train(who: str, recipe: str, settings: dict[str, Any], split: str, results: Path) -> None:
-    """Train by these settings, and add what came of it to the results, by the name of its recipe."""
+def train(who: str, recipe: str, settings: dict[str, Any], split: str, results: Path) -> dict[str, Any]:
+    """Train by these settings, and add what came of it to the results; or take it from there, where it is known."""
     config = training.Config(**settings)
-    data = training.load_data(config)  # a seed holds out validation images of its own
-    found = {"recipe": recipe, "split": split, **run(who, config, data, split)}
-    found |= {"config": dataclasses.asdict(config) | {"data": None}, "machine": machine(tr.num_threads())}
+    asked = {"recipe": recipe, "split": split, "who": who, "config": dataclasses.asdict(config) | {"data": None}}
+    if known := [r for r in read(results) if asked.items() <= r.items()]:
+        return known[0]
+    found = asked | run(who, config, training.load_data(config), split) | {"machine": machine(tr.num_threads())}
     with results.open("a") as file:
         file.write(json.dumps(found) + "\n")
+    return found
 
 
 def read(results: Path) -> list[dict[str, Any]]:
@@ -252,12 +253,14 @@ def main() -> None:
             known = args.recipe in tr.recipes.names()
             recipe = (tr.recipes.find if known else tr.recipes.read)(args.recipe)
             name = " ".join([recipe.name if known else Path(args.recipe).stem, *args.set])
-            if any((*kind_of(r), r["seed"]) == (name, who, args.split, seed) for r in read(args.results)):
-                continue
             changes = {key: setting(value) for key, value in (text.split("=", 1) for text in args.set)}
             settings = recipe.settings() | {"data": args.data, "seed": seed} | changes
             train(who, name, settings, args.split, args.results)
     runs = read(args.results)
+    for kind in dict.fromkeys(map(kind_of, runs)):
+        configs = [r["config"] | {"seed": None} for r in runs if kind_of(r) == kind]
+        if any(config != configs[0] for config in configs):
+            raise SystemExit(f"{args.results}: {' '.join(kind)} is there by several recipes: keep the lines of one")
     print("\n".join(report(runs)))
     if args.plot:
         plot(runs, args.plot)

@@ -1,4 +1,4 @@
-"""Pictures of some classes learnt from weights that have seen others, and learnt from scratch, in equal time.
+"""Pictures of some classes learnt from weights that have seen others, and learnt from scratch, in as many epochs.
 
     python benchmarks/finetune.py --data DIR --seeds 0 1 2
 

@@ -11,18 +11,30 @@ from tinyres import checkpoints, nn, train
 from tinyres.average import EMA, Lookahead
 
 
-@given(st.floats(0, 1), st.integers(1, 4), st.lists(st.floats(-9, 9), max_size=30))
-def test_it_is_its_formula(decay, every, values):
+@given(st.floats(0, 1), st.integers(1, 4), st.none() | st.integers(1, 9), st.lists(st.floats(-9, 9), max_size=30))
+def test_it_is_its_formula(decay, every, epoch, values):
     model = nn.Linear(1, 1, bias=False).astype("f8")
     model.weight.data[...] = expected = 1.0
-    average = EMA(model, decay, every=every)
+    average, last = EMA(model, decay, every=every, epoch=epoch), 0
     for n, value in enumerate(values, 1):
         model.weight.data[...] = value
         average.update()
-        if n % every == 0:
-            d = min(decay, (1 + n) / (10 + n)) ** every
-            expected = d * expected + (1 - d) * value
-    np.testing.assert_allclose(average.arrays["weight"], expected, rtol=1e-9, atol=1e-12)
+        if n % every == 0 or (epoch and n % epoch == 0):
+            d = min(decay, (1 + n) / (10 + n)) ** (n - last)
+            expected, last = d * expected + (1 - d) * value, n
+        np.testing.assert_allclose(average.arrays["weight"], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda m: EMA(m, 0.5), lambda m: Lookahead(m, 0.5, 1)])
+def test_weights_that_a_graph_holds_are_not_changed(make):
+    model = nn.Linear(2, 1)
+    beside = make(model)
+    y = model(tr.Tensor([[1.0, 2.0]]))
+    change = beside.update if isinstance(beside, Lookahead) else lambda: beside.in_place().__enter__()
+    with pytest.raises(RuntimeError, match=r"average: got weights that a graph still holds, .*: first call backward"):
+        change()
+    y.sum().backward()
+    change()
 
 
 def test_inside_the_block_the_model_has_the_averages_and_after_it_its_own():
@@ -57,6 +69,11 @@ def test_a_shared_parameter_is_averaged_once():
     with average.in_place():
         np.testing.assert_array_equal(shared.weight.data, start)
     np.testing.assert_array_equal(shared.weight.data, np.full((2, 2), 3))
+
+
+def test_an_epoch_has_a_step():
+    with pytest.raises(ValueError, match="epoch: got 0, expected 1 or more"):
+        EMA(nn.Linear(1, 1), 0.5, epoch=0)
 
 
 @pytest.mark.parametrize(("decay", "every"), [(-0.1, 1), (1.1, 1), (float("nan"), 1), (0.5, 0)])
@@ -136,6 +153,16 @@ def test_a_run_with_other_weights_goes_on_as_if_it_had_not_stopped(tmp_path, ste
     run.save("last")
     train.Run(wanted, tmp_path / "run", resume=True).fit()
     assert result(tmp_path / "run") == result(tmp_path / "whole")
+
+
+def test_a_run_of_few_steps_has_an_average_of_them(tmp_path):
+    """Four steps, where an update comes at each fifth."""
+    run = train.Run(config(ema=0.5, epochs=1), tmp_path / "run")
+    before = run.model.fc.weight.data.copy()
+    run.fit()
+    saved = run_at(tmp_path / "run", "last")
+    assert (saved["model.fc.weight"] != before).any()
+    assert (saved["model.fc.weight"] != saved["trained.fc.weight"]).any()
 
 
 def test_a_run_with_lookahead_ends_at_its_slow_weights(tmp_path):

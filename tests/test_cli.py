@@ -253,7 +253,12 @@ def test_compare_needs_runs(run, tmp_path):
         assert "RUNS: got 1, expected two or more" in bad("compare", *same)
     assert "config.json: no configuration of a run" in bad("compare", run, tmp_path / "nowhere")
     broken = shutil.copytree(run, tmp_path / "broken")
-    for content in ("", "{", "3\n", '{"epoch": 1}\n', "[" * 9999):
+    epoch = '{"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5}\n'
+    junk = (
+        '["test_accuracy"]', '{"test_accuracy": "high", "test_loss": 1.0}', '{"test_accuracy": 0.5, "test_loss": NaN}',
+        '{"epoch": 2, "train_loss": "8.7", "train_accuracy": 0.5}', "null",
+    )  # fmt: skip
+    for content in ("", "{", "3\n", '{"epoch": 1}\n', "[" * 9999, *(epoch + line for line in junk)):
         (broken / "metrics.jsonl").write_text(content)
         assert "metrics.jsonl: " in bad("compare", run, broken)
     (tmp_path / "file").write_text("")
@@ -309,9 +314,13 @@ def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--recipe", ""], "--recipe: got '', expected one of default, finetune, paper"),
+        (["--recipe", "", "--config", "a.toml"], "--recipe, --config: got both, expected one to start from"),
+        (["--config", "."], "--config: got ., expected a file that can be read"),
+        (["--config", "none.toml"], "--config: got none.toml, expected a file that can be read"),
+        (["--layer-decay", "2"], "layer_decay: got 2.0, expected more than 0 and at most 1"),
         (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, finetune, paper"),
         (["--recipe", "paper", "--config", "a.toml"], "--recipe, --config: got both, expected one to start from"),
-        (["--config", "missing.toml"], "No such file or directory: 'missing.toml'"),
         (["--config", "wrong.toml"], "--config: wrong.toml: epoch: no configuration has this; did you mean epochs?"),
         (["--config", "value.toml"], "epochs: got '3', expected int"),
         (

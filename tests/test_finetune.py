@@ -3,6 +3,8 @@
 import contextlib
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,8 +89,42 @@ def test_test_pictures_are_used_where_there_are_some(pictures):
     (pictures / "val" / "red").rename(pictures / "test" / "red")
     text = good(*TRAIN, "--data", pictures, "--out", "run")
     assert "no folder of test pictures" not in text
-    images, labels = train.read_split(read_config("run"), "test")
+    images, labels, *_ = train.read_split(read_config("run"), "test")
     assert (len(images), set(labels)) == (5, {2})
+
+
+def test_eval_knows_classes_by_name_and_says_what_it_passes_over(pictures, tmp_path):
+    good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "run")
+    other = tmp_path / "other"
+    shutil.copytree(pictures, other)
+    for split in ("train", "val"):
+        (other / split / "green").rename(other / split / "grey")
+    message = bad("eval", "run/best.safetensors", "--data", other)
+    assert "--data: got pictures of blue, grey, red; expected those that run/best.safetensors knows" in message
+    for i in range(100):
+        Image.new("RGB", (20, 20), COLOURS["red"]).save(pictures / "val" / "red" / f"more{i}.png")
+    (pictures / "val" / "red" / "broken.jpg").write_bytes(b"no picture")
+    text = good("eval", "run/best.safetensors")
+    assert re.search(r"Passed over: .*broken\.jpg: not an image that can be read", text)
+    for wrong in json.loads(good("eval", "run/best.safetensors", "--json"))["worst"]:
+        assert Path(wrong["file"]).parent.name == wrong["class"]
+        assert Path(wrong["file"]).exists()
+
+
+def test_eval_refuses_weights_that_are_no_numbers(pictures):
+    good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "run")
+    arrays, info = checkpoints.load("run/best.safetensors")
+    arrays["model.fc.bias"][0] = np.nan
+    checkpoints.save("nan.safetensors", arrays, info)
+    assert "logits: got NaN or infinity, expected numbers" in bad("eval", "nan.safetensors", "--json")
+
+
+def test_compare_tells_folders_apart(pictures, tmp_path):
+    good(*TRAIN, "--data", pictures, "--epochs", "1", "--out", "run")
+    shutil.copytree(pictures, tmp_path / "other")
+    good(*TRAIN, "--data", tmp_path / "other", "--epochs", "1", "--out", "run2")
+    found = json.loads(good("compare", "run", "run2", "--json"))
+    assert found["differences"] == {"data": [str(pictures), str(tmp_path / "other")]}
 
 
 def test_one_tree_is_split_by_the_seed(pictures):

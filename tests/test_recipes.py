@@ -78,6 +78,7 @@ def test_settings_of_a_model_come_before_those_of_all(tmp_path):
             "[config]\n[model.resnet20]\n",
             "model: not a part of a recipe; expected summary, evidence, config, ",
         ),
+        ("a.toml", "[models.resnet20]\nlrr = 3", "a.toml: lrr: no configuration has this; did you mean lr?"),
         ("a.toml", "config = 3", "a.toml: config: got 3, expected a dict"),
         ("a.toml", "[config]\n[models]\nresnet20 = 3", "a.toml: resnet20: got 3, expected settings by name"),
         ("a.toml", "[config]\n[models.resnet20]\nlrr = 3", "a.toml: lrr: no configuration has this; did you mean lr?"),
@@ -88,6 +89,19 @@ def test_what_is_no_recipe_is_refused_in_words(tmp_path, file, content, message)
     with pytest.raises(ValueError, match=r"expected|no configuration") as caught:
         recipes.read(tmp_path / file)
     assert message in str(caught.value)
+
+
+def test_a_part_of_a_recipe_is_enough(tmp_path):
+    (tmp_path / "a.toml").write_text('summary = "mine"\n[models.resnet32]\nlr = 0.2\n')
+    mine = recipes.read(tmp_path / "a.toml")
+    assert (mine.summary, mine.settings(), mine.settings("resnet32")) == ("mine", {}, {"model": "resnet32", "lr": 0.2})
+
+
+def test_a_model_that_is_no_name_is_left_for_the_configuration_to_refuse(tmp_path):
+    (tmp_path / "a.json").write_text('{"model": ["resnet20"]}')
+    settings = recipes.read(tmp_path / "a.json").settings()
+    with pytest.raises(ValueError, match=r"model: got .*resnet20.*, expected str"):
+        train.Config(**settings)
 
 
 def test_bytes_that_are_no_text_are_refused_in_words(tmp_path):

@@ -10,6 +10,7 @@ import tinyres as tr
 from tinyres import data, nn, train
 from tinyres.data import statistics
 from tinyres.nn.init import whitening
+from tinyres.recipe import Data
 
 IMAGES = tr.data.shapes(30, "train", size=16)[0]
 
@@ -96,6 +97,39 @@ def test_a_run_that_whitens_goes_on_as_if_it_had_not_stopped(tiny, tmp_path):
     run.save("last")
     train.Run(wanted, tmp_path / "run", resume=True).fit()
     assert result(tmp_path / "run") == result(tmp_path / "whole")
+
+
+def test_patches_are_of_images_all_over_the_set(monkeypatch):
+    """A folder's are sorted by class. Here the first half is black, and any image of the second is not."""
+    images = np.zeros((20, 3, 8, 8), np.uint8)
+    images[10:] = np.random.default_rng(0).integers(0, 256, (10, 3, 8, 8))
+    labels = np.zeros(20, np.int64)
+    split = images, labels
+    found = Data(split, split, split, ("a",), *data.channel_statistics(images))
+    covariance = data.patch_covariance
+    for most, chosen in ((8 * 8 * 4, images[::5]), (8 * 8 * 99, images), (1, images[:1])):
+        monkeypatch.setattr(train, "WHITENED", most)
+        network = tr.models.resnet20()
+        tr.manual_seed(0)
+        train.whiten(network, found)
+        tr.manual_seed(0)
+        expected = whitening(network.conv1.weight.shape, covariance(chosen, (3, 3), std=found.std))
+        np.testing.assert_array_equal(network.conv1.weight.data, expected)
+
+
+def test_a_run_that_goes_on_looks_at_no_patches(tiny, tmp_path, monkeypatch):
+    run = train.Run(config(whiten=True), tmp_path / "run")
+    run.train_to(2)
+    run.save("last")
+    monkeypatch.setattr(train, "whiten", None)
+    again = train.Run(config(whiten=True), tmp_path / "run", resume=True)
+    assert not again.model.conv1.weight.requires_grad
+    np.testing.assert_array_equal(again.model.conv1.weight.data, run.model.conv1.weight.data)
+
+
+def test_channels_of_one_value_say_nothing():
+    with pytest.raises(ValueError, match=r"std: got \[0\. 1\. 1\.\], expected positive numbers"):
+        data.patch_covariance(IMAGES, (3, 3), std=[0, 1, 1])
 
 
 def test_weights_to_start_from_are_not_whitened_away():

@@ -48,8 +48,17 @@ class _Beside:
     def _swap(self) -> None:
         for name, array in self._trained():
             own = array.copy()
-            array[...] = self.arrays[name]
+            _put(array, self.arrays[name])
             self.arrays[name][...] = own
+
+
+def _put(array: Array, values: Array) -> None:
+    if not array.flags.writeable:
+        raise RuntimeError(
+            "average: got weights that a graph still holds, expected to change them: first call backward on what was "
+            "computed with them, or let go of it"
+        )
+    array[...] = values
 
 
 class EMA(_Beside):
@@ -62,16 +71,18 @@ class EMA(_Beside):
         Share of the average that a step leaves, 0 to 1: 0.99 is about the mean of the last hundred steps.
     every : int
         Steps between two updates, each of which counts for so many: an update reads and writes all weights.
+    epoch : int, optional
+        Steps of an epoch: there is an update at the end of each as well, where the average is looked at.
 
     Raises
     ------
     ValueError
-        If `decay` is not from 0 to 1 or `every` is not positive.
+        If `decay` is not from 0 to 1, or `every` or `epoch` is not positive.
 
     Notes
     -----
-    After n steps, a <- d a + (1 - d) w, with d = min(decay, (1 + n) / (10 + n)) to the power of `every`: so that the
-    weights of the beginning, which are random, are soon forgotten.
+    After n steps, of which the last k came after the update before, a <- d a + (1 - d) w, with
+    d = min(decay, (1 + n) / (10 + n))^k: so that the weights of the beginning, which are random, are soon forgotten.
 
     Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with a decay that begins low as
     in TensorFlow's ExponentialMovingAverage.
@@ -91,14 +102,18 @@ class EMA(_Beside):
     [[1.]]
     """
 
-    def __init__(self, model: Module, decay: float, *, every: int = 1) -> None:
+    def __init__(self, model: Module, decay: float, *, every: int = 1, epoch: int | None = None) -> None:
+        if epoch is not None and epoch < 1:
+            raise ValueError(f"epoch: got {epoch}, expected 1 or more")
+        self.epoch = epoch or every
         super().__init__(model, decay, every)
 
     def update(self) -> None:
         """Take in the weights as they are after one more step."""
-        self.steps += 1
-        if self.steps % self.every == 0:
-            self._draw(min(self.decay, (1 + self.steps) / (10 + self.steps)) ** self.every)
+        before, self.steps = self.steps, self.steps + 1
+        if self.steps % self.every == 0 or self.steps % self.epoch == 0:
+            last = max(before - before % self.every, before - before % self.epoch)  # update, of which nothing is kept
+            self._draw(min(self.decay, (1 + self.steps) / (10 + self.steps)) ** (self.steps - last))
 
 
 class Lookahead(_Beside):
@@ -157,4 +172,4 @@ class Lookahead(_Beside):
         if self.steps % self.every == 0 or self.steps == self.total:
             self._draw(self.decay**self.every * min(1, self.steps / self.total) ** 3)
             for name, array in self._trained():
-                array[...] = self.arrays[name]
+                _put(array, self.arrays[name])

@@ -140,6 +140,10 @@ class Scores:
                 f"logits, labels: got shapes {self.logits.shape} and {self.labels.shape}, expected (N, K) and (N,), "
                 "and an image at least"
             )
+        if not np.isfinite(self.logits).all():
+            raise ValueError(
+                "logits: got NaN or infinity, expected numbers: the network's weights are damaged, or its run diverged"
+            )
         if self.labels.dtype.kind not in "iu" or not ((self.labels >= 0) & (self.labels < self.logits.shape[1])).all():
             raise ValueError(f"labels: expected whole numbers from 0 to {self.logits.shape[1] - 1}, the classes")
 

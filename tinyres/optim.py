@@ -48,7 +48,7 @@ def parameter_groups(
     Raises
     ------
     ValueError
-        If `bias_lr` or `layer_decay` is not positive.
+        If `bias_lr` is not positive, or `layer_decay` not more than 0 and at most 1.
 
     Examples
     --------
@@ -59,9 +59,10 @@ def parameter_groups(
     >>> [(len(g["params"]), g["lr_scale"]) for g in parameter_groups(net, 5e-4, layer_decay=0.5)]
     [(2, 0.5), (2, 1.0)]
     """
-    for name, value in (("bias_lr", bias_lr), ("layer_decay", layer_decay)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name}: got {value}, expected a positive number")
+    if not 0 < bias_lr < np.inf:
+        raise ValueError(f"bias_lr: got {bias_lr}, expected a positive number")
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay: got {layer_decay}, expected more than 0 and at most 1")
     norms = {module.bias for module in model.modules() if isinstance(module, BatchNorm2d)}
     modules = ([child] for child in model.children()) if parts is None else parts
     sets = [part for some in modules if (part := {p for module in some for p in module.parameters()})]

@@ -128,13 +128,17 @@ class Config:
         expect("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
         expect("lr_batch_size", self.lr_batch_size is None or self.lr_batch_size >= 1, "1 or more")
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
-        for name in ("bias_lr", "layer_decay"):
-            expect(name, 0 < getattr(self, name) < math.inf, "a positive number")
+        expect("bias_lr", 0 < self.bias_lr < math.inf, "a positive number")
+        expect("layer_decay", 0 < self.layer_decay <= 1, "more than 0 and at most 1")
         frozen = "a file to start from, since a part of the network stays as it is (freeze)"
         expect("weights", self.weights is not None or self.freeze is None, frozen)
         for name in ("ema", "lookahead"):
             expect(name, 0 <= getattr(self, name) < 1, "0 or more and less than 1")
-        expect("whiten", self.weights is None or not self.whiten, "False where there are weights to start from")
+        expect(
+            "whiten",
+            self.weights is None or not self.whiten,
+            "False where there are weights to start from: leave out one of the two",
+        )
         for name in ("mixup", "cutmix"):
             expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")
@@ -239,20 +243,39 @@ class Data(NamedTuple):
         return cls((x, y), (validation_x, validation_y), (test_x, test_y), mean=mean, std=std, **words)
 
 
-def read_split(config: Config, split: str) -> tuple[Array, Array]:
-    """All images and labels of a split ("train" or "test") of a configuration's data set.
+class Split(NamedTuple):
+    """Images (N, 3, H, W) uint8, labels (N,) int64, what they are called, and of a folder's the files."""
+
+    images: Array
+    labels: Array
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+
+def read_split(config: Config, split: str) -> Split:
+    """All images and labels of a split of a configuration's data set.
+
+    "train" is all there is before some are held out, "validation" those that a run of this configuration holds out, and
+    "test" the rest.
 
     Examples
     --------
     >>> import tinyres as tr
-    >>> images, labels = read_split(tr.train.Config(dataset="shapes"), "test")
-    >>> images.dtype, images.shape[1:]
-    (dtype('uint8'), (3, 32, 32))
+    >>> found = read_split(tr.train.Config(dataset="shapes"), "test")
+    >>> found.images.dtype, found.images.shape[1:], len(found.classes)
+    (dtype('uint8'), (3, 32, 32), 10)
     """
     if config.dataset == "folder":
-        return _read_pictures(config, split)[:2]
+        found = _read_pictures(config, "val" if split == "validation" else split)
+        notes = tuple(f"Passed over: {text}" for text in found.bad)
+        return Split(found.images, found.labels, found.classes, notes, found.files)
+    if split == "validation":
+        data_ = _load_set(config)
+        return Split(*data_.validation, data_.classes)
     where = {} if config.dataset == "shapes" else {"root": config.data}
-    return DATASETS[config.dataset][0](split=split, **where)
+    read, classes = DATASETS[config.dataset]
+    return Split(*read(split=split, **where), classes)
 
 
 def load_data(config: Config, progress: Progress | None = None) -> Data:
@@ -283,7 +306,7 @@ def load_data(config: Config, progress: Progress | None = None) -> Data:
 
 
 def _load_set(config: Config) -> Data:
-    images, labels = read_split(config, "train")
+    images, labels, *_ = read_split(config, "train")
     if config.validation >= len(images):
         raise ValueError(f"validation: got {config.validation}, expected less than the {len(images)} training images")
     mean, std = data.channel_statistics(images)
@@ -292,7 +315,7 @@ def _load_set(config: Config) -> Data:
         if (rest := len(train[0]) - config.subset) < 0:
             raise ValueError(f"subset: got {config.subset}, expected at most the {len(train[0])} training images")
         train, _ = data.split_validation(*train, rest, config.seed)
-    return Data(train, validation, read_split(config, "test"), DATASETS[config.dataset][1], mean, std)
+    return Data(train, validation, read_split(config, "test")[:2], DATASETS[config.dataset][1], mean, std)
 
 
 def _load_pictures(config: Config, progress: Progress | None) -> Data:

@@ -103,6 +103,19 @@ def read_config(folder: str | Path) -> Config:
     return config
 
 
+def numbers_by_name(record: Any, *names: str) -> bool:
+    """Whether what a file holds is a dict of finite numbers, with these names among others.
+
+    Examples
+    --------
+    >>> numbers_by_name({"epoch": 1, "loss": 0.5}, "epoch"), numbers_by_name({"epoch": float("nan")}, "epoch")
+    (True, False)
+    """
+    if not isinstance(record, dict) or not record.keys() >= {*names}:
+        return False
+    return all(fits(value, float) and math.isfinite(value) for value in record.values())
+
+
 def read_progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
     """Step, history and sums of a checkpoint; KeyError or ValueError where they are not those of any run.
 
@@ -113,14 +126,10 @@ def read_progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, 
     ValueError: step: got 9, expected 0 to 8
     """
     step, history, sums = info["step"], info["history"], info["sums"]
-
-    def numbers(record: Any, *names: str) -> bool:
-        return isinstance(record, dict) and record.keys() >= {*names} and all(fits(v, float) for v in record.values())
-
     if not fits(step, int) or not 0 <= step <= most:
         raise ValueError(f"step: got {reprlib.repr(step)}, expected 0 to {most}")
-    if not isinstance(history, list) or not all(numbers(record, "epoch") for record in history):
+    if not isinstance(history, list) or not all(numbers_by_name(record, "epoch") for record in history):
         raise ValueError(f"history: got {reprlib.repr(history)}, expected numbers by name for each epoch")
-    if not numbers(sums, "loss", "correct", "images") or not sums["images"] >= 0:
+    if not numbers_by_name(sums, "loss", "correct", "images") or not sums["images"] >= 0:
         raise ValueError(f"sums: got {reprlib.repr(sums)}, expected loss, correct and images")
     return step, history, sums

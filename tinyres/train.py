@@ -54,7 +54,7 @@ __all__ = [
 
 EVAL_BATCH = 250
 AVERAGE_EVERY = 5  # steps
-WHITENED = 5000  # images whose patches are looked at
+WHITENED = 5000 * 32 * 32  # patches that are looked at
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
@@ -194,10 +194,11 @@ class Run:
             self._normalise(self.folder / "last.safetensors", saved[1])
         elif config.weights:
             self._start_from(config.weights)
-        if config.whiten:
+        if config.whiten and saved:
+            self.model.conv1.freeze()
+        elif config.whiten:
             whiten(self.model, self.data)
         self._freeze()
-        self.average = EMA(self.model, config.ema, every=AVERAGE_EVERY) if config.ema else None
         self.replay = Replay(self.model, self._loss)
         self.optimizer = self._optimizer()
         how = {"shuffle": True, "augment": config.augment, "mix": config.mix(len(self.data.classes))}
@@ -206,7 +207,7 @@ class Run:
         self._check_batches()
         self.total_steps = config.epochs * len(self.loader)
         self.lr = SCHEDULES[config.schedule](config, self.total_steps)
-        self.lookahead = Lookahead(self.model, config.lookahead, self.total_steps) if config.lookahead else None
+        self.average, self.lookahead = weights_beside(self.model, config, len(self.loader))
         if self.total_steps < FEW_STEPS and not config.weights and not saved:
             lower = " or --lr 0.1" if config.peak_lr > 0.1 else ""
             self.notes.append(FEW.format(self.total_steps, config.peak_lr, lower))
@@ -546,9 +547,25 @@ class Run:
             self._write("curves.png", picture)
 
 
+def weights_beside(model: models.ResNet, config: Config, epoch: int) -> tuple[EMA | None, Lookahead | None]:
+    """The average of a network's weights and the slow ones, where a run with epochs of so many steps has them.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> average, lookahead = weights_beside(tr.models.resnet20(), tr.train.Config(ema=0.99), 352)
+    >>> average.decay, lookahead
+    (0.99, None)
+    """
+    average = EMA(model, config.ema, every=AVERAGE_EVERY, epoch=epoch) if config.ema else None
+    return average, Lookahead(model, config.lookahead, config.epochs * epoch) if config.lookahead else None
+
+
 def whiten(model: models.ResNet, found: Data) -> None:
     """Let a network's first convolution whiten patches of the training images, see `tinyres.nn.init.whitening`, and
     stay so.
+
+    At most `WHITENED` patches are looked at, of images all over the set: those of a folder are sorted by class.
 
     Examples
     --------
@@ -558,9 +575,9 @@ def whiten(model: models.ResNet, found: Data) -> None:
     >>> net.conv1.weight.requires_grad
     False
     """
-    images = found.train[0]
-    some = images[:: -(-len(images) // WHITENED)]  # of all: those of a folder are sorted by class
-    shape = model.conv1.weight.shape
+    images, shape = found.train[0], model.conv1.weight.shape
+    count = max(1, min(len(images), WHITENED // (images.shape[2] * images.shape[3])))
+    some = images[np.linspace(0, len(images), count, endpoint=False).astype(np.int64)]
     covariance = data.patch_covariance(some, (shape[2], shape[3]), std=found.std)
     model.conv1.weight.data[...] = whitening(shape, covariance)
     model.conv1.freeze()

@@ -39,7 +39,7 @@ def compare(
         if out_folder:
             _write(out_folder, records, found)
         if as_json:
-            out.print(json.dumps(found, indent=2), soft_wrap=True)
+            out.print(json.dumps(found, indent=2, allow_nan=False), soft_wrap=True)
             return
         _tell(records, found)
         if out_folder:
@@ -51,7 +51,7 @@ def _write(folder: Path, records: list[comparison.Record], found: dict[str, Any]
     html = comparison.page(records, figure)  # before anything is written: both may lack what they need
     folder.mkdir(parents=True, exist_ok=True)
     plots.save(figure, folder / "comparison.png")
-    write_whole(folder / "comparison.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(folder / "comparison.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
     write_whole(folder / "comparison.html", html.encode())
 
 

@@ -1,6 +1,7 @@
 """`tinyres eval`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from tinyres import checkpoints, evaluation
 from tinyres import train as training
 from tinyres.cli.options import Checkpoint, Json
-from tinyres.console import DataOption, Threads, UserError, errors, expect_folder, out, show, work_together
+from tinyres.console import DataOption, Threads, UserError, console, errors, expect_folder, out, show, work_together
 from tinyres.data import Loader
 from tinyres.files import write_whole
 from tinyres.parallel.world import world
@@ -60,32 +61,37 @@ def evaluate(
             config = training.Config(**{**info["config"], "data": data or info["config"].get("data")})
         except (TypeError, ValueError) as error:
             raise UserError(f"{checkpoint_file}: not a configuration that tinyres has ({error})") from error
-        images, labels = (
-            training.load_data(config).validation if split == "validation" else training.read_split(config, split)
-        )
-        if not len(labels):
+        if split == "validation" and not config.validation:
             raise UserError(f"--split: got {split}, but the run of {checkpoint_file} held out no images")
-        loader = Loader(images, labels, training.EVAL_BATCH, mean=info["mean"], std=info["std"], shuffle=False)
-        scores = evaluation.score(model, loader, flip=flip)
-        found = {"dataset": config.dataset, "split": split, "flip": flip, **numbers(scores, info["classes"])}
+        seen = training.read_split(config, split)
+        if list(seen.classes) != info["classes"]:
+            there, known = (", ".join(map(str, names)) for names in (seen.classes, info["classes"]))
+            raise UserError(f"--data: got pictures of {there}; expected those that {checkpoint_file} knows: {known}")
+        for note in seen.notes:
+            console(stderr=as_json).print(note, soft_wrap=True)
+        options = {"mean": info["mean"], "std": info["std"], "shuffle": False}
+        scores = evaluation.score(model, Loader(seen.images, seen.labels, training.EVAL_BATCH, **options), flip=flip)
+        found = {
+            "dataset": config.dataset,
+            "split": split,
+            "flip": flip,
+            **numbers(scores, info["classes"], seen.files),
+        }
         if out_folder and world().rank == 0:
-            _write(out_folder, found, scores, images, info["classes"])
+            _write(out_folder, found, scores, seen.images, info["classes"])
         if as_json:
-            out.print(json.dumps(found, indent=2), soft_wrap=True)
+            out.print(json.dumps(found, indent=2, allow_nan=False), soft_wrap=True)
             return
-        mirrored = ", each mirrored as well" if flip else ""
-        out.print(
-            f"{config.dataset} {split}: accuracy {scores.accuracy:.2%}, loss {scores.loss:.4f} ({len(labels):,} images"
-            f"{mirrored})",
-            soft_wrap=True,
-        )
+        looked_at = f"{found['images']:,} images" + (", each mirrored as well" if flip else "")
+        accuracy = f"accuracy {scores.accuracy:.2%}, loss {scores.loss:.4f}"
+        out.print(f"{config.dataset} {split}: {accuracy} ({looked_at})", soft_wrap=True)
         _tell(found)
         if out_folder:
             out.print(f"Written: evaluation.json, {', '.join(PICTURES)} in {out_folder}", soft_wrap=True)
 
 
-def numbers(scores: evaluation.Scores, classes: list[str]) -> dict[str, Any]:
-    """What is found, as JSON has it."""
+def numbers(scores: evaluation.Scores, classes: list[str], files: Sequence[Path]) -> dict[str, Any]:
+    """What is found, as JSON has it; the worst with their files, where they come from some."""
     calibration = scores.calibration()
     per_class = zip(
         classes, scores.confusion.sum(1).tolist(), _numbers(scores.recall), _numbers(scores.precision), strict=True
@@ -103,6 +109,7 @@ def numbers(scores: evaluation.Scores, classes: list[str]) -> dict[str, Any]:
         "worst": [
             {
                 "image": int(i),
+                **({"file": str(files[i])} if files else {}),
                 "class": classes[scores.labels[i]],
                 "answer": classes[scores.answers[i]],
                 "probability": float(scores.probabilities[i, scores.labels[i]]),
@@ -136,7 +143,7 @@ PICTURES = ("confusion.png", "calibration.png", "mistakes.png")
 
 def _write(folder: Path, found: dict[str, Any], scores: evaluation.Scores, images: Any, classes: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(folder / "evaluation.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
     drawn = (
         pictures.confusion(scores, classes),
         pictures.reliability(scores),

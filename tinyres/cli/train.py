@@ -217,8 +217,8 @@ def train(
         start = _settings(recipe, config_file, model if "model" in given else None)
         fields |= {name: value for name, value in start.items() if name not in given}
         if resume:
-            if recipe or config_file:
-                option = "--recipe" if recipe else "--config"
+            if recipe is not None or config_file is not None:
+                option = "--recipe" if recipe is not None else "--config"
                 raise UserError(f"{option}: a run that goes on has its configuration; leave it out to resume")
             config = _config_to_resume(given, out_folder, fields)
         else:
@@ -263,12 +263,14 @@ def _every(text: str | None) -> training.Every | None:
 
 def _settings(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
     """What a recipe or a file sets, for this model where one was asked for."""
-    if name and file:
+    if name is not None and file is not None:
         raise UserError("--recipe, --config: got both, expected one to start from")
     try:
-        recipe = recipes.find(name) if name else recipes.read(file) if file else None
+        recipe = recipes.find(name) if name is not None else recipes.read(file) if file is not None else None
     except ValueError as error:
-        raise UserError(f"--{error}" if name else f"--config: {error}") from None
+        raise UserError(f"--{error}" if name is not None else f"--config: {error}") from None
+    except OSError as error:
+        raise UserError(f"--config: got {file}, expected a file that can be read ({error.strerror})") from None
     return recipe.settings(model) if recipe else {}
 
 

@@ -17,12 +17,14 @@ LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
 
 class Folder(NamedTuple):
-    """Pictures of a split, the number of each one's class, the classes' names, and what could not be read."""
+    """Pictures of a split, the number of each one's class, the classes' names, what could not be read, and where each
+    picture came from."""
 
     images: np.ndarray  # uint8 (N, 3, S, S)
     labels: np.ndarray  # int64 (N,)
     classes: tuple[str, ...]
     bad: tuple[str, ...]
+    files: tuple[Path, ...]
 
 
 def image_folder(
@@ -76,9 +78,9 @@ def image_folder(
     ...     (root / name).mkdir()
     ...     for i in range(5):
     ...         Image.new("RGB", (40, 30)).save(root / name / f"{i}.png")
-    >>> images, labels, classes, bad = image_folder(root, image_size=32)
-    >>> images.shape, labels, classes
-    ((8, 3, 32, 32), array([0, 0, 0, 0, 1, 1, 1, 1]), ('cat', 'dog'))
+    >>> found = image_folder(root, image_size=32)
+    >>> found.images.shape, found.labels, found.classes, found.files[0].name
+    ((8, 3, 32, 32), array([0, 0, 0, 0, 1, 1, 1, 1]), ('cat', 'dog'), '0.png')
     """
     if split not in ("train", "val", "test"):
         raise ValueError(f"split: expected 'train', 'val' or 'test', got {split!r}")
@@ -113,7 +115,8 @@ def image_folder(
         )
     if bad:
         images, labels = images[good], labels[good]
-    return Folder(images, labels, classes, tuple(bad))
+    paths = tuple(path for (_, path), read_ in zip(files, good, strict=True) if read_)
+    return Folder(images, labels, classes, tuple(bad), paths)
 
 
 # ---------------------------------------------------------------- finding

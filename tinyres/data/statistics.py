@@ -67,7 +67,7 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
     Raises
     ------
     ValueError
-        If `images` has another dtype or shape, is empty, or is smaller than a patch.
+        If `images` has another dtype or shape, is empty, or is smaller than a patch, or a `std` is not positive.
 
     Notes
     -----
@@ -88,6 +88,9 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
     kh, kw = size
     if not (1 <= kh <= height and 1 <= kw <= width):
         raise ValueError(f"size: got {kh} x {kw}, expected at most the {height} x {width} of the images, and 1 or more")
+    each = np.asarray(std, np.float64)
+    if not (each > 0).all():
+        raise ValueError(f"std: got {each}, expected positive numbers: a channel of one value alone says nothing")
     rows, columns = height - kh + 1, width - kw + 1
     numbers = channels * kh * kw
     total, products = np.zeros(numbers), np.zeros((numbers, numbers))
@@ -99,7 +102,7 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
         products += patches.T @ patches
     count = n * rows * columns
     mean = total / count
-    scale = 255 * np.repeat(np.asarray(std, np.float64), kh * kw)
+    scale = 255 * np.repeat(each, kh * kw)
     return (products / count - np.outer(mean, mean)) / np.outer(scale, scale)
 
 

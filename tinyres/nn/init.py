@@ -91,7 +91,7 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
 
 
 def whitening(shape: tuple[int, ...], covariance: Array, *, eps: float = 5e-4, dtype: Any = np.float32) -> Array:
-    """Filters whose responses to patches of this covariance have no correlation, and a variance of 1 each.
+    """Filters that whiten: the responses of half of them have no correlation and the same variance.
 
     Parameters
     ----------
@@ -112,10 +112,11 @@ def whitening(shape: tuple[int, ...], covariance: Array, *, eps: float = 5e-4, d
     -----
     With cov = V diag(l) V' and its largest eigenvalues first, filter i is v_i / sqrt(l_i + eps), for i < F / 2 at most;
     then come as many of the opposite sign, since a ReLU would lose half of each response; filters that are left are
-    drawn by `kaiming_normal`. v_i' cov v_j = 0 for i /= j, and l_i for i = j.
+    drawn by `kaiming_normal`. v_i' cov v_j is l_i for i = j and 0 otherwise, so that responses of the first have the
+    variance l_i / (l_i + eps).
 
     Page, "How to train your ResNet 8: bag of tricks", 2019; Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU",
-    2024, section 3.1, with patches of 2 x 2.
+    2024, section 3.2, with patches of 2 x 2.
 
     Examples
     --------

@@ -38,7 +38,8 @@ class Recipe(NamedTuple):
     def settings(self, model: str | None = None) -> Settings:
         """Fields of the configuration, for this model or the recipe's own."""
         settings = self.config if model is None else {**self.config, "model": model}
-        return {**settings, **self.models.get(settings.get("model", Config.model), {})}
+        named = settings.get("model", Config.model)
+        return {**settings, **(self.models.get(named, {}) if isinstance(named, str) else {})}
 
 
 def names() -> list[str]:
@@ -84,7 +85,7 @@ def find(name: str) -> Recipe:
     10
     >>> find("pape")
     Traceback (most recent call last):
-    ValueError: recipe: got 'pape', expected one of default, paper; did you mean paper?
+    ValueError: recipe: got 'pape', expected one of default, finetune, paper; did you mean paper?
     """
     return _recipe(name, tomllib.loads(source(name)))
 
@@ -119,12 +120,12 @@ def read(path: str | Path) -> Recipe:
 
 
 def _recipe(name: str, found: Any) -> Recipe:
-    """Of what a file holds; without a heading ``[config]``, all of it is settings."""
-    if isinstance(found, dict) and "config" not in found:
-        found = {"config": found}
+    """Of what a file holds; without any part of a recipe, all of it is settings."""
     if not isinstance(found, dict):
         raise ValueError(f"{name}: got a {type(found).__name__}, expected settings by name")
     known = {"summary": str, "evidence": str, "config": dict, "models": dict}
+    if found.keys().isdisjoint(known):
+        found = {"config": found}
     for key, value in found.items():
         if key not in known:
             raise ValueError(

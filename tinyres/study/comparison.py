@@ -11,11 +11,9 @@ from typing import Any
 
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import Config
-from tinyres.runs import read_config, read_times
+from tinyres.runs import numbers_by_name, read_config, read_times
 from tinyres.study import plots
 from tinyres.study.page import find_jinja
-
-NOT_COMPARED = ("data",)  # where the images are is not what they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +50,13 @@ def read(folder: str | Path) -> Record:
     path = folder / "metrics.jsonl"
     try:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        history = [line for line in lines if "epoch" in line]
-        for name in ("epoch", "train_loss", "train_accuracy"):
-            [float(line[name]) for line in history]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: no metrics of a run that has finished an epoch ({error!r})") from error
+    history = [line for line in lines if isinstance(line, dict) and "epoch" in line]
+    for number, line in enumerate(lines, 1):
+        names = ("epoch", "train_loss", "train_accuracy") if line in history else ("test_loss", "test_accuracy")
+        if not numbers_by_name(line, *names):
+            raise CheckpointError(f"{path}: line {number}: expected {', '.join(names)}, and all of it numbers")
     if not history:
         raise CheckpointError(f"{path}: the run has not finished an epoch yet")
     result: dict[str, float] = next((line for line in lines if "test_accuracy" in line), {})
@@ -70,6 +70,8 @@ def read(folder: str | Path) -> Record:
 def differences(records: Sequence[Record]) -> dict[str, list[Any]]:
     """Fields of the configurations that are not the same in all runs, with the value of each.
 
+    Where the images of a known data set lie does not matter; of a folder's it says which they are.
+
     Examples
     --------
     >>> import tinyres as tr
@@ -77,7 +79,8 @@ def differences(records: Sequence[Record]) -> dict[str, list[Any]]:
     >>> differences([a, b])
     {'lr': [0.1, 0.5]}
     """
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_COMPARED]
+    own = any(record.config.dataset == "folder" for record in records)
+    names = [field.name for field in dataclasses.fields(Config) if own or field.name != "data"]
     values = {name: [getattr(record.config, name) for record in records] for name in names}
     return {name: some for name, some in values.items() if any(value != some[0] for value in some)}
 
