@@ -89,6 +89,7 @@ def valid(dtype):
         gradient = {"dy": dy, "x": x, "y": y, "mean": mean, "inv_std": scale / weight, "weight": weight, "bias": bias}
         yield "batch_norm_grad", {**gradient, "training": True, "relu": relu, "residual": residual}
     for shape in [(2, 5, 3, 4), (7, 3)]:
+        yield "erf", {"x": a(*shape)}
         yield "relu", {"x": a(*shape)}
         yield "relu_grad", {"dy": a(*shape), "y": a(*shape)}
         yield "add_to", {"total": a(*shape), "part": a(*shape)}

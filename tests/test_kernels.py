@@ -442,6 +442,16 @@ def test_relu_and_its_gradient_are_their_definitions(shape, dtype, order, dy_ord
     assert y.shape == shape
 
 
+@given(shapes(max_dims=5, min_side=0), dtypes, st.sampled_from(ALL_ORDERS), seeds)
+def test_erf_is_the_error_function(shape, dtype, order, seed):
+    rng = np.random.default_rng(seed)
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 9.0])
+    x = np.where(rng.random(shape) < 0.3, rng.choice(special, shape), 2 * rng.standard_normal(shape)).astype(dtype)
+    y = kernels.erf(in_order(x, order))
+    assert (y.dtype, y.shape) == (dtype, shape)
+    np.testing.assert_allclose(y, reference.erf(in_order(x, order)), rtol=4 * np.finfo(dtype).eps)
+
+
 @given(shapes(max_dims=4, min_side=0), dtypes, st.sampled_from(ORDERS[:3]), st.sampled_from(ALL_ORDERS), seeds)
 def test_add_to(shape, dtype, order, part_order, seed):
     rng = np.random.default_rng(seed)

@@ -150,28 +150,57 @@ def test_global_average(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["softmax", "log_softmax", "relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "relu", "sigmoid", "tanh", "silu", "gelu"])
 @given(st.data())
 def test_activations(dtype, name, data):
     x = data.draw(tensors(dtype, shapes(min_dims=1)))
     ours, theirs = twins(3 * x.data)
     options = [data.draw(st.integers(-x.ndim, x.ndim - 1))] if "softmax" in name else []
     y = getattr(ops, name)(*ours, *options)
-    z = getattr(torch, name)(*theirs, *options)
+    z = getattr(F if name in ("silu", "gelu") else torch, name)(*theirs, *options)
     dy = np.random.default_rng(1).standard_normal(y.shape).astype(dtype)
     compare(ours, theirs, y, z, dy, scale=np.sqrt(x.size))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(st.integers(1, 6), st.integers(1, 12), st.integers(0, 999), st.sampled_from([0.0, 0.1, 1.0]))
-def test_cross_entropy(dtype, n, k, seed, smoothing):
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@given(st.integers(1, 6), st.integers(1, 12), st.integers(0, 999), st.sampled_from([0.0, 0.1, 1.0]), st.booleans())
+def test_cross_entropy(dtype, reduction, n, k, seed, smoothing, weighted):
     rng = np.random.default_rng(seed)
     logits = (10 * rng.standard_normal((n, k))).astype(dtype)
+    weight = rng.uniform(0.5, 2, k).astype(dtype) if weighted else None
     for target in (rng.integers(0, k, n), rng.dirichlet(np.ones(k), n).astype(dtype)):
         ours, theirs = twins(logits)
-        y = ops.cross_entropy(*ours, target, label_smoothing=smoothing)
-        z = F.cross_entropy(*theirs, torch.from_numpy(target.copy()), label_smoothing=smoothing)
-        compare(ours, theirs, y, z, np.ones((), dtype), scale=1.0)
+        options = {"label_smoothing": smoothing, "reduction": reduction}
+        y = ops.cross_entropy(*ours, target, weight=weight, **options)
+        weights = None if weight is None else torch.from_numpy(weight)
+        z = F.cross_entropy(*theirs, torch.from_numpy(target.copy()), weight=weights, **options)
+        compare(ours, theirs, y, z, rng.standard_normal(y.shape).astype(dtype), scale=float(n))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss"])
+@given(shapes(), st.integers(0, 999))
+def test_losses_of_numbers(dtype, reduction, name, shape, seed):
+    rng = np.random.default_rng(seed)
+    ours, theirs = twins(*rng.standard_normal((2, *shape)).astype(dtype))
+    y, z = (getattr(m, name)(*a, reduction=reduction) for m, a in ((ops, ours), (F, theirs)))
+    compare(ours, theirs, y, z, rng.standard_normal(y.shape).astype(dtype), scale=float(np.prod(shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@given(shapes(), st.integers(0, 999), st.sampled_from([None, 0.3, 4.0]))
+def test_binary_cross_entropy(dtype, reduction, shape, seed, weight):
+    rng = np.random.default_rng(seed)
+    ours, theirs = twins((10 * rng.standard_normal(shape)).astype(dtype))
+    target = rng.uniform(0, 1, shape).astype(dtype)
+    y = ops.binary_cross_entropy_with_logits(*ours, target, pos_weight=weight, reduction=reduction)
+    weights = None if weight is None else torch.tensor(weight, dtype=theirs[0].dtype)
+    options = {"pos_weight": weights, "reduction": reduction}
+    z = F.binary_cross_entropy_with_logits(*theirs, torch.from_numpy(target.copy()), **options)
+    compare(ours, theirs, y, z, rng.standard_normal(y.shape).astype(dtype), scale=float(np.prod(shape)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -4,6 +4,8 @@ Shapes are PyTorch's: images (N, C, H, W), weights (O, C, KH, KW). Same names, a
 `tinyres.kernels`; choose them with ``tr.use_backend("reference")``.
 """
 
+import math
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
@@ -131,6 +133,11 @@ def relu(x):
 def relu_grad(dy, y):
     check("relu_grad", dy, y)
     return np.where(y <= 0, 0, dy)
+
+
+def erf(x):
+    check("erf", x)
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
 
 
 def max_pool2d(x, kernel_size, *, stride, padding):

@@ -73,6 +73,11 @@ def conv2d(x: Tensor, weight: Tensor, *others: Tensor, shortcut: bool = False, *
     return ops.conv2d(x, weight, *bias, residual=residual, **options)
 
 
+def yes_or_no(logits: Tensor, **options: Any) -> Tensor:
+    target = np.linspace(0, 1, logits.size).reshape(logits.shape)
+    return ops.binary_cross_entropy_with_logits(logits, target, **options)
+
+
 def classes(logits: Tensor, *, soft: bool = False, **options: Any) -> Tensor:
     n, k = logits.shape
     target = np.arange(n) * 2 % k
@@ -127,6 +132,13 @@ POOLED = [
     case((1, 1, 1, 1), kernel_size=1),
     case((0, 3, 4, 4), kernel_size=2),
 ]
+COMPARED = [
+    case((2, 3), (2, 3)),
+    case((3, 1, 2), (3, 1, 2), reduction="sum"),
+    case((2, 3, 2), (2, 3, 2), reduction="none"),
+    case((), ()),
+    case((0, 3), (0, 3), reduction="sum"),
+]
 CONVOLVED = [
     case((2, 3, 4, 3), (2, 3, 3, 3), (2,), padding=1),
     case((1, 2, 5, 4), (3, 2, 2, 3), stride=(2, 1), padding=(0, 2)),
@@ -166,6 +178,12 @@ SPREAD_REFUSED = [
     NO_AXIS,
     refused(ValueError, "correction: got 1, expected less than the 1 values", t(1, 3), 0),
     refused(ValueError, r"variance: axis of length 0 in shape \(0, 3\)", t(0, 3), 0),
+]
+COMPARISON = [
+    refused(ValueError, r"target: got shape \(3,\), expected \(2, 3\), that of x", t(2, 3), [1.0, 2.0, 3.0]),
+    refused(ValueError, r"target: got shape \(3,\), expected \(2, 3\), that of x", t(2, 3), t(3)),
+    refused(TypeError, "operands of dtypes float32 and float64", t(3), double(3)),
+    refused(ValueError, "reduction: got 'max', expected one of mean, sum, none", t(3), t(3), reduction="max"),
 ]
 X = t(1, 1, 4, 4)
 POOLING = [
@@ -244,6 +262,26 @@ REGISTRY = {
     ),
     "avg_pool2d": Entry(ops.avg_pool2d, POOLED, POOLING),
     "batch_norm": Entry(batch_norm, NORMALISED, NORM),
+    "binary_cross_entropy_with_logits": Entry(
+        yes_or_no,
+        [
+            case((2, 3)),
+            case((3, 1, 2), reduction="sum"),
+            case((2, 3, 2), pos_weight=3.0, reduction="none"),
+            case((3, 2), pos_weight=[0.5, 2.0]),
+            case(()),
+            case((0, 3), reduction="none"),
+        ],
+        [
+            refused(ValueError, r"target: got shape \(2,\), expected \(2, 3\), that of logits", t(2, 3), [0.0, 1.0]),
+            refused(ValueError, "target: got numbers from -1.0 to 1.0, expected 0 to 1", t(2), [-1.0, 1.0]),
+            refused(ValueError, "target: got numbers from nan to nan", t(2), [np.nan, 1.0]),
+            refused(
+                ValueError, r"pos_weight: got shape \(3,\), expected one that", t(2), t(2).data, pos_weight=[1] * 3
+            ),
+            refused(ValueError, "reduction: got 'max', expected one of mean, sum, none", t(1), [1], reduction="max"),
+        ],
+    ),
     "clip": Entry(
         ops.clip,
         [
@@ -288,6 +326,9 @@ REGISTRY = {
             case((1, 1), label_smoothing=0.1),
             case((3, 4), soft=True),
             case((2, 3), soft=True, label_smoothing=0.2),
+            case((4, 3), reduction="sum", weight=[1.0, 0.0, 2.5]),
+            case((4, 3), weight=[1.0, 0.5, 2.5], label_smoothing=0.1),
+            case((3, 2), soft=True, reduction="none", weight=[1.0, 3.0]),
         ],
         [
             refused(ValueError, r"logits: got shape \(3,\), expected \(N, K\)", t(3), [0]),
@@ -307,6 +348,12 @@ REGISTRY = {
                 refused(ValueError, f"smoothing: got {value}, expected 0", t(1, 3), [0], label_smoothing=value)
                 for value in (-0.1, 1.1, float("nan"))
             ],
+            *[
+                refused(ValueError, "weight: got .*, expected 3 numbers of 0 or more", t(1, 3), [0], weight=value)
+                for value in ([1.0, 2.0], 1.0, [1.0, 2.0, -1.0], [1.0, 2.0, float("nan")])
+            ],
+            refused(ValueError, "weight: got 0 for every class that occurs", t(1, 3), [0], weight=[0.0, 1.0, 1.0]),
+            refused(ValueError, "reduction: got 'max', expected one of mean, sum, none", t(1, 3), [0], reduction="max"),
         ],
         empty=False,  # a mean over no samples, or a class that is none of none
     ),
@@ -327,6 +374,7 @@ REGISTRY = {
             refused(ValueError, "start_dim: got 1, expected no axis behind end_dim, 0", t(2, 3), 1, 0),
         ],
     ),
+    "gelu": Entry(ops.gelu, ANY_SHAPE, [NOT_NUMBERS]),
     "global_avg_pool2d": Entry(
         ops.global_avg_pool2d,
         [
@@ -341,6 +389,7 @@ REGISTRY = {
             refused(ValueError, r"x: got shape \(2, 3, 0, 2\), expected one pixel or more", t(2, 3, 0, 2)),
         ],
     ),
+    "l1_loss": Entry(ops.l1_loss, COMPARED, COMPARISON, "distinct"),
     "linear": Entry(
         ops.linear,
         [
@@ -416,6 +465,7 @@ REGISTRY = {
         [NO_AXIS, refused(ValueError, r"minimum: axis of length 0 in shape \(0, 3\)", t(0, 3), 0)],
         "distinct",
     ),
+    "mse_loss": Entry(ops.mse_loss, COMPARED, COMPARISON),
     "pad": Entry(
         ops.pad,
         [
@@ -503,6 +553,7 @@ REGISTRY = {
         [*REDUCED, *(case(shape, **options) for shape, options in ACROSS), case((0, 3)), case((0, 3), axis=0)],
         [NO_AXIS],
     ),
+    "silu": Entry(ops.silu, ANY_SHAPE, [NOT_NUMBERS]),
     "tanh": Entry(ops.tanh, ANY_SHAPE, [NOT_NUMBERS]),
     "transpose": Entry(
         ops.transpose,

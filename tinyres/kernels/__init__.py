@@ -1,6 +1,6 @@
 """Fast kernels: arrays in, arrays out, compiled by Numba. They know nothing of tensors or gradients' order."""
 
-from tinyres.kernels.elementwise import add_to, relu, relu_grad
+from tinyres.kernels.elementwise import add_to, erf, relu, relu_grad
 from tinyres.kernels.norm import batch_norm_apply, batch_norm_grad, batch_norm_statistics
 from tinyres.kernels.pool import avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad
 from tinyres.kernels.update import adamw_update, sgd_update
@@ -25,6 +25,7 @@ __all__ = [
     "conv2d_and_statistics",
     "conv2d_input_grad",
     "conv2d_weight_grad",
+    "erf",
     "max_pool2d",
     "max_pool2d_grad",
     "measures",

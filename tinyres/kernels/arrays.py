@@ -33,6 +33,7 @@ KERNELS = {
     ),
     "avg_pool2d": ("x: N C H W", "kernel_size = KH KW", *_WINDOW),
     "avg_pool2d_grad": ("dy: N C OH OW", "x_shape = N C H W", "kernel_size = KH KW", *_WINDOW),
+    "erf": ("x: ...",),
     "relu": ("x: ...",),
     "relu_grad": ("dy: ...", "y: ..."),
     "add_to": ("total: ...", "part: ..."),

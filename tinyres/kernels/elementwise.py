@@ -1,4 +1,6 @@
-"""Functions of each element: ReLU, its gradient, and a sum in place."""
+"""Functions of each element: ReLU, its gradient, the error function, and a sum in place."""
+
+import math
 
 import numpy as np
 from numba import get_num_threads, prange
@@ -26,6 +28,19 @@ def relu_grad(dy, y):
     dx = empty(flat.shape, flat.dtype)
     _where_positive(_flat(dy), flat, dx, get_num_threads())
     return _like(dx, y)
+
+
+def erf(x):
+    """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, by the C library's function. Any shape.
+
+    One number at a time, on all threads: a fiftieth of what ReLU does in a second, and nothing that a network's time
+    depends on.
+    """
+    check("erf", x)
+    flat = _flat(x)
+    y = empty(flat.shape, flat.dtype)
+    _erf(flat, y, get_num_threads())
+    return _like(y, x)
 
 
 def add_to(total, part):
@@ -79,6 +94,14 @@ def _where_positive(source, test, out, workers):
 def _where_positive_in(zero, source, test, out, start, stop):
     for i in range(start, stop, lanes(zero)):
         store(out, i, where_positive(load(zero, test, i), load(zero, source, i), zero))
+
+
+@jit(parallel=True)
+def _erf(x, y, workers):
+    for worker in prange(workers):
+        k = np.int64(worker)
+        for i in range(k * x.size // workers, (k + 1) * x.size // workers):
+            y[i] = math.erf(x[i])
 
 
 @jit(parallel=True)

@@ -1,9 +1,9 @@
 """Differentiable functions. Each computes an array and hands its pullback to `tinyres.record`."""
 
-from tinyres.ops.activation import log_softmax, relu, sigmoid, softmax, tanh
+from tinyres.ops.activation import gelu, log_softmax, relu, sigmoid, silu, softmax, tanh
 from tinyres.ops.conv import conv2d, linear
 from tinyres.ops.elementary import abs, astype, clip, exp, log, matmul, maximum, sqrt
-from tinyres.ops.loss import cross_entropy
+from tinyres.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
 from tinyres.ops.norm import batch_norm
 from tinyres.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
 from tinyres.ops.reduction import max, mean, min, std, sum, var
@@ -25,13 +25,16 @@ __all__ = [
     "astype",
     "avg_pool2d",
     "batch_norm",
+    "binary_cross_entropy_with_logits",
     "clip",
     "concat",
     "conv2d",
     "cross_entropy",
     "exp",
     "flatten",
+    "gelu",
     "global_avg_pool2d",
+    "l1_loss",
     "linear",
     "log",
     "log_softmax",
@@ -41,11 +44,13 @@ __all__ = [
     "maximum",
     "mean",
     "min",
+    "mse_loss",
     "pad",
     "permute",
     "relu",
     "reshape",
     "sigmoid",
+    "silu",
     "softmax",
     "sqrt",
     "squeeze",

@@ -1,5 +1,7 @@
 """Functions of each element, and softmax."""
 
+import math
+
 import numpy as np
 
 from tinyres import backend
@@ -49,6 +51,43 @@ def tanh(x: Tensor) -> Tensor:
     x = as_tensor("x", x)
     y = np.tanh(x.data)
     return record("tanh", y, (x,), lambda dy: (dy * (1 - y * y),))
+
+
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x), also called swish (Elfwing et al., "Sigmoid-weighted linear units", 2018).
+
+    With s = sigmoid(x), ds/dx = s (1 - s), so dy/dx = s + x s (1 - s) = s + y (1 - s).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.silu(tr.Tensor([-1.0, 0.0, 1.0])).data.round(3)
+    array([-0.269,  0.   ,  0.731], dtype=float32)
+    """
+    x = as_tensor("x", x)
+    s = 0.5 * (1 + np.tanh(0.5 * x.data))
+    y = x.data * s
+    return record("silu", y, (x,), lambda dy: (dy * (s + y * (1 - s)),))
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x P(x), with P the normal distribution's cumulative probability (Hendrycks and Gimpel, "Gaussian error linear
+    units", 2016).
+
+    P(x) = (1 + erf(x / sqrt(2))) / 2, whose derivative is the density exp(-x^2 / 2) / sqrt(2 pi); so
+    dy/dx = P(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.gelu(tr.Tensor([-1.0, 0.0, 1.0])).data.round(3)
+    array([-0.159,  0.   ,  0.841], dtype=float32)
+    """
+    x = as_tensor("x", x)
+    a = x.data
+    below = 0.5 * (1 + backend.active.erf(a * a.dtype.type(math.sqrt(0.5))))
+    density = np.exp(-0.5 * a * a) * a.dtype.type(1 / math.sqrt(2 * math.pi))
+    return record("gelu", a * below, (x,), lambda dy: (dy * (below + a * density),))
 
 
 @either_spelling

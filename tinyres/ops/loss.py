@@ -1,4 +1,4 @@
-"""The training loss."""
+"""Training losses: how far the network's answers are from the right ones, as a number."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,32 +9,47 @@ from tinyres.kernels.launch import launch
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
 
+REDUCTIONS = ("mean", "sum", "none")
 
-def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy between the softmax of `logits` and the true classes.
+
+# ---------------------------------------------------------------- of classes
+def cross_entropy(
+    logits: Tensor, target: Any, *, weight: Any = None, reduction: str = "mean", label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross entropy between the softmax of `logits` and the true classes.
 
     Parameters
     ----------
     logits : Tensor of shape (N, K)
     target : array of int, shape (N,), or of float, shape (N, K)
         Class of each sample, 0 to K - 1; or the probability of each class, as of mixed images.
+    weight : array of float, shape (K,), optional
+        How much each class counts, 0 or more; all the same by default.
+    reduction : "mean", "sum" or "none"
+        Of the losses of samples. With weights, a mean over classes that are numbers is the weighted one, and one over
+        probabilities the sum divided by N, as in PyTorch.
     label_smoothing : float
         From 0 to 1: this much of the target's mass is spread evenly over all K classes (Szegedy et al.,
         "Rethinking the Inception architecture", 2016, section 7).
 
     Returns
     -------
-    Tensor of shape ()
+    Tensor of shape (), or (N,) with reduction "none"
 
     Raises
     ------
     ValueError
-        Where shapes do not fit, a class is out of range, or probabilities do not add up to 1.
+        Where shapes do not fit, a class is out of range, probabilities do not add up to 1, or weights are negative or,
+        of a weighted mean, 0 for all classes that occur.
 
     Notes
     -----
-    With p = softmax(logits) and q the smoothed target (one-hot, where it is a class), L = -1/N sum_{n,k} q[n,k]
-    log p[n,k]. Since d log p_k / d logit_j = [j = k] - p_j and sum_k q_k = 1, dL/dlogits = (p - q) / N.
+    With p = softmax(logits) and q the smoothed target (one-hot, where it is a class), L[n] = -sum_k r[n,k] log p[n,k],
+    r[n,k] = weight[k] q[n,k]. Since d log p_k / d logit_j = [j = k] - p_j,
+
+        dL[n]/dlogits_j = p[n,j] sum_k r[n,k] - r[n,j],
+
+    which without weights is p - q. The mean is the sum divided by N, or by sum_n weight[target[n]].
 
     Examples
     --------
@@ -43,12 +58,15 @@ def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) 
     0.6931
     >>> round(tr.ops.cross_entropy(tr.Tensor([[0.0, 3.0]]), [[0.25, 0.75]]).item(), 4)
     0.7986
+    >>> logits = tr.Tensor([[0.0, 0.0], [0.0, 3.0]])
+    >>> tr.ops.cross_entropy(logits, [0, 1], weight=[1.0, 2.0], reduction="none").data.round(4)
+    array([0.6931, 0.0972], dtype=float32)
     """
     logits = as_tensor("logits", logits)
     target = np.asarray(target.data if isinstance(target, Tensor) else target)
     if logits.ndim != 2 or 0 in logits.shape:
         raise ValueError(f"logits: got shape {logits.shape}, expected (N, K), N samples of K classes")
-    n = len(logits)
+    n, k = logits.shape
     classes = target.shape == (n,) and target.dtype.kind in "iu"
     if not classes and not (target.shape == logits.shape and target.dtype.kind == "f"):
         raise ValueError(
@@ -57,30 +75,45 @@ def cross_entropy(logits: Tensor, target: Any, *, label_smoothing: float = 0.0) 
         )
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: got {label_smoothing}, expected 0 to 1")
+    _check_reduction(reduction)
+    weights = _class_weights(weight, k, logits.dtype)
 
     x = logits.data
-    log_p, loss = np.empty_like(x), np.empty((), x.dtype)
-    launch(_cross_entropy, x, target, label_smoothing, log_p, loss)
+    log_p, r = np.empty_like(x), np.empty_like(x)
+    loss, mass = np.empty(n if reduction == "none" else (), x.dtype), np.empty((), x.dtype)
+    launch(_cross_entropy, x, target, label_smoothing, weights, reduction, log_p, r, loss, mass)
 
     def pullback(dy: Array) -> Sequence[Array]:
         dx = np.empty_like(log_p)
-        launch(_cross_entropy_grad, dy, target, label_smoothing, log_p, dx)
+        launch(_cross_entropy_grad, dy, log_p, r, weights, mass, dx)
         return (dx,)
 
     return record("cross_entropy", loss, (logits,), pullback)
 
 
-def _cross_entropy(x: Array, target: Array, label_smoothing: float, log_p: Array, loss: Array) -> None:
+def _cross_entropy(
+    x: Array, target: Array, label_smoothing: float, weights: Array | None, reduction: str,
+    log_p: Array, r: Array, loss: Array, mass: Array,
+) -> None:  # fmt: skip
     _check_values(target, x.shape[1])
     shifted = x - x.max(1, keepdims=True)
     np.subtract(shifted, np.log(np.exp(shifted).sum(1, keepdims=True)), out=log_p)
-    q = _smoothed(target, label_smoothing, log_p)
+    _smoothed(target, label_smoothing, r)
+    if weights is not None:
+        r *= weights
     # not 0 times log_p: a class with logit -inf has no part in the loss of another
-    loss[...] = -np.multiply(q, log_p, out=np.zeros_like(log_p), where=q > 0).sum() / len(x)
+    losses = -np.multiply(r, log_p, out=np.zeros_like(log_p), where=r > 0)
+    mass[...] = _mass(target, weights) if reduction == "mean" else 1
+    loss[...] = losses.sum(1) if reduction == "none" else losses.sum() / mass
 
 
-def _cross_entropy_grad(dy: Array, target: Array, label_smoothing: float, log_p: Array, dx: Array) -> None:
-    np.divide(dy * (np.exp(log_p) - _smoothed(target, label_smoothing, log_p)), len(log_p), out=dx)
+def _cross_entropy_grad(
+    dy: Array, log_p: Array, r: Array, weights: Array | None, mass: Array, dx: Array
+) -> None:  # fmt: skip
+    p = np.exp(log_p)
+    if weights is not None:  # else r, a probability, adds up to 1
+        p *= r.sum(1, keepdims=True)
+    np.divide(dy.reshape(-1, 1) * (p - r), mass, out=dx)
 
 
 def _check_values(target: Array, classes: int) -> None:
@@ -91,11 +124,159 @@ def _check_values(target: Array, classes: int) -> None:
         raise ValueError("target: got probabilities that are negative or do not add up to 1, expected those of classes")
 
 
-def _smoothed(target: Array, label_smoothing: float, log_p: Array) -> Array:
-    """q: a probability for each sample and class."""
-    q = np.full(log_p.shape, label_smoothing / log_p.shape[1], log_p.dtype)
+def _smoothed(target: Array, label_smoothing: float, q: Array) -> None:
+    """A probability for each sample and class."""
+    q[...] = label_smoothing / q.shape[1]
     if target.ndim == 1:
         q[np.arange(len(q)), target] += 1 - label_smoothing
     else:
         q += (1 - label_smoothing) * target.astype(q.dtype)
-    return q
+
+
+def _class_weights(weight: Any, classes: int, dtype: Any) -> Array | None:
+    if weight is None:
+        return None
+    weights = np.array(weight.data if isinstance(weight, Tensor) else weight, dtype)  # the tape locks what it keeps
+    if weights.shape != (classes,) or not (weights >= 0).all():
+        raise ValueError(f"weight: got {weight!r}, expected {classes} numbers of 0 or more, one for each class")
+    return weights
+
+
+def _mass(target: Array, weights: Array | None) -> float:
+    """What the mean divides by: how much all samples count together."""
+    if weights is None or target.ndim == 2:
+        return len(target)
+    if not (mass := float(weights[target].sum())):
+        raise ValueError("weight: got 0 for every class that occurs in target, expected a weight for one of them")
+    return mass
+
+
+# ---------------------------------------------------------------- of numbers
+def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
+    """Mean squared error, the mean of (x - target)^2 over all elements.
+
+    Parameters
+    ----------
+    x : Tensor
+    target : Tensor or array of x's shape
+    reduction : "mean", "sum" or "none"
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ: none is broadcast.
+
+    Notes
+    -----
+    The gradient of a square is 2 (x - target), and its negative for the target.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.mse_loss(tr.Tensor([1.0, 2.0]), [1.0, 4.0]).item()
+    2.0
+    """
+    x, target = _alike(x, target)
+    return _reduced((x - target) ** 2, reduction)
+
+
+def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
+    """Mean absolute error, the mean of |x - target| over all elements. Parameters and errors as for `mse_loss`.
+
+    Notes
+    -----
+    The gradient is the sign of x - target, and 0 where they are equal.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.l1_loss(tr.Tensor([1.0, 2.0]), [1.0, 4.0]).item()
+    1.0
+    """
+    x, target = _alike(x, target)
+    return _reduced((x - target).abs(), reduction)
+
+
+def binary_cross_entropy_with_logits(
+    logits: Tensor, target: Any, *, pos_weight: Any = None, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy of answers that are each yes or no, with sigmoid(logits) the probability of yes.
+
+    Parameters
+    ----------
+    logits : Tensor
+    target : array of the shape of `logits`
+        1 for yes, 0 for no, or what lies between.
+    pos_weight : array that broadcasts to this shape, optional
+        How much more a yes counts than a no.
+    reduction : "mean", "sum" or "none"
+
+    Raises
+    ------
+    ValueError
+        Where shapes differ, or a target is not from 0 to 1.
+
+    Notes
+    -----
+    With s = sigmoid(x), L = -w t log s - (1 - t) log(1 - s). Since log s = -softplus(-x) and
+    log(1 - s) = -x - softplus(-x), with softplus(z) = log(1 + e^z),
+
+        L = (1 - t) x + (1 + (w - 1) t) softplus(-x),     softplus(-x) = max(-x, 0) + log(1 + e^-|x|),
+
+    in which nothing overflows; and dL/dx = (1 - t) - (1 + (w - 1) t) sigmoid(-x): without a weight, s - t.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> round(tr.ops.binary_cross_entropy_with_logits(tr.Tensor([0.0, 1000.0]), [1.0, 1.0]).item(), 4)
+    0.3466
+    """
+    logits = as_tensor("logits", logits)
+    x, t = logits.data, _same_shape("logits", logits, target)
+    if not ((t >= 0) & (t <= 1)).all():
+        raise ValueError(f"target: got numbers from {t.min()} to {t.max()}, expected 0 to 1")
+    _check_reduction(reduction)
+    yes = np.ones_like(x) if pos_weight is None else 1 + (_stretched("pos_weight", pos_weight, x) - 1) * t
+    losses = (1 - t) * x + yes * (np.maximum(-x, 0) + np.log1p(np.exp(-np.abs(x))))
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        return (dy * ((1 - t) - yes * (0.5 - 0.5 * np.tanh(0.5 * x))),)
+
+    return _reduced(record("binary_cross_entropy", losses, (logits,), pullback), reduction)
+
+
+def _alike(x: Any, target: Any) -> tuple[Tensor, Tensor]:
+    """Both as tensors of one shape; a target that is one stays on the tape."""
+    x = as_tensor("x", x)
+    if not isinstance(target, Tensor):
+        return x, Tensor(_same_shape("x", x, target))
+    if target.shape != x.shape:
+        raise ValueError(f"target: got shape {target.shape}, expected {x.shape}, that of x")
+    return x, target
+
+
+def _same_shape(name: str, x: Tensor, target: Any) -> Array:
+    found = np.asarray(target.data if isinstance(target, Tensor) else target, x.dtype)
+    if found.shape != x.shape:
+        raise ValueError(f"target: got shape {found.shape}, expected {x.shape}, that of {name}")
+    return found
+
+
+def _stretched(name: str, value: Any, x: Array) -> Array:
+    found = np.asarray(value.data if isinstance(value, Tensor) else value, x.dtype)
+    try:
+        return np.broadcast_to(found, x.shape)
+    except ValueError:
+        raise ValueError(f"{name}: got shape {found.shape}, expected one that broadcasts to {x.shape}") from None
+
+
+def _reduced(losses: Tensor, reduction: str) -> Tensor:
+    _check_reduction(reduction)
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.mean()
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction: got {reduction!r}, expected one of {', '.join(REDUCTIONS)}")

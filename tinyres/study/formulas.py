@@ -77,6 +77,17 @@ FORMULAS: dict[str, Formula] = {
         ("y = 1 / (1 + e^{−x})",), ("dL/dx = dL/dy · y (1 − y)",), "a factor of at most 1/4: why gradients vanish"
     ),
     "tanh": Formula(("y = tanh x",), ("dL/dx = dL/dy · (1 − y^{2})",)),
+    "silu": Formula(("s = 1 / (1 + e^{−x})", "y = x s"), ("dL/dx = dL/dy · (s + y (1 − s))",)),
+    "gelu": Formula(
+        ("y = x Φ(x)",),
+        ("dL/dx = dL/dy · (Φ(x) + x e^{−x^{2}/2} / √(2π))",),
+        "Φ(x): the probability that a normal number is below x",
+    ),
+    "binary_cross_entropy": Formula(
+        ("s = 1 / (1 + e^{−x})", "L = −t log s − (1 − t) log(1 − s)"),
+        ("dL/dx = s − t",),
+        "t: 1 for yes, 0 for no; where a yes counts w times as much, t is w t, and s is (1 + (w − 1) t) s",
+    ),
     "softmax": Formula(
         ("y_{i} = e^{x_{i}} / Σ_{j} e^{x_{j}}",), ("dL/dx_{i} = y_{i} (dL/dy_{i} − Σ_{j} dL/dy_{j} · y_{j})",)
     ),

@@ -38,6 +38,10 @@ def _cross_entropy(logits: Tensor, **options: Any) -> Tensor:
     return ops.cross_entropy(logits, np.arange(n) * 2 % k, **options)
 
 
+def _yes_or_no(logits: Tensor, **options: Any) -> Tensor:
+    return ops.binary_cross_entropy_with_logits(logits, np.arange(logits.size).reshape(logits.shape) % 2, **options)
+
+
 def _where(a: Tensor, b: Tensor) -> Tensor:
     shape = np.broadcast_shapes(a.shape, b.shape)
     return ops.where(np.arange(np.prod(shape)).reshape(shape) % 3 == 0, a, b)
@@ -45,6 +49,7 @@ def _where(a: Tensor, b: Tensor) -> Tensor:
 
 _CALLS: dict[str, Callable[..., Tensor]] = {
     "batch_norm": _batch_norm,
+    "binary_cross_entropy_with_logits": _yes_or_no,
     "concat": _concat,
     "conv2d": _conv2d,
     "cross_entropy": _cross_entropy,
@@ -117,13 +122,16 @@ _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "astype": (((3, 4),), {"dtype": np.float64}),
     "avg_pool2d": ((_IMAGES,), {"kernel_size": 2}),
     "batch_norm": (((4, 2, 2, 2), (2,), (2,), (4, 2, 2, 2)), {"training": True, "relu": True}),
+    "binary_cross_entropy_with_logits": (((3, 4),), {}),
     "clip": (((3, 4),), {"min": -0.5, "max": 0.5}),
     "concat": (((2, 3), (2, 2)), {"axis": 1}),
     "conv2d": ((_IMAGES, (3, 2, 3, 3), (3,), (2, 3, 4, 4)), {"padding": 1, "relu": True}),
     "cross_entropy": (((4, 5),), {"label_smoothing": 0.1}),
     "exp": (((3, 4),), {}),
     "flatten": (((2, 3, 2),), {}),
+    "gelu": (((3, 4),), {}),
     "global_avg_pool2d": ((_IMAGES,), {}),
+    "l1_loss": (((3, 4), (3, 4)), {}),
     "linear": (((4, 3), (2, 3), (2,)), {}),
     "log": (((3, 4),), {}),
     "log_softmax": (((3, 4),), {}),
@@ -133,11 +141,13 @@ _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "maximum": (((3, 4), (3, 4)), {}),
     "mean": (((3, 4),), {"axis": 1}),
     "min": (((3, 4),), {"axis": 1}),
+    "mse_loss": (((3, 4), (3, 4)), {}),
     "pad": (((2, 3),), {"padding": (1, 2)}),
     "permute": (((2, 3, 4),), {"axes": (2, 0, 1)}),
     "relu": (((3, 4),), {}),
     "reshape": (((3, 4),), {"shape": (2, 6)}),
     "sigmoid": (((3, 4),), {}),
+    "silu": (((3, 4),), {}),
     "softmax": (((3, 4),), {}),
     "sqrt": (((3, 4),), {}),
     "squeeze": (((3, 1),), {}),

@@ -201,24 +201,24 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "cross entropy: 1/N missing",
         "ops/loss.py",
-        "label_smoothing, log_p)), len(log_p), out=dx)",
-        "label_smoothing, log_p)), 1, out=dx)",
+        "(p - r), mass, out=dx)",
+        "(p - r), 1, out=dx)",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
     yield Mutant(
         "cross entropy: smoothing forgotten in the gradient",
         "ops/loss.py",
-        "np.exp(log_p) - _smoothed(target, label_smoothing, log_p)",
-        "np.exp(log_p) - _smoothed(target, 0.0, log_p)",
+        "(p - r), mass",
+        "(p - (r == r.max(1, keepdims=True))), mass",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
     yield Mutant(
         "cross entropy: the target is added, not taken away",
         "ops/loss.py",
-        "np.exp(log_p) - _smoothed(",
-        "np.exp(log_p) + _smoothed(",
+        "(p - r), mass",
+        "(p + r), mass",
         _OPS + " cross_entropy",
         "cross_entropy",
     )
