@@ -119,6 +119,21 @@ def test_batch_norm_relu_and_shortcut_in_one(dtype, training):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(2, 3), st.integers(1, 3), st.integers(1, 4), st.lists(st.integers(1, 3), max_size=2), st.data())
+def test_norms_within_a_sample(dtype, n, groups, each, pixels, data):
+    shape = (n, groups * each, *pixels)
+    rng = np.random.default_rng(data.draw(st.integers(0, 999)))
+    axes = data.draw(st.integers(1, len(shape)))
+    for name, of, sizes in (("group_norm", groups, shape[1:2]), ("layer_norm", shape[-axes:], shape[-axes:])):
+        ours, theirs = twins(*(rng.standard_normal(s).astype(dtype) for s in (shape, sizes, sizes)))
+        y, z = (
+            getattr(ops, name)(ours[0], of, *ours[1:], eps=0.01),
+            getattr(F, name)(theirs[0], of, *theirs[1:], eps=0.01),
+        )
+        compare(ours, theirs, y, z, rng.standard_normal(shape).astype(dtype), scale=10 * np.sqrt(np.prod(shape)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["max", "avg"])
 def test_pooling(dtype, kind):
     @given(pool_problems(dtype))

@@ -73,6 +73,12 @@ def conv2d(x: Tensor, weight: Tensor, *others: Tensor, shortcut: bool = False, *
     return ops.conv2d(x, weight, *bias, residual=residual, **options)
 
 
+def within(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Of a norm whose second argument is no tensor: a call of x, and perhaps gamma and beta."""
+    # eps: in one memory layout values repeat, and a variance of 0 with 1e-5 is too near a pole to take differences
+    return lambda x, *affine, of: norm(x, of, *affine, eps=0.1)
+
+
 def yes_or_no(logits: Tensor, **options: Any) -> Tensor:
     target = np.linspace(0, 1, logits.size).reshape(logits.shape)
     return ops.binary_cross_entropy_with_logits(logits, target, **options)
@@ -389,7 +395,50 @@ REGISTRY = {
             refused(ValueError, r"x: got shape \(2, 3, 0, 2\), expected one pixel or more", t(2, 3, 0, 2)),
         ],
     ),
+    "group_norm": Entry(
+        within(ops.group_norm),
+        [
+            case((2, 4, 2, 3), (4,), (4,), of=2),
+            case((3, 2), of=1),
+            case((2, 3, 4), (3,), of=3),
+            case((1, 6, 1, 2), (6,), (6,), of=2),
+            case((1, 1), (1,), (1,), of=1),
+            case((0, 2, 3), (2,), (2,), of=2),
+        ],
+        [
+            refused(ValueError, r"x: got shape \(3,\), expected \(N, C, ...\)", t(3), 1),
+            refused(ValueError, r"x: got shape \(2, 3, 0\), expected", t(2, 3, 0), 1),
+            *[
+                refused(ValueError, f"num_groups: got {n}, expected a divisor of 3, the channels", t(2, 3), n)
+                for n in (0, 2, 4, -1)
+            ],
+            refused(ValueError, r"weight: got shape \(2,\), expected \(3,\)", t(2, 3), 1, t(2)),
+            refused(ValueError, r"bias: got shape \(1, 3\), expected \(3,\)", t(2, 3), 1, t(3), t(1, 3)),
+            refused(TypeError, "weight: got dtype float64, expected float32", t(2, 3), 1, double(3)),
+        ],
+    ),
     "l1_loss": Entry(ops.l1_loss, COMPARED, COMPARISON, "distinct"),
+    "layer_norm": Entry(
+        within(ops.layer_norm),
+        [
+            case((2, 3), (3,), (3,), of=3),
+            case((2, 3, 4), of=(4,)),
+            case((2, 3, 4), (3, 4), of=(3, 4)),
+            case((3, 2, 2, 2), (2, 2), (2, 2), of=(2, 2)),
+            case((1,), (1,), (1,), of=1),
+            case((0, 3), (3,), (3,), of=3),
+        ],
+        [
+            refused(ValueError, rf"normalized_shape: got \({n}\), expected the last axes of x, \(2, 3\)", t(2, 3), of)
+            for n, of in (("2,", 2), ("", ()), ("3, 2", (3, 2)), ("1, 2, 3", (1, 2, 3)))
+        ]
+        + [
+            refused(ValueError, r"normalized_shape: got \(0,\), expected .*, none of them 0", t(2, 0), 0),
+            refused(ValueError, r"weight: got shape \(2,\), expected \(3,\)", t(2, 3), 3, t(2)),
+            refused(ValueError, r"bias: got shape \(1,\), expected \(3,\)", t(2, 3), 3, t(3), t(1)),
+            refused(TypeError, "bias: got dtype float64, expected float32", t(2, 3), 3, t(3), double(3)),
+        ],
+    ),
     "linear": Entry(
         ops.linear,
         [

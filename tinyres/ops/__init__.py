@@ -3,6 +3,7 @@
 from tinyres.ops.activation import gelu, log_softmax, relu, sigmoid, silu, softmax, tanh
 from tinyres.ops.conv import conv2d, linear
 from tinyres.ops.elementary import abs, astype, clip, exp, log, matmul, maximum, sqrt
+from tinyres.ops.layer_norm import group_norm, layer_norm
 from tinyres.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
 from tinyres.ops.norm import batch_norm
 from tinyres.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
@@ -34,7 +35,9 @@ __all__ = [
     "flatten",
     "gelu",
     "global_avg_pool2d",
+    "group_norm",
     "l1_loss",
+    "layer_norm",
     "linear",
     "log",
     "log_softmax",

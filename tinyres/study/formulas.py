@@ -99,6 +99,14 @@ FORMULAS: dict[str, Formula] = {
         ("dL/dx = (p − q) / N",),
         "q: 1 for the label, 0 for the other classes; N: images. What is too probable is pushed down, the label up",
     ),
+    **{
+        name: Formula(
+            ("y = (x − μ) / √(σ^{2} + ε)",),
+            ("dL/dx = (dL/dy − 1/P Σ dL/dy − y/P Σ dL/dy · y) / √(σ^{2} + ε)",),
+            "μ, σ²: mean and variance over the P values " + of,
+        )
+        for name, of in (("layer_norm", "of a sample's last axes"), ("group_norm", "of a group of a sample's channels"))
+    },
     "max_pool2d": Formula(
         ("y = largest x of each window",),
         ("dL/dx = dL/dy of each window whose largest it is, 0 elsewhere",),

@@ -42,6 +42,14 @@ def _yes_or_no(logits: Tensor, **options: Any) -> Tensor:
     return ops.binary_cross_entropy_with_logits(logits, np.arange(logits.size).reshape(logits.shape) % 2, **options)
 
 
+def _layer_norm(x: Tensor, *affine: Tensor, **options: Any) -> Tensor:
+    return ops.layer_norm(x, options["normalized_shape"], *affine)
+
+
+def _group_norm(x: Tensor, *affine: Tensor, **options: Any) -> Tensor:
+    return ops.group_norm(x, options["num_groups"], *affine)
+
+
 def _where(a: Tensor, b: Tensor) -> Tensor:
     shape = np.broadcast_shapes(a.shape, b.shape)
     return ops.where(np.arange(np.prod(shape)).reshape(shape) % 3 == 0, a, b)
@@ -53,6 +61,8 @@ _CALLS: dict[str, Callable[..., Tensor]] = {
     "concat": _concat,
     "conv2d": _conv2d,
     "cross_entropy": _cross_entropy,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
     "stack": _stack,
     "where": _where,
 }
@@ -131,7 +141,9 @@ _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "flatten": (((2, 3, 2),), {}),
     "gelu": (((3, 4),), {}),
     "global_avg_pool2d": ((_IMAGES,), {}),
+    "group_norm": (((2, 4, 2, 2), (4,), (4,)), {"num_groups": 2}),
     "l1_loss": (((3, 4), (3, 4)), {}),
+    "layer_norm": (((3, 4), (4,), (4,)), {"normalized_shape": 4}),
     "linear": (((4, 3), (2, 3), (2,)), {}),
     "log": (((3, 4),), {}),
     "log_softmax": (((3, 4),), {}),

@@ -1,0 +1,134 @@
+"""Normalising within each sample: layer norm and group norm, which need no batch and no running statistics."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from tinyres.ops import _check
+from tinyres.tape import Array
+from tinyres.tensor import Tensor, as_tensor, record
+
+
+def layer_norm(
+    x: Tensor, normalized_shape: int | Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
+    *, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """Normalise the last axes of each sample to mean 0 and variance 1, then scale and shift each of their elements.
+
+    Parameters
+    ----------
+    x : Tensor
+        Its last axes are `normalized_shape`.
+    normalized_shape : int or sequence of int
+    weight, bias : Tensor of shape `normalized_shape`, optional
+        gamma and beta; 1 and 0 without them.
+    eps : float
+
+    Returns
+    -------
+    Tensor of x's shape
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not fit, or there is nothing to take a mean of.
+
+    Notes
+    -----
+    Ba, Kiros and Hinton, "Layer normalization", 2016, equation 4. Over the P values x_k that are normalised together,
+
+        m = 1/P sum_k x_k,   z_k = (x_k - m) / sqrt(1/P sum_j (x_j - m)^2 + eps),   y = gamma z + beta.
+
+    With g = dL/dz = gamma dL/dy, all that `batch_norm` derives of the values of a channel holds of these:
+
+        dL/dx_k = (g_k - 1/P sum_j g_j - z_k/P sum_j g_j z_j) / sqrt(var + eps).
+
+    gamma and beta are a product and a sum of tensors, whose gradients are known.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.layer_norm(tr.Tensor([[1.0, 3.0], [2.0, 8.0]]), 2).data.round(2)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+    x = as_tensor("x", x)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or 0 in shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"normalized_shape: got {shape}, expected the last axes of x, {x.shape}, none of them 0")
+    return _normalised("layer_norm", x, prod(shape), eps, weight, bias, shape, after=0)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
+) -> Tensor:
+    """Normalise each sample's channels in groups, with all their pixels, then scale and shift each channel.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, ...)
+    num_groups : int
+        A divisor of C; with C groups it is instance norm, and with one it is layer norm but for gamma and beta.
+    weight, bias : Tensor of shape (C,), optional
+    eps : float
+
+    Returns
+    -------
+    Tensor of x's shape
+
+    Raises
+    ------
+    ValueError
+        Where shapes do not fit, or there is nothing to take a mean of.
+
+    Notes
+    -----
+    Wu and He, "Group normalization", ECCV 2018, section 3. Formula and gradient are those of `layer_norm`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.ops.group_norm(tr.Tensor([[1.0, 3.0, 2.0, 8.0]]), 2).data.round(2)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    x = as_tensor("x", x)
+    channels = x.shape[1] if x.ndim > 1 else 0
+    if 0 in (*x.shape[1:], channels):
+        raise ValueError(f"x: got shape {x.shape}, expected (N, C, ...), with a channel and a pixel or more")
+    if num_groups < 1 or channels % num_groups:
+        raise ValueError(f"num_groups: got {num_groups}, expected a divisor of {channels}, the channels of x")
+    size = prod(x.shape[1:]) // num_groups
+    return _normalised("group_norm", x, size, eps, weight, bias, (channels,), after=x.ndim - 2)
+
+
+def _normalised(
+    name: str,
+    x: Tensor,
+    size: int,
+    eps: float,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    shape: tuple[int, ...],
+    after: int,
+) -> Tensor:
+    """Each `size` numbers that follow each other are normalised together; gamma and beta are of a shape that comes
+    before the last `after` axes."""
+    gamma, beta = (None if t is None else as_tensor(n, t) for n, t in (("weight", weight), ("bias", bias)))
+    _check.same_dtype(x, weight=gamma, bias=beta)
+    for what, tensor in (("weight", gamma), ("bias", beta)):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{what}: got shape {tensor.shape}, expected {shape}, that of what it scales or shifts")
+    flat = x.data.reshape(-1, size)
+    centred = flat - flat.mean(1, keepdims=True)
+    r = 1 / np.sqrt((centred * centred).mean(1, keepdims=True) + x.dtype.type(eps))
+    z = centred * r
+
+    def pullback(dy: Array) -> Sequence[Array]:
+        g = dy.reshape(-1, size)
+        return ((r * (g - g.mean(1, keepdims=True) - z * (g * z).mean(1, keepdims=True))).reshape(dy.shape),)
+
+    y = record(name, z.reshape(x.shape), (x,), pullback, size=size)
+    wide = (*shape, *[1] * after)
+    y = y if gamma is None else y * gamma.reshape(wide)
+    return y if beta is None else y + beta.reshape(wide)
