@@ -7,8 +7,9 @@ from typing import cast
 import numpy as np
 
 from tinyres.kernels.memory import make_constant
-from tinyres.nn.layers import BatchNorm2d, Conv2d, Identity
+from tinyres.nn.layers import Conv2d, Identity
 from tinyres.nn.module import Module, Parameter, expect_eval
+from tinyres.nn.norm import BatchNorm2d
 from tinyres.tape import Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
 

@@ -5,11 +5,8 @@ import math
 import numpy as np
 
 from tinyres import ops
-from tinyres.kernels.launch import launch
 from tinyres.nn import init
 from tinyres.nn.module import Module, Parameter
-from tinyres.ops.norm import Gather
-from tinyres.tape import Array, state
 from tinyres.tensor import Tensor
 
 _Size = int | tuple[int, int]
@@ -19,7 +16,7 @@ def _pair(value: _Size) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else value
 
 
-def _positive(layer: str, **values: int) -> None:
+def positive(layer: str, **values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{layer}: {name}: got {value}, expected 1 or more")
@@ -30,10 +27,6 @@ def _windows(layer: str, kernel_size: _Size, stride: _Size | None, padding: _Siz
     for name, (value, least) in sizes.items():
         if min(_pair(value)) < least:
             raise ValueError(f"{layer}: {name}: got {value}, expected {least} or more")
-
-
-def _count(batches: Array) -> None:
-    batches += 1
 
 
 class Conv2d(Module):
@@ -60,7 +53,7 @@ class Conv2d(Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        _positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
+        positive("Conv2d", in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"Conv2d: groups: got {groups}, expected a divisor of in_channels {in_channels} and of "
@@ -97,7 +90,7 @@ class Linear(Module):
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
         super().__init__()
-        _positive("Linear", in_features=in_features, out_features=out_features)
+        positive("Linear", in_features=in_features, out_features=out_features)
         bound = 1 / math.sqrt(in_features)
         self.weight = Parameter(init.uniform((out_features, in_features), bound))
         self.bias = Parameter(init.uniform((out_features,), bound)) if bias else None
@@ -107,50 +100,6 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[1]}, {self.weight.shape[0]}, bias={self.bias is not None}"
-
-
-class BatchNorm2d(Module):
-    """Batch norm, see `ops.batch_norm`; calling it with ``residual=`` and ``relu=True`` fuses what follows it.
-
-    Attributes
-    ----------
-    gather : Gather or None
-        Where batches lie in shards and are to be normalised as a whole, see `ops.batch_norm`.
-
-    Examples
-    --------
-    >>> import numpy as np, tinyres as tr
-    >>> bn = tr.nn.BatchNorm2d(2)
-    >>> bn(tr.Tensor(np.ones((4, 2, 1, 1), "f4")), relu=True).shape, int(bn.num_batches_tracked)
-    ((4, 2, 1, 1), 1)
-    """
-
-    running_mean: Array
-    running_var: Array
-    num_batches_tracked: Array
-
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        super().__init__()
-        _positive("BatchNorm2d", num_features=num_features)
-        self.eps, self.momentum = eps, momentum
-        self.gather: Gather | None = None
-        self.weight = Parameter(np.ones(num_features, np.float32))
-        self.bias = Parameter(np.zeros(num_features, np.float32))
-        self.register_buffer("running_mean", np.zeros(num_features, np.float32))
-        self.register_buffer("running_var", np.ones(num_features, np.float32))
-        self.register_buffer("num_batches_tracked", np.zeros((), np.int64))
-
-    def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
-        if self.training and not state.recomputing and (self.gather is None or self.gather.leads):
-            launch(_count, self.num_batches_tracked)
-        return ops.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias,
-            training=self.training, momentum=self.momentum, eps=self.eps, residual=residual, relu=relu,
-            gather=self.gather,
-        )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, eps={self.eps}, momentum={self.momentum}"
 
 
 class MaxPool2d(Module):
@@ -206,20 +155,6 @@ class GlobalAvgPool2d(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.global_avg_pool2d(x)
-
-
-class ReLU(Module):
-    """max(x, 0).
-
-    Examples
-    --------
-    >>> import tinyres as tr
-    >>> tr.nn.ReLU()(tr.Tensor([-1.0, 2.0])).data
-    array([0., 2.], dtype=float32)
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.relu(x)
 
 
 class Flatten(Module):

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyres import tape
-from tinyres.recompute import checkpoint
 from tinyres.tape import Array, HookHandle, scope
 from tinyres.tensor import Tensor
 
@@ -335,85 +334,3 @@ def expect_eval(model: Module, caller: str) -> None:
         if module.training:
             what = f"module {name!r}" if name else "the model"
             raise ValueError(f"{caller}: {what} is in training mode, expected evaluation: call model.eval() first")
-
-
-class Sequential(Module):
-    """Modules called one after the other, named "0", "1", ...
-
-    Parameters
-    ----------
-    *modules : Module
-        Or one dict (an OrderedDict, too) of names and modules. ``net[1:]`` is a `Sequential` of some of them.
-
-    Raises
-    ------
-    TypeError
-        Where one of them is not a Module.
-
-    Attributes
-    ----------
-    segment : int
-        Run so many modules at a time in a `checkpoint`: only what goes into the first of them is kept for backward.
-        0, the default, keeps everything.
-
-    Examples
-    --------
-    >>> import tinyres as tr
-    >>> net = tr.nn.Sequential(tr.nn.Flatten(), tr.nn.Linear(4, 2))
-    >>> len(net), type(net[1]).__name__
-    (2, 'Linear')
-    """
-
-    def __init__(self, *modules: Module | Mapping[str, Module]) -> None:
-        super().__init__()
-        self.segment = 0
-        first = modules[0] if len(modules) == 1 else None
-        named = first if isinstance(first, Mapping) else {str(i): module for i, module in enumerate(modules)}
-        for name, module in named.items():
-            if not isinstance(module, Module):
-                raise TypeError(f"Sequential: {name}: got {_what(module)}")
-            if (
-                not isinstance(name, str)
-                or not name
-                or "." in name
-                or (name not in self._modules and hasattr(self, name))
-            ):
-                raise ValueError(f"Sequential: got the name {name!r}, expected one without a dot that is not taken")
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        modules = list(self._modules.values())
-        if not self.segment:
-            return _chain(modules, x)
-        for start in range(0, len(modules), self.segment):
-            x = checkpoint(_chain, modules[start : start + self.segment], x)
-        return x
-
-    def __len__(self) -> int:
-        return len(self._modules)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Sequential(dict(list(self._modules.items())[index]))
-        return list(self._modules.values())[index]
-
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
-
-
-def _what(value: Any) -> str:
-    """What was given in place of a module, and what to give."""
-    if isinstance(value, list | tuple | Iterator):
-        return f"a {type(value).__name__}, expected a Module: write Sequential(*modules), with a star"
-    if callable(value) and not isinstance(value, type):
-        name = getattr(value, "__name__", type(value).__name__)
-        return f"the function {name}, expected a Module such as nn.ReLU(), or one of your own that calls it in forward"
-    if isinstance(value, type):
-        return f"the class {value.__name__}, expected a Module: write {value.__name__}(...)"
-    return f"{type(value).__name__}, expected a Module"
-
-
-def _chain(modules: list[Module], x: Tensor) -> Tensor:
-    for module in modules:
-        x = module(x)
-    return x

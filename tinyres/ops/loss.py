@@ -81,7 +81,9 @@ def cross_entropy(
     x = logits.data
     log_p, r = np.empty_like(x), np.empty_like(x)
     loss, mass = np.empty(n if reduction == "none" else (), x.dtype), np.empty((), x.dtype)
-    launch(_cross_entropy, x, target, label_smoothing, weights, reduction, log_p, r, loss, mass)
+    launch(_target, target, label_smoothing, weights, r)
+    launch(_mass, target, weights, reduction, mass)
+    launch(_cross_entropy, x, r, mass, log_p, loss)
 
     def pullback(dy: Array) -> Sequence[Array]:
         dx = np.empty_like(log_p)
@@ -91,20 +93,33 @@ def cross_entropy(
     return record("cross_entropy", loss, (logits,), pullback)
 
 
-def _cross_entropy(
-    x: Array, target: Array, label_smoothing: float, weights: Array | None, reduction: str,
-    log_p: Array, r: Array, loss: Array, mass: Array,
-) -> None:  # fmt: skip
-    _check_values(target, x.shape[1])
-    shifted = x - x.max(1, keepdims=True)
-    np.subtract(shifted, np.log(np.exp(shifted).sum(1, keepdims=True)), out=log_p)
-    _smoothed(target, label_smoothing, r)
+def _target(target: Array, label_smoothing: float, weights: Array | None, r: Array) -> None:
+    """r: the smoothed probability of each class, times its weight."""
+    _check_values(target, r.shape[1])
+    r[...] = label_smoothing / r.shape[1]
+    if target.ndim == 1:
+        r[np.arange(len(r)), target] += 1 - label_smoothing
+    else:
+        r += (1 - label_smoothing) * target.astype(r.dtype)
     if weights is not None:
         r *= weights
+
+
+def _mass(target: Array, weights: Array | None, reduction: str, mass: Array) -> None:
+    """What the sum of losses is divided by: in a mean, how much all samples count together."""
+    mass[...] = 1 if reduction != "mean" else len(target)
+    if reduction == "mean" and weights is not None and target.ndim == 1:
+        mass[...] = weights[target].sum()
+        if not mass:
+            raise ValueError("weight: got 0 for every class that occurs in target, expected a weight for one of them")
+
+
+def _cross_entropy(x: Array, r: Array, mass: Array, log_p: Array, loss: Array) -> None:
+    shifted = x - x.max(1, keepdims=True)
+    np.subtract(shifted, np.log(np.exp(shifted).sum(1, keepdims=True)), out=log_p)
     # not 0 times log_p: a class with logit -inf has no part in the loss of another
     losses = -np.multiply(r, log_p, out=np.zeros_like(log_p), where=r > 0)
-    mass[...] = _mass(target, weights) if reduction == "mean" else 1
-    loss[...] = losses.sum(1) if reduction == "none" else losses.sum() / mass
+    loss[...] = losses.sum(1 if loss.ndim else None) / mass
 
 
 def _cross_entropy_grad(
@@ -124,15 +139,6 @@ def _check_values(target: Array, classes: int) -> None:
         raise ValueError("target: got probabilities that are negative or do not add up to 1, expected those of classes")
 
 
-def _smoothed(target: Array, label_smoothing: float, q: Array) -> None:
-    """A probability for each sample and class."""
-    q[...] = label_smoothing / q.shape[1]
-    if target.ndim == 1:
-        q[np.arange(len(q)), target] += 1 - label_smoothing
-    else:
-        q += (1 - label_smoothing) * target.astype(q.dtype)
-
-
 def _class_weights(weight: Any, classes: int, dtype: Any) -> Array | None:
     if weight is None:
         return None
@@ -140,15 +146,6 @@ def _class_weights(weight: Any, classes: int, dtype: Any) -> Array | None:
     if weights.shape != (classes,) or not (weights >= 0).all():
         raise ValueError(f"weight: got {weight!r}, expected {classes} numbers of 0 or more, one for each class")
     return weights
-
-
-def _mass(target: Array, weights: Array | None) -> float:
-    """What the mean divides by: how much all samples count together."""
-    if weights is None or target.ndim == 2:
-        return len(target)
-    if not (mass := float(weights[target].sum())):
-        raise ValueError("weight: got 0 for every class that occurs in target, expected a weight for one of them")
-    return mass
 
 
 # ---------------------------------------------------------------- of numbers

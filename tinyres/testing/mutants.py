@@ -225,8 +225,8 @@ def _mutants() -> Iterator[Mutant]:
     yield Mutant(
         "cross entropy: the true class loses its share of the smoothing",
         "ops/loss.py",
-        "q[np.arange(len(q)), target] += 1 - label_smoothing",
-        "q[np.arange(len(q)), target] = 1 - label_smoothing",
+        "r[np.arange(len(r)), target] += 1 - label_smoothing",
+        "r[np.arange(len(r)), target] = 1 - label_smoothing",
         _OPS + " label_smoothing",
     )
     yield Mutant(
