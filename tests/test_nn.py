@@ -562,3 +562,189 @@ def test_what_is_frozen_stays_as_it_is():
     assert all(p.grad is None for p in net.layer1.parameters())
     assert net.layer2[0].bn1.training
     assert not net.eval().layer2[0].bn1.training
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+@pytest.mark.parametrize("one", [True, False])
+def test_what_a_pre_hook_returns_is_what_goes_in(segment, one):
+    """Alone or in a tuple; where a checkpoint repeats the forward it acts again, and one that only looks does not."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    net.segment, looked = segment, []
+    with net[0].register_forward_pre_hook(lambda module, args: args[0] * 3 if one else (args[0] * 3,)):
+        net[0].register_forward_pre_hook(lambda module, args: looked.append((module, args[0].data.copy())))
+        x = tr.Tensor([[1.0, 2.0]], requires_grad=True)
+        y = net(x)
+        y.sum().backward()
+    h = net[0].weight.data @ (3 * x.data[0]) + net[0].bias.data
+    np.testing.assert_allclose(y.data[0], np.maximum(h, 0), rtol=1e-6)
+    np.testing.assert_allclose(x.grad[0], 3 * (h > 0) @ net[0].weight.data, rtol=1e-6)
+    ((module, seen),) = looked
+    assert module is net[0]
+    np.testing.assert_array_equal(seen, 3 * x.data)
+    np.testing.assert_allclose(net[0](x).data[0], net[0].weight.data @ x.data[0] + net[0].bias.data, rtol=1e-6)
+
+
+# ---------------------------------------------------------------- PyTorch's words
+def test_apply_begins_below_and_reaches_all():
+    net, seen = nn.Sequential(nn.Sequential(nn.Linear(1, 1)), nn.ReLU()), []
+    assert net.apply(seen.append) is net
+    assert seen == [net[0][0], net[0], net[1], net]
+    assert [name for name, _ in net.named_children()] == ["0", "1"]
+
+
+def test_requires_grad_is_for_parameters_and_leaves_modes():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).requires_grad_(False)
+    assert not any(p.requires_grad for p in net.parameters())
+    assert net.train()[1].training
+    y = net(tr.Tensor([[1.0, 2.0], [3.0, 4.0]]))
+    assert not y.requires_grad
+    assert net[1].num_batches_tracked == 1
+    assert all(p.requires_grad for p in net.requires_grad_().parameters())
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda net: net.to(np.float64),
+        lambda net: net.to("cpu", "float64"),
+        lambda net: net.to("cpu:0", dtype=np.float64),
+        lambda net: net.double(),
+    ],
+)
+def test_a_network_goes_to_another_precision(convert):
+    net = nn.BatchNorm2d(2)
+    assert convert(net) is net
+    assert {a.dtype for _, a in net.named_arrays()} == {np.dtype("f8"), np.dtype("i8")}
+    assert net.float().running_mean.dtype == np.float32
+    assert net.to("cpu").weight.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("cuda:0",), ValueError, "got device 'cuda:0', expected 'cpu'"),
+        (("cpu", "mps"), ValueError, "got device 'mps'"),
+        (("disk",), TypeError, "got 'disk', expected 'cpu', float32 or float64"),
+        ((3,), TypeError, "got 3, expected 'cpu', float32 or float64"),
+        ((np.int64,), TypeError, "got .*int64.*, expected 'cpu', float32 or float64"),
+    ],
+)
+def test_there_is_no_other_device_or_precision(arguments, error, message):
+    with pytest.raises(error, match=message):
+        nn.Linear(1, 1).to(*arguments)
+
+
+# ---------------------------------------------------------------- lists and dicts of modules
+changes_of_lists = st.lists(
+    st.tuples(st.sampled_from(["append", "insert", "set", "delete", "extend"]), st.integers(-4, 4)), max_size=12
+)
+
+
+@given(changes_of_lists)
+def test_a_list_of_modules_is_a_list(changes):
+    """Against a list. Names are the numbers, whatever was put in or taken out before."""
+    found, expected = nn.ModuleList(), []
+    for change, i in changes:
+        new = nn.ReLU()
+        if change == "append":
+            assert found.append(new) is found
+            expected.append(new)
+        elif change == "insert":
+            found.insert(i, new)
+            expected.insert(i, new)
+        elif change == "extend":
+            found += [new, nn.Linear(1, 1)]
+            expected += list(found)[-2:]
+        elif -len(expected) <= i < len(expected):
+            if change == "set":
+                found[i] = expected[i] = new
+            else:
+                del found[i], expected[i]
+        else:
+            with pytest.raises(IndexError):
+                found.__setitem__(i, new) if change == "set" else found.__delitem__(i)
+        assert list(found) == expected
+        assert len(found) == len(expected)
+        assert [name for name, _ in found.named_children()] == [str(k) for k in range(len(expected))]
+        assert list(found[1:]) == expected[1:]
+    assert len(list(found.parameters())) == 2 * sum(isinstance(m, nn.Linear) for m in expected)
+
+
+def test_modules_by_name_are_a_dict():
+    a, b = nn.Linear(1, 1), nn.ReLU()
+    found = nn.ModuleDict({"a": a})
+    found["b"] = b
+    assert (list(found), list(found.values()), dict(found.items()), len(found)) == (
+        ["a", "b"],
+        [a, b],
+        {"a": a, "b": b},
+        2,
+    )
+    assert list(found.state_dict()) == ["a.weight", "a.bias"]
+    assert found.pop("a") is a
+    assert list(found.keys()) == ["b"]
+    assert "a" not in found
+    for missing in (lambda: found["a"], lambda: found.pop("a"), lambda: found.__delitem__("training")):
+        with pytest.raises(KeyError):
+            missing()
+    found["b"] = a
+    assert found["b"] is a
+
+
+@pytest.mark.parametrize("container", [lambda m: nn.ModuleList([m]), lambda m: nn.ModuleDict({"a": m})])
+def test_containers_hold_modules_only(container):
+    for wrong in (nn.ReLU, tr.ops.relu, 3, None):
+        with pytest.raises(TypeError, match=r"Module(List|Dict): [0a]: got .*, expected a Module"):
+            container(wrong)
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "training", "forward", 3])
+def test_names_of_a_dict_of_modules_are_free_and_without_dots(name):
+    with pytest.raises(ValueError, match=r"ModuleDict: got the name .*, expected one without a dot that is not taken"):
+        nn.ModuleDict({name: nn.ReLU()})
+
+
+# ---------------------------------------------------------------- norms
+@given(st.integers(2, 4), st.integers(1, 3), st.none() | st.integers(1, 3), st.booleans(), st.integers(0, 99))
+def test_batch_norm_of_vectors_is_that_of_their_numbers(n, channels, length, training, seed):
+    rng = np.random.default_rng(seed)
+    shape = (n, channels) if length is None else (n, channels, length)
+    x = rng.standard_normal(shape).astype("f4")
+    norm, images = nn.BatchNorm1d(channels).train(training), nn.BatchNorm2d(channels).train(training)
+    y, z = norm(tr.Tensor(x)), images(tr.Tensor(x.reshape(n, channels, 1, length or 1)))
+    np.testing.assert_array_equal(y.data, z.data.reshape(shape))
+    np.testing.assert_array_equal(norm.running_var, images.running_var)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4, 4)])
+def test_batch_norm_of_vectors_is_not_for_images(shape):
+    with pytest.raises(ValueError, match=r"x: got shape .*, expected \(N, C\) or \(N, C, L\)"):
+        nn.BatchNorm1d(3)(tr.Tensor(np.zeros(shape)))
+
+
+def test_norms_within_a_sample_have_what_they_are_asked_for():
+    assert list(nn.LayerNorm((2, 3)).state_dict()) == ["weight", "bias"]
+    assert list(nn.LayerNorm(3, bias=False).state_dict()) == ["weight"]
+    assert list(nn.LayerNorm(3, elementwise_affine=False).state_dict()) == []
+    assert list(nn.GroupNorm(1, 3, affine=False).state_dict()) == []
+    norm = nn.GroupNorm(2, 4)
+    norm.bias.data[...] = [0, 1, 2, 3]
+    y = norm(tr.Tensor(np.random.default_rng(0).standard_normal((2, 4, 5)).astype("f4"))).data
+    np.testing.assert_allclose(y[:, :2].mean((1, 2)), 0.5, atol=1e-6)
+    np.testing.assert_allclose(y[:, 2:].mean((1, 2)), 2.5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.LayerNorm(0), "LayerNorm: normalized_shape: got"),
+        (lambda: nn.LayerNorm(()), "LayerNorm: normalized_shape: got"),
+        (lambda: nn.GroupNorm(2, 3), "GroupNorm: num_groups: got 2, expected a divisor of 3"),
+        (lambda: nn.GroupNorm(0, 3), "GroupNorm: num_groups: got 0, expected 1 or more"),
+        (lambda: nn.GroupNorm(1, 3)(tr.zeros(2, 4)), r"x: got shape \(2, 4\), expected \(N, 3, ...\)"),
+        (lambda: nn.BatchNorm1d(0), "BatchNorm1d: num_features: got 0"),
+    ],
+)
+def test_norms_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -274,7 +274,8 @@ def _key(model: Module, arrays: list[Array]) -> _Key | None:
     kept: list[Any] = []
     for module in model.modules():
         attributes = module.__dict__
-        if attributes["_forward_hooks"] or attributes.get("gather") is not None:
+        hooks = attributes["_forward_hooks"] or attributes["_forward_pre_hooks"]
+        if hooks or attributes.get("gather") is not None:
             return None
         kept.extend(attributes.values())
         for p in attributes["_parameters"].values():

@@ -65,8 +65,9 @@ class Module:
         self._parameters: dict[str, Parameter] = {}
         self._buffers: dict[str, Array] = {}
         self._modules: dict[str, Module] = {}
+        self._forward_pre_hooks: list[Callable[[Module, tuple[Any, ...]], Any]] = []
         self._forward_hooks: list[Callable[[Module, tuple[Any, ...], Any], Any]] = []
-        self._changing_hooks: list[Any] = []  # those of them that have returned something
+        self._changing_hooks: list[Any] = []  # those of either that have returned something
         self._name = ""
 
     # -- the tree
@@ -119,6 +120,10 @@ class Module:
         """Modules that are attributes of this one."""
         yield from self._modules.values()
 
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """Modules that are attributes of this one, with their names."""
+        yield from self._modules.items()
+
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, "Module"]]:
         """This module (named "") and all below it, with their paths, parents first."""
         yield prefix, self
@@ -142,26 +147,85 @@ class Module:
         """Parameters of this module and all below it."""
         return (parameter for _, parameter in self.named_parameters())
 
+    def apply(self, function: Callable[["Module"], Any]) -> "Module":
+        """Call a function with each module, those below first and this one last: to give parameters other values.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> def start(module):
+        ...     if isinstance(module, tr.nn.Linear):
+        ...         module.bias.data[...] = 1
+        >>> net = tr.nn.Sequential(tr.nn.Linear(2, 2), tr.nn.ReLU()).apply(start)
+        >>> net[0].bias.data
+        array([1., 1.], dtype=float32)
+        """
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Module":
+        """Whether gradients of all parameters are wanted. Batch norm goes on with its statistics: see `freeze`.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> net = tr.nn.Linear(2, 1).requires_grad_(False)
+        >>> [p.requires_grad for p in net.parameters()]
+        [False, False]
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
     # -- calling
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the module computes; subclasses define it."""
         raise TypeError(f"{type(self).__name__} defines no forward(), and that is what calling a module runs")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for before in list(self._forward_pre_hooks):
+            changed = self._call(before, args)
+            if changed is not None:
+                args = changed if isinstance(changed, tuple) else (changed,)
         if not self._name:
             out = self.forward(*args, **kwargs)
         else:
             with scope(self._name):
                 out = self.forward(*args, **kwargs)
         for hook in list(self._forward_hooks):
-            if tape.state.recomputing and hook not in self._changing_hooks:
-                continue
-            changed = hook(self, args, out)
-            if changed is not None:
-                out = changed
-                if hook not in self._changing_hooks:
-                    self._changing_hooks.append(hook)
+            changed = self._call(hook, args, out)
+            out = out if changed is None else changed
         return out
+
+    def _call(self, hook: Callable[..., Any], *what: Any) -> Any:
+        """What a hook returns: where a checkpoint repeats a forward, only one that has returned something is called."""
+        if tape.state.recomputing and hook not in self._changing_hooks:
+            return None
+        changed = hook(self, *what)
+        if changed is not None and hook not in self._changing_hooks:
+            self._changing_hooks.append(hook)
+        return changed
+
+    def register_forward_pre_hook(self, hook: Callable[["Module", tuple[Any, ...]], Any]) -> HookHandle:
+        """Call ``hook(module, args)`` before each forward; what it returns, a tuple or a single one, takes the place of
+        the arguments given by place, unless it is None.
+
+        Returns
+        -------
+        HookHandle
+            Its `remove` removes the hook.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> layer = tr.nn.ReLU()
+        >>> with layer.register_forward_pre_hook(lambda module, args: args[0] * -1):
+        ...     layer(tr.Tensor([-1.0, 2.0])).data
+        array([1., 0.], dtype=float32)
+        """
+        return HookHandle(self._forward_pre_hooks, hook)
 
     def register_forward_hook(self, hook: Callable[["Module", tuple[Any, ...], Any], Any]) -> HookHandle:
         """Call ``hook(module, args, output)`` after each forward.
@@ -230,8 +294,20 @@ class Module:
         >>> [buffer.shape for buffer in tr.nn.BatchNorm2d(4).buffers()]
         [(4,), (4,), ()]
         """
-        for _, module in self.named_modules():
-            yield from module._buffers.values()
+        return (buffer for _, buffer in self.named_buffers())
+
+    def named_buffers(self) -> Iterator[tuple[str, Array]]:
+        """The same, with their paths.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> [name for name, _ in tr.nn.Sequential(tr.nn.BatchNorm2d(4)).named_buffers()][0]
+        '0.running_mean'
+        """
+        for path, module in self.named_modules():
+            for name, buffer in module._buffers.items():
+                yield f"{path}.{name}" if path else name, buffer
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters and buffers by name, in PyTorch's order.
@@ -308,6 +384,47 @@ class Module:
                 if prefix + name in arrays:
                     buffer[...] = arrays[prefix + name]
         return keys
+
+    def to(self, *args: Any, dtype: Any = None) -> "Module":
+        """PyTorch's word for `astype`, and for the device, of which there is one, ``"cpu"``.
+
+        Raises
+        ------
+        ValueError
+            Where another device is asked for.
+        TypeError
+            Where it is neither a dtype nor a device.
+
+        Examples
+        --------
+        >>> import numpy as np, tinyres as tr
+        >>> tr.nn.Linear(2, 1).to("cpu").to(np.float64).weight.dtype
+        dtype('float64')
+        >>> tr.nn.Linear(2, 1).to("cuda")
+        Traceback (most recent call last):
+        ValueError: to: got device 'cuda', expected 'cpu': tinyres computes there alone
+        """
+        for arg in (*args, dtype):
+            if isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda", "mps", "xpu", "gpu"):
+                if arg.split(":")[0] != "cpu":
+                    raise ValueError(f"to: got device {arg!r}, expected 'cpu': tinyres computes there alone")
+            elif arg is not None:
+                try:
+                    known = np.dtype(arg) in (np.float32, np.float64)
+                except TypeError:
+                    known = False
+                if not known:
+                    raise TypeError(f"to: got {arg!r}, expected 'cpu', float32 or float64")
+                self.astype(arg)
+        return self
+
+    def float(self) -> "Module":
+        """In float32, see `astype`."""
+        return self.astype(np.float32)
+
+    def double(self) -> "Module":
+        """In float64, see `astype`."""
+        return self.astype(np.float64)
 
     def astype(self, dtype: Any) -> "Module":
         """Convert all parameters and floating-point buffers, e.g. to float64 for a gradient check."""
