@@ -81,9 +81,76 @@ def test_adamw_is_its_formula(options, seed, steps):
     np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-12)
 
 
+rmsprop_options = st.fixed_dictionaries(
+    {
+        "lr": st.floats(0, 0.1), "alpha": st.floats(0, 0.99), "eps": st.floats(1e-6, 1e-2),
+        "weight_decay": st.floats(0, 0.1), "momentum": st.floats(0, 0.99),
+    }
+)  # fmt: skip
+
+
+@given(rmsprop_options, seeds, st.integers(1, 10))
+def test_rmsprop_is_its_formula(options, seed, steps):
+    rng = np.random.default_rng(seed)
+    gradients = rng.standard_normal(steps)
+    p, s, v = 1.0, 0.0, 0.0
+    for g in gradients:
+        g = g + options["weight_decay"] * p
+        s = options["alpha"] * s + (1 - options["alpha"]) * g * g
+        v = options["momentum"] * v + g / (math.sqrt(s) + options["eps"])
+        p = p - options["lr"] * v
+    one = parameter([1.0])
+    found = trajectory(optim.RMSprop([one], **options), one, [[g] for g in gradients])
+    np.testing.assert_allclose(found, [p], rtol=1e-9, atol=1e-12)
+
+
+@given(seeds, st.integers(1, 8), st.floats(0, 0.9), st.floats(0, 0.1), st.floats(1e-3, 0.5), st.booleans())
+def test_lars_is_its_formula(seed, steps, momentum, weight_decay, trust, matrix):
+    rng = np.random.default_rng(seed)
+    shape = (2, 3) if matrix else (6,)
+    p, gradients = rng.standard_normal(shape), rng.standard_normal((steps, *shape))
+    w, v = p.copy(), np.zeros(shape)
+    for g in gradients:
+        size, slope, rate = np.sqrt((w * w).sum()), np.sqrt((g * g).sum()), 0.3
+        if matrix:  # biases and batch norm go as with SGD, and do not decay
+            rate *= trust * size / (slope + weight_decay * size + 1e-8)
+            g = g + weight_decay * w
+        v = momentum * v + rate * g
+        w = w - v
+    one = parameter(p)
+    optimizer = optim.LARS([one], 0.3, momentum=momentum, weight_decay=weight_decay, trust=trust)
+    np.testing.assert_allclose(trajectory(optimizer, one, gradients), w, rtol=1e-9, atol=1e-12)
+
+
+@given(st.floats(1e-6, 1e6), seeds)
+def test_lars_goes_as_far_whatever_the_size_of_the_gradient(scale, seed):
+    p, g = np.random.default_rng(seed).standard_normal((2, 3, 3))
+    ends = []
+    for factor in (1.0, scale):
+        one = parameter(p)
+        ends.append(trajectory(optim.LARS([one], 1.0, eps=0.0), one, [factor * g]))
+    np.testing.assert_allclose(*ends, rtol=1e-9)
+
+
+def test_lars_moves_what_is_zero():
+    one = parameter(np.zeros((2, 2)))
+    trajectory(optim.LARS([one], 0.1), one, [np.ones((2, 2))])
+    np.testing.assert_allclose(one.data, -0.1)
+
+
+def test_adam_leaves_the_gradient_as_it_is():
+    one = parameter([1.0])
+    one.grad = np.array([2.0])
+    optim.Adam([one], weight_decay=0.5).step()
+    assert one.grad == 2.0
+
+
 OPTIMIZERS = {
     "sgd": lambda params, lr=0.1, **options: optim.SGD(params, lr, momentum=0.9, **options),
     "adamw": lambda params, lr=0.1, **options: optim.AdamW(params, lr, **options),
+    "adam": lambda params, lr=0.1, **options: optim.Adam(params, lr, **options),
+    "rmsprop": lambda params, lr=0.1, **options: optim.RMSprop(params, lr, **options),
+    "lars": lambda params, lr=0.1, **options: optim.LARS(params, lr, trust=0.1, **options),
 }
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -103,7 +170,10 @@ def test_dtype_is_kept(make, dtype):
 def test_minimum_of_a_bowl_is_found(make):
     p = parameter([3.0, -2.0])
     optimizer = make([p], lr=0.05, weight_decay=0.0)
-    for _ in range(400):
+    for step in range(1000):
+        optimizer.set_lr(
+            0.05 * (1 - step / 1000)
+        )  # who divides by the gradient's size goes as far at the end otherwise
         optimizer.zero_grad()
         ((p - [1.0, 2.0]) ** 2).sum().backward()
         optimizer.step()
@@ -321,7 +391,7 @@ def test_state_that_does_not_fit_is_named_and_changes_nothing(make, damage):
     else:
         named = "step_count"
         del state[named]
-    with pytest.raises(ValueError, match=rf"optimizer state does not fit (SGD|AdamW) .*: {named}$"):
+    with pytest.raises(ValueError, match=rf"optimizer state does not fit \w+ .*: {named}$"):
         optimizer.load_state_dict(state)
     after = optimizer.state_dict()
     assert after.keys() == before.keys()
@@ -345,6 +415,14 @@ def test_state_that_does_not_fit_is_named_and_changes_nothing(make, damage):
         (lambda p: optim.SGD([p], 0.1, nesterov=True), r"nesterov: got True without momentum"),
         (lambda p: optim.AdamW([p], betas=(0.9, 1.0)), r"betas: got \(0\.9, 1\.0\)"),
         (lambda p: optim.AdamW([p], -1), r"lr: got -1"),
+        (lambda p: optim.AdamW([p], eps=-1), r"eps: got -1, expected 0 or more"),
+        (lambda p: optim.Adam([p], eps=math.nan), r"eps: got nan, expected 0 or more"),
+        (lambda p: optim.RMSprop([p], alpha=1.0), r"alpha: got 1.0, expected 0 or more and less than 1"),
+        (lambda p: optim.RMSprop([p], momentum=-0.1), r"momentum: got -0.1"),
+        (lambda p: optim.RMSprop([p], eps=-1), r"eps: got -1"),
+        (lambda p: optim.LARS([p], 0.1, trust=0), r"trust: got 0, expected a positive number"),
+        (lambda p: optim.LARS([p], 0.1, momentum=1), r"momentum: got 1"),
+        (lambda p: optim.LARS([p], 0.1, eps=-1), r"eps: got -1"),
     ],
 )
 def test_optimizers_say_what_is_wrong(make, message):

@@ -236,6 +236,10 @@ def test_linear(dtype):
         ("AdamW", {"lr": 0.01}),
         ("AdamW", {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
         ("AdamW", {"lr": 0.1, "weight_decay": 0.0}),
+        ("Adam", {"lr": 0.05}),
+        ("Adam", {"lr": 0.1, "betas": (0.8, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+        ("RMSprop", {"lr": 0.01}),
+        ("RMSprop", {"lr": 0.05, "alpha": 0.9, "eps": 1e-3, "weight_decay": 0.1, "momentum": 0.8}),
     ],
 )
 def test_optimizers_take_the_same_way(name, options):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinyres as tr
 from tinyres import schedule
 
 rates = st.floats(1e-4, 10)
@@ -111,3 +112,27 @@ def test_total_must_be_positive(make, total):
 def test_warmup_is_a_part(warmup):
     with pytest.raises(ValueError, match=rf"warmup: got {warmup}, expected 0 or more and less than 1"):
         schedule.one_cycle(0.1, 10, warmup=warmup)
+
+
+@given(st.integers(0, 30), st.integers(0, 30))
+def test_a_scheduler_sets_the_rate_of_each_step_and_goes_on_from_its_state(steps, more):
+    optimizer = tr.optim.SGD([{"params": [tr.nn.Parameter([1.0])], "lr_scale": 0.5}], lr=1.0)
+    rate = schedule.one_cycle(0.3, 40)
+    scheduler = schedule.Scheduler(optimizer, rate)
+    for step in range(steps):
+        assert scheduler.lr == rate(step)
+        assert optimizer.groups[0]["lr"] == 0.5 * rate(step)
+        scheduler.step()
+    again = schedule.Scheduler(optimizer, rate)
+    again.load_state_dict(scheduler.state_dict())
+    for _ in range(more):
+        again.step()
+    assert again.lr == rate(steps + more) == 2 * optimizer.groups[0]["lr"]
+
+
+@pytest.mark.parametrize("state", [{}, {"steps": -1}, {"steps": 1, "last_epoch": 1}])
+def test_a_state_of_something_else_is_refused(state):
+    scheduler = schedule.Scheduler(tr.optim.SGD([tr.nn.Parameter([1.0])], lr=1.0), schedule.constant(0.1))
+    with pytest.raises(ValueError, match=r"state: got .*, expected \{'steps': ...\}"):
+        scheduler.load_state_dict(state)
+    assert scheduler.steps == 0

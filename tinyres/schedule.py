@@ -4,8 +4,8 @@ Each function here makes a `Schedule`, which takes the step (the first is 0) and
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeAlias
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -83,3 +83,62 @@ def linear_warmup(schedule: Schedule, length: int) -> Schedule:
 def _check_total(total: int) -> None:
     if total < 1:
         raise ValueError(f"total: got {total} steps, expected 1 or more")
+
+
+class _HasRate(Protocol):
+    def set_lr(self, lr: float) -> None: ...
+
+
+class Scheduler:
+    """A schedule that counts for itself and sets an optimizer's learning rate, for loops as PyTorch's users write them.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Gets the rate of the first step at once.
+    schedule : callable
+        From the step to the learning rate, as those above.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.nn.Linear(2, 1)
+    >>> optimizer = tr.optim.SGD(net.parameters(), lr=0.1)
+    >>> scheduler = tr.schedule.Scheduler(optimizer, tr.schedule.cosine(0.1, total=10))
+    >>> for _ in range(5):
+    ...     optimizer.step()
+    ...     scheduler.step()
+    >>> round(scheduler.lr, 3), scheduler.state_dict()
+    (0.05, {'steps': 5})
+    """
+
+    def __init__(self, optimizer: _HasRate, schedule: Schedule) -> None:
+        self.optimizer, self.schedule, self.steps = optimizer, schedule, 0
+        self.optimizer.set_lr(self.lr)
+
+    @property
+    def lr(self) -> float:
+        """The rate that the optimizer has now."""
+        return self.schedule(self.steps)
+
+    def step(self) -> None:
+        """After each step of the optimizer: the rate of the next."""
+        self.steps += 1
+        self.optimizer.set_lr(self.lr)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many steps were taken: all there is to save."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from there.
+
+        Raises
+        ------
+        ValueError
+            Where `state` is not a `state_dict` of a scheduler.
+        """
+        if state.keys() != {"steps"} or int(state["steps"]) < 0:
+            raise ValueError(f"state: got {dict(state)}, expected {{'steps': ...}}, 0 or more")
+        self.steps = int(state["steps"])
+        self.optimizer.set_lr(self.lr)

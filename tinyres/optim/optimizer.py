@@ -1,100 +1,16 @@
-"""Optimizers: how a gradient changes a parameter."""
+"""What all optimizers have in common: groups of parameters, and a state for each."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from tinyres import backend
-from tinyres.nn import BatchNorm2d
 from tinyres.nn.module import Module, Parameter
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
 
-
-def parameter_groups(
-    model: Module,
-    weight_decay: float,
-    *,
-    decay_bias: bool = True,
-    bias_lr: float = 1.0,
-    layer_decay: float = 1.0,
-    parts: Iterable[Iterable[Module]] | None = None,
-) -> list[dict[str, Any]]:
-    """The parameters that a model trains, in groups of the same weight decay and the same share of the learning rate.
-
-    Parameters
-    ----------
-    model : Module
-    weight_decay : float
-    decay_bias : bool
-        Whether biases and batch norm decay as well as weight matrices and kernels.
-    bias_lr : float
-        Share of the rate for the biases of batch norm, whose decay is divided by it: 64 in Jordan, "94% on CIFAR-10 in
-        3.29 seconds on a single GPU", 2024, section 3.4. They say where a ReLU opens, and have few steps to find it.
-    layer_decay : float
-        The model's last part has all of the rate, the one before it this share, the next one its square, and so on
-        back to the images (Howard and Ruder, "Universal language model fine-tuning", 2018, section 3.2: discriminative
-        fine-tuning).
-    parts : iterable of lists of Module, optional
-        From the images on, as ``net.parts().values()`` of a `ResNet`; each of the model's own modules by default.
-
-    Returns
-    -------
-    list of dict
-        For an optimizer: ``params``, ``weight_decay`` and ``lr_scale`` of each.
-
-    Raises
-    ------
-    ValueError
-        If `bias_lr` is not positive, or `layer_decay` not more than 0 and at most 1.
-
-    Examples
-    --------
-    >>> import tinyres as tr
-    >>> net = tr.nn.Sequential(tr.nn.Linear(2, 2), tr.nn.Linear(2, 2))
-    >>> [(len(g["params"]), g["weight_decay"]) for g in parameter_groups(net, 5e-4, decay_bias=False)]
-    [(2, 0.0005), (2, 0.0)]
-    >>> [(len(g["params"]), g["lr_scale"]) for g in parameter_groups(net, 5e-4, layer_decay=0.5)]
-    [(2, 0.5), (2, 1.0)]
-    """
-    if not 0 < bias_lr < np.inf:
-        raise ValueError(f"bias_lr: got {bias_lr}, expected a positive number")
-    if not 0 < layer_decay <= 1:
-        raise ValueError(f"layer_decay: got {layer_decay}, expected more than 0 and at most 1")
-    norms = {module.bias for module in model.modules() if isinstance(module, BatchNorm2d)}
-    modules = ([child] for child in model.children()) if parts is None else parts
-    sets = [part for some in modules if (part := {p for module in some for p in module.parameters()})]
-    groups: dict[tuple[float, float], list[Parameter]] = {}
-    for p in (p for p in model.parameters() if p.requires_grad):
-        own = bias_lr if p in norms else 1.0
-        decay = weight_decay / own if decay_bias or p.ndim > 1 else 0.0
-        above = max((len(sets) - 1 - i for i, part in enumerate(sets) if p in part), default=0)
-        groups.setdefault((decay, own * layer_decay**above), []).append(p)
-    return [{"params": some, "weight_decay": decay, "lr_scale": scale} for (decay, scale), some in groups.items()]
-
-
-def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
-
-    A norm that is NaN or infinite is returned and leaves the gradients as they are.
-
-    Examples
-    --------
-    >>> import numpy as np, tinyres as tr
-    >>> p = tr.nn.Parameter([0.0, 0.0]); p.grad = np.array([3.0, 4.0], np.float32)
-    >>> tr.optim.clip_grad_norm([p], 1.0), p.grad
-    (5.0, array([0.6, 0.8], dtype=float32))
-    """
-    if not max_norm > 0:
-        raise ValueError(f"max_norm: got {max_norm}, expected more than 0")
-    with_gradient = [p for p in parameters if p.grad is not None]
-    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in (np.float64(p.grad) for p in with_gradient))))
-    if np.isfinite(norm) and norm > max_norm:
-        for p in with_gradient:
-            p.grad = p.grad * p.dtype.type(max_norm / norm)
-    return norm
+Params: TypeAlias = Iterable[Parameter] | Sequence[Mapping[str, Any]]
 
 
 class Optimizer:
@@ -122,7 +38,7 @@ class Optimizer:
 
     slots: tuple[str, ...] = ()  # names of the state arrays, each of its parameter's shape
 
-    def __init__(self, params: Iterable[Parameter] | Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> None:
+    def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
         entries = _listed(params)
         groups: list[Any] = entries if entries and isinstance(entries[0], Mapping) else [{"params": entries}]
         defaults = {**defaults, "lr_scale": 1.0}
@@ -254,100 +170,14 @@ def _trained(params: Any) -> list[Parameter]:
     return entries
 
 
-class SGD(Optimizer):
-    """Stochastic gradient descent with momentum.
-
-    Parameters
-    ----------
-    params : iterable of Parameter, or groups
-    lr : float
-    momentum : float
-    weight_decay : float
-        Adds weight_decay * p to the gradient.
-    nesterov : bool
-
-    Notes
-    -----
-    As in PyTorch, with g the gradient plus weight decay,
-
-        v <- momentum v + g,   p <- p - lr v   (Nesterov: p <- p - lr (g + momentum v)).
-
-    Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the learning
-    rate outside of v.
+def expect(name: str, value: Any, holds: bool, expected: str) -> None:
+    """Raise ValueError, in the words of all such messages, where a setting makes no sense.
 
     Examples
     --------
-    >>> import numpy as np, tinyres as tr
-    >>> p = tr.nn.Parameter([1.0]); p.grad = np.ones(1, np.float32)
-    >>> tr.optim.SGD([p], lr=0.5).step(); p.data
-    array([0.5], dtype=float32)
+    >>> expect("eps", -1.0, False, "0 or more")
+    Traceback (most recent call last):
+    ValueError: eps: got -1.0, expected 0 or more
     """
-
-    slots = ("momentum",)
-
-    def __init__(
-        self,
-        params: Iterable[Parameter] | Sequence[Mapping[str, Any]],
-        lr: float,
-        *,
-        momentum: float = 0.0,
-        weight_decay: float = 0.0,
-        nesterov: bool = False,
-    ) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum: got {momentum}, expected 0 or more and less than 1")
-        if nesterov and not momentum:
-            raise ValueError("nesterov: got True without momentum, expected momentum > 0")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
-
-    def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
-        settings = {name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
-        backend.active.sgd_update(*self._lists(parameters), **settings)
-
-
-class AdamW(Optimizer):
-    """Adam with decoupled weight decay.
-
-    Parameters
-    ----------
-    params : iterable of Parameter, or groups
-    lr : float
-    betas : pair of float
-        Decay of the running mean of the gradient, and of its square.
-    eps : float
-    weight_decay : float
-
-    Notes
-    -----
-    Loshchilov and Hutter, "Decoupled weight decay regularization", 2019, algorithm 2, in PyTorch's form: at step t,
-
-        p <- p (1 - lr weight_decay),   m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,
-        p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
-
-    Examples
-    --------
-    >>> import numpy as np, tinyres as tr
-    >>> p = tr.nn.Parameter([1.0]); p.grad = np.ones(1, np.float32)
-    >>> tr.optim.AdamW([p], lr=0.1, weight_decay=0.0).step(); p.data.round(3)
-    array([0.9], dtype=float32)
-    """
-
-    slots = ("mean", "square")
-
-    def __init__(
-        self,
-        params: Iterable[Parameter] | Sequence[Mapping[str, Any]],
-        lr: float = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 1e-2,
-    ) -> None:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas: got {betas}, expected two numbers of 0 or more and less than 1")
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-
-    def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
-        settings = {name: group[name] for name in ("lr", "eps", "weight_decay")}
-        settings |= {"beta1": group["betas"][0], "beta2": group["betas"][1], "step": self.step_count}
-        backend.active.adamw_update(*self._lists(parameters), **settings)
+    if not holds:
+        raise ValueError(f"{name}: got {value}, expected {expected}")

@@ -1,0 +1,122 @@
+"""Optimizers that go down the gradient: SGD, and LARS, which scales it to each weight."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tinyres import backend
+from tinyres.nn.module import Parameter
+from tinyres.optim.optimizer import Optimizer, Params, expect
+from tinyres.tape import Array
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or groups
+    lr : float
+    momentum : float
+    weight_decay : float
+        Adds weight_decay * p to the gradient.
+    nesterov : bool
+
+    Notes
+    -----
+    As in PyTorch, with g the gradient plus weight decay,
+
+        v <- momentum v + g,   p <- p - lr v   (Nesterov: p <- p - lr (g + momentum v)).
+
+    Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the learning
+    rate outside of v.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> p = tr.nn.Parameter([1.0]); p.grad = np.ones(1, np.float32)
+    >>> tr.optim.SGD([p], lr=0.5).step(); p.data
+    array([0.5], dtype=float32)
+    """
+
+    slots = ("momentum",)
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
+        expect("momentum", momentum, 0 <= momentum < 1, "0 or more and less than 1")
+        if nesterov and not momentum:
+            raise ValueError("nesterov: got True without momentum, expected momentum > 0")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "nesterov": nesterov})
+
+    def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
+        settings = {name: group[name] for name in ("lr", "momentum", "weight_decay", "nesterov")}
+        backend.active.sgd_update(*self._lists(parameters), **settings)
+
+
+class LARS(Optimizer):
+    """SGD whose step is a share of each weight's own size: for batches of thousands of images.
+
+    Parameters
+    ----------
+    params : iterable of Parameter, or groups
+    lr : float
+    momentum : float
+    weight_decay : float
+    trust : float
+        eta: what share of a weight's norm a gradient of any size moves it, at a rate of 1.
+    eps : float
+        Added to what the norm is divided by.
+
+    Notes
+    -----
+    You, Gitman and Ginsburg, "Large batch training of convolutional networks", 2017, algorithm 1. For each parameter w,
+
+        l = eta |w| / (|g| + weight_decay |w| + eps),   v <- momentum v + lr l (g + weight_decay w),   w <- w - v.
+
+    What has one axis (biases, batch norm) has l = 1 and does not decay, as in the paper's experiments, and so has what
+    is 0: it would never move.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> p = tr.nn.Parameter([[3.0, 4.0]]); p.grad = np.array([[1000.0, 0.0]], np.float32)
+    >>> tr.optim.LARS([p], lr=1.0, trust=0.1).step(); p.data
+    array([[2.5, 4. ]], dtype=float32)
+    """
+
+    slots = ("momentum",)
+
+    def __init__(
+        self,
+        params: Params,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 1e-3,
+        eps: float = 1e-8,
+    ) -> None:
+        expect("momentum", momentum, 0 <= momentum < 1, "0 or more and less than 1")
+        expect("trust", trust, trust > 0, "a positive number")
+        expect("eps", eps, eps >= 0, "0 or more")
+        settings = {"momentum": momentum, "weight_decay": weight_decay, "trust": trust, "eps": eps}
+        super().__init__(params, {"lr": lr, **settings})
+
+    def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
+        rate, v = group["lr"], state["momentum"]
+        if p.ndim > 1:
+            size, slope, decay = float(np.linalg.norm(p)), float(np.linalg.norm(g)), group["weight_decay"]
+            if size and slope:
+                rate *= group["trust"] * size / (slope + decay * size + group["eps"])
+            g = g + p.dtype.type(decay) * p
+        v *= p.dtype.type(group["momentum"])
+        v += p.dtype.type(rate) * g
+        p -= v
