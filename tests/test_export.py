@@ -176,7 +176,7 @@ def test_operators(tmp_path, name):
     "layers",
     [
         [
-            nn.Conv2d(2, 6, (3, 2), stride=(2, 1), padding=(2, 1), groups=2),
+            nn.Conv2d(2, 6, (3, 2), stride=(2, 1), padding=(2, 1), groups=2, dilation=(1, 2)),
             nn.ReLU(),
             nn.MaxPool2d(2, stride=1, padding=1),
         ],

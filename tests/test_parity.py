@@ -68,6 +68,16 @@ def test_conv2d(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(0, 99))
+def test_dilated_convolution(dtype, dh, dw, stride, kernel, seed):
+    rng = np.random.default_rng(seed)
+    ours, theirs = twins(*(rng.standard_normal(s).astype(dtype) for s in ((2, 4, 8, 9), (6, 2, kernel, 2), (6,))))
+    options = {"dilation": (dh, dw), "stride": stride, "padding": 1, "groups": 2}
+    y, z = ops.conv2d(*ours, **options), F.conv2d(*theirs, **options)
+    compare(ours, theirs, y, z, rng.standard_normal(y.shape).astype(dtype), scale=10.0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("c", "o", "side"), [(16, 16, 32), (16, 32, 16), (64, 64, 8), (3, 16, 32)])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (1, 2, 0)])
 def test_conv2d_of_residual_networks(dtype, c, o, side, kernel, stride, padding):
@@ -154,6 +164,15 @@ def test_max_pooling_passes_nan_on(dtype, data):
     x[np.random.default_rng(0).random(x.shape) < 0.2] = np.nan
     y = ops.max_pool2d(tr.Tensor(x), p.kernel_size, **p.options).data
     np.testing.assert_array_equal(y, F.max_pool2d(torch.from_numpy(x), p.kernel_size, **p.options).numpy())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7), st.integers(1, 7), st.integers(0, 99))
+def test_adaptive_average(dtype, height, width, oh, ow, seed):
+    rng = np.random.default_rng(seed)
+    ours, theirs = twins(rng.standard_normal((2, 3, height, width)).astype(dtype))
+    y, z = ops.adaptive_avg_pool2d(*ours, (oh, ow)), F.adaptive_avg_pool2d(*theirs, (oh, ow))
+    compare(ours, theirs, y, z, rng.standard_normal(y.shape).astype(dtype), scale=1.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -194,7 +194,8 @@ class _Writer:
 # ---------------------------------------------------------------- operators
 def _conv2d(w: _Writer, node: Node, inputs: list[str]) -> str:
     factors = inputs[: 3 if node.attributes["bias"] else 2]
-    y = w.write("Conv", factors, node=node, group=node.attributes["groups"], **_window(node))
+    how = {"group": node.attributes["groups"], "dilations": node.attributes["dilation"]}
+    y = w.write("Conv", factors, node=node, **how, **_window(node))
     return _finish(w, node, y, inputs[len(factors) :])
 
 

@@ -154,6 +154,18 @@ CONVOLVED = [
     case((0, 2, 4, 4), (3, 2, 3, 3), (3,)),
     case((2, 4, 3, 4), (6, 2, 3, 2), (6,), groups=2, stride=(1, 2), padding=1),
     case((1, 3, 4, 3), (3, 1, 2, 2), groups=3),
+    case((2, 2, 6, 5), (3, 2, 3, 2), (3,), dilation=2, padding=1),
+    case(
+        (1, 4, 7, 6),
+        (4, 2, 2, 3),
+        (1, 4, 4, 3),
+        shortcut=True,
+        groups=2,
+        dilation=(3, 1),
+        stride=(1, 2),
+        padding=(0, 1),
+        relu=True,
+    ),
     case((0, 2, 4, 4), (4, 1, 3, 3), (4,), groups=2),
     case((2, 9, 3, 2), (5, 9, 1, 1), (5,), relu=True),
     case((2, 3, 4, 3), (2, 3, 3, 3), (2,), (2, 2, 4, 3), shortcut=True, relu=True, padding=1),
@@ -211,7 +223,7 @@ def convolution(error: type[Exception], message: str, **changed: Any) -> Refused
 CONVOLUTION = [
     *[
         convolution(ValueError, rf"{name}: got .*, expected an int >= {minimum} or a pair", **{name: value})
-        for name, minimum in (("stride", 1), ("padding", 0))
+        for name, minimum in (("stride", 1), ("padding", 0), ("dilation", 1))
         for value in (minimum - 1, (1,), (1, minimum - 1), (1, 1, 1), "a", 1.5, True, None)
     ],
     convolution(ValueError, r"x: got shape \(3, 5, 5\), expected 4 axes \(N, C, H, W\)", x=t(3, 5, 5)),
@@ -226,6 +238,7 @@ CONVOLUTION = [
     convolution(TypeError, "residual: got dtype float64, expected float32", residual=double(2, 4, 3, 3)),
     convolution(ValueError, "x: got height 2 with padding 0, expected at least the kernel's, 3", x=t(1, 3, 2, 5)),
     convolution(ValueError, "x: got width 0 with padding 1, expected at least", x=t(1, 3, 5, 0), padding=1),
+    convolution(ValueError, "x: got height 5 with padding 1, expected at least the kernel's, 9", dilation=4, padding=1),
     convolution(ValueError, "groups: got 2, expected a divisor of 3, the channels of x", groups=2),
     convolution(ValueError, "groups: got 0, expected a divisor of 3", groups=0),
     convolution(ValueError, r"weight: .* in 3 groups, with O a multiple of 3", weight=t(4, 1, 3, 3), groups=3),
@@ -258,6 +271,21 @@ NORM = [
 # ---------------------------------------------------------------- the registry
 REGISTRY = {
     "abs": Entry(ops.abs, ANY_SHAPE, [NOT_NUMBERS], "distinct"),
+    "adaptive_avg_pool2d": Entry(
+        ops.adaptive_avg_pool2d,
+        [
+            case((2, 3, 4, 6), output_size=2),
+            case((1, 2, 5, 3), output_size=(3, 2)),
+            case((2, 1, 2, 3), output_size=(3, 7)),
+            case((1, 1, 1, 1), output_size=1),
+            case((0, 3, 4, 4), output_size=3),
+        ],
+        [
+            refused(ValueError, r"x: got shape \(2, 3\), expected 4 axes \(N, C, H, W\)", t(2, 3), 1),
+            refused(ValueError, r"x: got shape \(2, 3, 0, 2\), expected one pixel or more", t(2, 3, 0, 2), 1),
+            refused(ValueError, "output_size: got 0, expected an int >= 1 or a pair", t(1, 1, 2, 2), 0),
+        ],
+    ),
     "astype": Entry(
         there_and_back,
         ANY_SHAPE,

@@ -5,6 +5,7 @@ from tinyres.nn.activation import GELU, ReLU, Sigmoid, SiLU, Tanh
 from tinyres.nn.containers import ModuleDict, ModuleList, Sequential
 from tinyres.nn.fuse import fuse
 from tinyres.nn.layers import (
+    AdaptiveAvgPool2d,
     AvgPool2d,
     Conv2d,
     Flatten,
@@ -18,6 +19,7 @@ from tinyres.nn.norm import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm
 
 __all__ = [
     "GELU",
+    "AdaptiveAvgPool2d",
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",

@@ -49,6 +49,7 @@ class Conv2d(Module):
         *,
         stride: _Size = 1,
         padding: _Size = 0,
+        dilation: _Size = 1,
         groups: int = 1,
         bias: bool = True,
     ) -> None:
@@ -60,20 +61,22 @@ class Conv2d(Module):
                 f"out_channels {out_channels}"
             )
         _windows("Conv2d", kernel_size, stride, padding)
-        self.stride, self.padding, self.groups = stride, padding, groups
+        positive("Conv2d", dilation=min(_pair(dilation)))
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.weight = Parameter(init.kaiming_normal((out_channels, in_channels // groups, *_pair(kernel_size))))
         self.bias = Parameter(np.zeros(out_channels, np.float32)) if bias else None
 
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         alone = self.bias is None and residual is None and not relu
         return ops.conv2d(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding, groups=self.groups,
-            residual=residual, relu=relu, measure=self.training and alone,
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation,
+            groups=self.groups, residual=residual, relu=relu, measure=self.training and alone,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
         o, c, *kernel = self.weight.shape
         options = f"kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}"
+        options += f", dilation={self.dilation}" if self.dilation not in (1, (1, 1)) else ""
         options += f", groups={self.groups}" if self.groups > 1 else ""
         return f"{c * self.groups}, {o}, {options}, bias={self.bias is not None}"
 
@@ -140,6 +143,28 @@ class AvgPool2d(MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.avg_pool2d(x, self.kernel_size, stride=self.stride, padding=self.padding)
+
+
+class AdaptiveAvgPool2d(Module):
+    """Mean over so many windows that cover the image, see `ops.adaptive_avg_pool2d`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> tr.nn.AdaptiveAvgPool2d((2, 3))(tr.zeros(1, 8, 7, 7)).shape
+    (1, 8, 2, 3)
+    """
+
+    def __init__(self, output_size: _Size) -> None:
+        super().__init__()
+        positive("AdaptiveAvgPool2d", output_size=min(_pair(output_size)))
+        self.output_size = output_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.adaptive_avg_pool2d(x, self.output_size)
+
+    def extra_repr(self) -> str:
+        return f"output_size={self.output_size}"
 
 
 class GlobalAvgPool2d(Module):

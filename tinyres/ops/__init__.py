@@ -6,7 +6,7 @@ from tinyres.ops.elementary import abs, astype, clip, exp, log, matmul, maximum,
 from tinyres.ops.layer_norm import group_norm, layer_norm
 from tinyres.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
 from tinyres.ops.norm import batch_norm
-from tinyres.ops.pool import avg_pool2d, global_avg_pool2d, max_pool2d
+from tinyres.ops.pool import adaptive_avg_pool2d, avg_pool2d, global_avg_pool2d, max_pool2d
 from tinyres.ops.reduction import max, mean, min, std, sum, var
 from tinyres.ops.shape import (
     concat,
@@ -23,6 +23,7 @@ from tinyres.ops.shape import (
 
 __all__ = [
     "abs",
+    "adaptive_avg_pool2d",
     "astype",
     "avg_pool2d",
     "batch_norm",

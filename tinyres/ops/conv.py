@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinyres import backend
-from tinyres.kernels.launch import compute
+from tinyres.kernels.launch import compute, launch
 from tinyres.ops import _check
 from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
@@ -19,6 +19,7 @@ def conv2d(
     *,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] = 0,
+    dilation: int | tuple[int, int] = 1,
     groups: int = 1,
     residual: Tensor | None = None,
     relu: bool = False,
@@ -33,6 +34,9 @@ def conv2d(
     bias : Tensor of shape (O,), optional
     stride, padding : int or pair of int
         Vertical and horizontal; zeros are padded on both sides.
+    dilation : int or pair of int
+        Pixels from one of the kernel's elements to the next. It is computed as a kernel with zeros between, which costs
+        that of its size: of 3x3 with dilation 2, that of 5x5.
     groups : int
         Cut the channels of x and of y into so many groups, and connect each of y's to its own of x's only
         (Xie et al., "Aggregated residual transformations for deep neural networks", CVPR 2017, figure 3c).
@@ -47,7 +51,7 @@ def conv2d(
     Returns
     -------
     Tensor of shape (N, O, OH, OW)
-        OH = (H + 2 * padding - KH) // stride + 1, and OW alike.
+        OH = (H + 2 * padding - dilation * (KH - 1) - 1) // stride + 1, and OW alike.
 
     Raises
     ------
@@ -56,15 +60,16 @@ def conv2d(
 
     Notes
     -----
-    With s the stride and p the padding, and x = 0 outside the image,
+    With s the stride, p the padding, d the dilation (Yu and Koltun, "Multi-scale context aggregation by dilated
+    convolutions", 2016, equation 2), and x = 0 outside the image,
 
-        y[n,o,i,j] = b[o] + sum_{c,k,l} x[n, c, s i + k - p, s j + l - p] w[o,c,k,l].
+        y[n,o,i,j] = b[o] + sum_{c,k,l} x[n, c, s i + d k - p, s j + d l - p] w[o,c,k,l].
 
     Each y is linear in x and in w, so the chain rule only collects the terms in which one of them occurs
     (Dumoulin and Visin, "A guide to convolution arithmetic", 2016, chapter 4):
 
-        dL/dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[n, c, s i + k - p, s j + l - p]
-        dL/dx[n,c,h,v] = sum_{o,k,l} dy[n,o,i,j] w[o,c,k,l]   over all i, j with s i + k - p = h, s j + l - p = v
+        dL/dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[n, c, s i + d k - p, s j + d l - p]
+        dL/dx[n,c,h,v] = sum_{o,k,l} dy[n,o,i,j] w[o,c,k,l]   over all i, j with s i + d k - p = h, s j + d l - p = v
         dL/db[o]       = sum_{n,i,j} dy[n,o,i,j].
 
     With groups, c runs over the channels of o's group, and o over those of c's: the same sums within each group. With
@@ -82,6 +87,7 @@ def conv2d(
     x, weight = as_tensor("x", x), as_tensor("weight", weight)
     bias = None if bias is None else as_tensor("bias", bias)
     stride, padding = _check.pair("stride", stride, 1), _check.pair("padding", padding, 0)
+    dilation = _check.pair("dilation", dilation, 1)
     _check.images(x)
     if not isinstance(groups, int) or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"groups: got {groups!r}, expected a divisor of {x.shape[1]}, the channels of x")
@@ -94,14 +100,19 @@ def conv2d(
     _check.vector("bias", bias, weight.shape[0], "the output channels of weight")
     residual = None if residual is None else as_tensor("residual", residual)
     _check.same_dtype(x, weight=weight, bias=bias, residual=residual)
-    _check.window(x, (weight.shape[2], weight.shape[3]), padding)
+    kh, kw = (d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True))
+    _check.window(x, (kh, kw), padding)
     if measure and (bias is not None or residual is not None or relu):
         raise ValueError("measure: got True with a bias, a residual or relu, expected none of them: see batch_norm")
-    size = ((x.shape[i] + 2 * padding[i - 2] - weight.shape[i]) // stride[i - 2] + 1 for i in (2, 3))
+    size = ((x.shape[i + 2] + 2 * padding[i] - k) // stride[i] + 1 for i, k in enumerate((kh, kw)))
     expected = (x.shape[0], weight.shape[0], *size)
     if residual is not None and residual.shape != expected:
         raise ValueError(f"residual: got shape {residual.shape}, expected {expected}, that of the result")
     w, options, statistics = weight.data, {"stride": stride, "padding": padding}, None
+    taps = (..., slice(None, None, dilation[0]), slice(None, None, dilation[1]))  # of the kernel, in one with zeros
+    if dilation != (1, 1):
+        w = np.zeros((*w.shape[:2], kh, kw), w.dtype)
+        launch(np.copyto, w[taps], weight.data)
     needs_x, needs_w, kernels = x.requires_grad, weight.requires_grad, backend.active
     b, shortcut = (None if t is None else t.data for t in (bias, residual))
     shapes = x.shape, w.shape, x.dtype.itemsize
@@ -116,12 +127,14 @@ def conv2d(
     def pullback(dy: Array, totals: Sequence[Array | None]) -> Sequence[Array | None]:
         g = dy if opened is None else kernels.relu_grad(dy, opened)
         dw = kernels.conv2d_weight_grad(g, a, w.shape, **options) if needs_w else None
+        if dw is not None and dilation != (1, 1):
+            dw = compute(np.positive, dw[taps])
         total = totals[0] if totals[0] is not None and _is_channels_last(totals[0]) else None
         dx = kernels.conv2d_input_grad(g, w, a.shape, total, **options) if needs_x else None
         return (dx, dw) + ((compute(np.sum, g, axis=(0, 2, 3)),) if has_bias else ()) + ((g,) if has_shortcut else ())
 
     parents = [t for t in (x, weight, bias, residual) if t is not None]
-    how: dict[str, Any] = {"groups": groups, "bias": has_bias, "relu": relu, **options}
+    how: dict[str, Any] = {"groups": groups, "bias": has_bias, "relu": relu, "dilation": dilation, **options}
     out = record("conv2d", y, parents, pullback, takes_totals=True, **how)
     out._statistics = statistics
     return out

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from tinyres import backend
 from tinyres.ops import _check
 from tinyres.tape import Array
@@ -106,6 +108,51 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
     if 0 in x.shape[2:]:
         raise ValueError(f"x: got shape {x.shape}, expected one pixel or more: nothing has no mean")
     return avg_pool2d(x, (x.shape[2], x.shape[3]))
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: _Size) -> Tensor:
+    """Mean over windows of nearly equal size, so many that they cover the image: (N, C, H, W) -> (N, C, OH, OW).
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, H, W)
+    output_size : int or pair of int
+        (OH, OW).
+
+    Raises
+    ------
+    ValueError
+        Where `x` is no image of one pixel or more, or `output_size` is not positive.
+
+    Notes
+    -----
+    Window i of an axis of length H goes from floor(i H / OH) to ceil((i + 1) H / OH), as in PyTorch; the mean over rows
+    is a product with a matrix that has 1 / length there and 0 elsewhere, and so is that over columns: y = A x B^T.
+    Where all windows are alike it is `avg_pool2d`.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> tr.ops.adaptive_avg_pool2d(tr.Tensor(np.arange(9.0).reshape(1, 1, 3, 3)), (1, 2)).data[0, 0]
+    array([[3.5, 4.5]])
+    """
+    x = as_tensor("x", x)
+    size = _check.pair("output_size", output_size, 1)
+    _check.images(x)
+    height, width = x.shape[2:]
+    if 0 in (height, width):
+        raise ValueError(f"x: got shape {x.shape}, expected one pixel or more: nothing has no mean")
+    if height % size[0] == 0 and width % size[1] == 0:
+        return avg_pool2d(x, (height // size[0], width // size[1]))
+    rows, columns = (Tensor(_means(n, k).astype(x.dtype)) for n, k in zip((height, width), size, strict=True))
+    return rows @ x @ columns.transpose(0, 1)
+
+
+def _means(length: int, windows: int) -> Array:
+    """(windows, length): the matrix that takes the mean of each window."""
+    i, place = np.arange(windows)[:, None], np.arange(length)
+    inside = (place >= i * length // windows) & (place < -(-(i + 1) * length // windows))
+    return inside / inside.sum(1, keepdims=True)
 
 
 def _window(

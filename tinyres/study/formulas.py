@@ -124,19 +124,23 @@ FORMULAS: dict[str, Formula] = {
 def _convolution(how: Mapping[str, Any], inputs: int) -> Formula:
     """`ops.conv2d`: Dumoulin and Visin, "A guide to convolution arithmetic", 2016, chapter 4."""
     bias, relu, shortcut = how["bias"], how["relu"], inputs > 2 + how["bias"]
-    terms = "b_{o} + " * bias + "Σ_{c,k,l} x_{n, c, s i+k−p, s j+l−p} w_{o,c,k,l}" + " + r_{n,o,i,j}" * shortcut
+    dilated = how["dilation"] != (1, 1)
+    k, l = ("d k", "d l") if dilated else ("k", "l")
+    place = f"s i+{k}−p, s j+{l}−p"
+    terms = "b_{o} + " * bias + f"Σ_{{c,k,l}} x_{{n, c, {place}}} w_{{o,c,k,l}}" + " + r_{n,o,i,j}" * shortcut
     g = "g" if relu else "dL/dy"
     return Formula(
         (f"y_{{n,o,i,j}} = {f'max({terms}, 0)' if relu else terms}",),
         (
             *(["g = dL/dy · [y > 0]"] * relu),
-            f"dL/dw_{{o,c,k,l}} = Σ_{{n,i,j}} {g}_{{n,o,i,j}} x_{{n, c, s i+k−p, s j+l−p}}",
+            f"dL/dw_{{o,c,k,l}} = Σ_{{n,i,j}} {g}_{{n,o,i,j}} x_{{n, c, {place}}}",
             f"dL/dx_{{n,c,h,v}} = Σ_{{o,k,l}} {g}_{{n,o,i,j}} w_{{o,c,k,l}}",
             *([f"dL/db_{{o}} = Σ_{{n,i,j}} {g}_{{n,o,i,j}}"] * bias),
             *([f"dL/dr = {g}"] * shortcut),
         ),
         f"stride s = {_pair(how['stride'])}, padding p = {_pair(how['padding'])}; "
-        "in dL/dx over the i, j with s\u00a0i+k−p\u00a0=\u00a0h, s\u00a0j+l−p\u00a0=\u00a0v"
+        f"in dL/dx over the i, j with s\u00a0i+{k}−p\u00a0=\u00a0h, s\u00a0j+{l}−p\u00a0=\u00a0v"
+        + f"; dilation d = {_pair(how['dilation'])}" * dilated
         + f"; in {how['groups']} groups of channels" * (how["groups"] > 1)
         + "; r: the shortcut" * shortcut,
     )

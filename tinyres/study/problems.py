@@ -129,6 +129,7 @@ class Problem:
 _IMAGES: Shape = (2, 2, 4, 4)
 _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "abs": (((3, 4),), {}),
+    "adaptive_avg_pool2d": ((_IMAGES,), {"output_size": 3}),
     "astype": (((3, 4),), {"dtype": np.float64}),
     "avg_pool2d": ((_IMAGES,), {"kernel_size": 2}),
     "batch_norm": (((4, 2, 2, 2), (2,), (2,), (4, 2, 2, 2)), {"training": True, "relu": True}),
