@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"machine", "version"},
     {"tape"},
-    {"rules", "spelling"},
+    {"chance", "rules", "spelling"},
     {"tensor"},
     {"files", "parallel"},
     {"recompute"},

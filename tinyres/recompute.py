@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tinyres import chance
 from tinyres.kernels.pending import Pending
 from tinyres.tape import Array, Leaf, Node, Watch, enable_grad, place, setting, state, watching
 from tinyres.tensor import Tensor
@@ -29,7 +30,8 @@ def checkpoint(fn: Callable[..., T], *args: Any) -> T:
         Anything that computes with tensors, such as a module. It must do the same when it is called again: values
         that it takes from elsewhere (parameters above all) must not have been replaced, nor the backend.
     *args
-        For `fn`. Tensors are read-only until backward has run. A `numpy.random.Generator` is replayed.
+        For `fn`. Tensors are read-only until backward has run. A `numpy.random.Generator` is replayed, as is what
+        `ops.dropout` draws.
 
     Returns
     -------
@@ -83,7 +85,7 @@ class _Segment:
         self.fn = fn
         # tensors without their history, which the second run does not need
         self.args = [_leaf(a) if isinstance(a, Tensor) else _snapshot(a) for a in args]
-        self.scope = list(state.scope)
+        self.scope, self.drawn = list(state.scope), chance.drawn()
         self.operations: list[_Operation] = []
         self.made: dict[int, Node] = {}  # by the second run, and not taken yet
         self.complete = False
@@ -103,7 +105,8 @@ class _Segment:
         again = _Again(self, state.watch)
         with ExitStack() as settings:
             for setting_ in (
-                enable_grad(), watching(again), setting("scope", list(self.scope)), setting("recomputing", True)
+                enable_grad(), watching(again), setting("scope", list(self.scope)), setting("recomputing", True),
+                chance.again(self.drawn),
             ):  # fmt: skip
                 settings.enter_context(setting_)
             self.fn(*map(_snapshot, self.args))

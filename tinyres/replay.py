@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from tinyres import backend
+from tinyres import backend, chance
 from tinyres.kernels import memory
 from tinyres.kernels.launch import Work, assign, noting
 from tinyres.nn import Module
@@ -164,8 +164,8 @@ class Replay:
 
     def _compare_bits(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
         buffers, unseen = list(self.model.buffers()), noted.unseen(arrays)
-        unchanged = [buffer.copy() for buffer in buffers]
-        with memory.within(self._pool):
+        unchanged, drawn = [buffer.copy() for buffer in buffers], chance.drawn()
+        with chance.again(drawn), memory.within(self._pool):
             computed = self._digests([*self._run(arrays), *buffers])
         self.model.zero_grad()
         assign(buffers, *unchanged)
@@ -176,7 +176,8 @@ class Replay:
         self._refuse("repeated, the step gave other results than computed; something does not follow from launches")
         assign(buffers, *unchanged)
         self.model.zero_grad()
-        return self._run(arrays)
+        with chance.again(drawn):
+            return self._run(arrays)
 
     def _digests(self, arrays: Sequence[Array]) -> list[Any]:
         """Of arrays and of all gradients: the same for the same bits."""

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tinyres import checkpoints, data, machine, models, ops, optim, parallel
+from tinyres import chance, checkpoints, data, machine, models, ops, optim, parallel
 from tinyres.average import EMA, Lookahead
 from tinyres.curves import curves
 from tinyres.evaluation import evaluate
@@ -313,6 +313,7 @@ class Run:
             start, stop = self.shards.bounds(shard, images)
             some = slice(start - first, stop - first)
             self.gradients.begin(shard)
+            chance.start(config.seed, self.step, shard)
             with detect_anomaly() if self.anomaly else nullcontext():
                 if self.shards.count == 1:
                     loss, logits = self.replay(x, y)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import Tensor, ops
+from tinyres import Tensor, chance, ops
 from tinyres.testing.strategies import ORDERS
 
 
@@ -71,6 +71,12 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *residual: Tensor, **opt
 def conv2d(x: Tensor, weight: Tensor, *others: Tensor, shortcut: bool = False, **options: Any) -> Tensor:
     *bias, residual = others if shortcut else (*others, None)
     return ops.conv2d(x, weight, *bias, residual=residual, **options)
+
+
+def dropped(x: Tensor, **options: Any) -> Tensor:
+    """The same elements each time: a difference is taken of one function."""
+    chance.start(7)
+    return ops.dropout(x, **options)
 
 
 def within(norm: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -390,6 +396,11 @@ REGISTRY = {
             refused(ValueError, "reduction: got 'max', expected one of mean, sum, none", t(1, 3), [0], reduction="max"),
         ],
         empty=False,  # a mean over no samples, or a class that is none of none
+    ),
+    "dropout": Entry(
+        dropped,
+        [*ANY_SHAPE, case((3, 4), p=0.2), case((2, 3), p=1), case((5,), p=0.9), case((2, 3), training=False)],
+        [refused(ValueError, f"p: got {p}, expected 0 to 1", t(2), p) for p in (-0.1, 1.1, float("nan"))],
     ),
     "exp": Entry(ops.exp, ANY_SHAPE, [NOT_NUMBERS]),
     "flatten": Entry(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyres import chance
 from tinyres.tape import Array
 
 _generator = np.random.default_rng()
@@ -15,7 +16,7 @@ _most: int | None = None
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the generator that initial values are drawn from.
+    """Seed the generator that initial values are drawn from, and what dropout draws.
 
     Examples
     --------
@@ -27,6 +28,7 @@ def manual_seed(seed: int) -> None:
     """
     global _generator
     _generator = np.random.default_rng(seed)
+    chance.start(seed)
 
 
 @contextmanager

@@ -182,6 +182,30 @@ class GlobalAvgPool2d(Module):
         return ops.global_avg_pool2d(x)
 
 
+class Dropout(Module):
+    """In training, sets elements to 0 at random, see `ops.dropout`.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> layer = tr.nn.Dropout(0.5).eval()
+    >>> layer(tr.Tensor([1.0, 2.0])).data
+    array([1., 2.], dtype=float32)
+    """
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p: got {p}, expected 0 to 1")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.dropout(x, self.p, training=self.training)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
 class Flatten(Module):
     """(N, C, H, W) -> (N, C * H * W).
 

@@ -2,6 +2,7 @@
 
 from tinyres.ops.activation import gelu, log_softmax, relu, sigmoid, silu, softmax, tanh
 from tinyres.ops.conv import conv2d, linear
+from tinyres.ops.dropout import dropout
 from tinyres.ops.elementary import abs, astype, clip, exp, log, matmul, maximum, sqrt
 from tinyres.ops.layer_norm import group_norm, layer_norm
 from tinyres.ops.loss import binary_cross_entropy_with_logits, cross_entropy, l1_loss, mse_loss
@@ -32,6 +33,7 @@ __all__ = [
     "concat",
     "conv2d",
     "cross_entropy",
+    "dropout",
     "exp",
     "flatten",
     "gelu",

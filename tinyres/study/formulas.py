@@ -107,6 +107,9 @@ FORMULAS: dict[str, Formula] = {
         )
         for name, of in (("layer_norm", "of a sample's last axes"), ("group_norm", "of a group of a sample's channels"))
     },
+    "dropout": Formula(
+        ("y = m x",), ("dL/dx = m dL/dy",), "m: 0 with probability p, else 1/(1 − p), drawn for each element"
+    ),
     "max_pool2d": Formula(
         ("y = largest x of each window",),
         ("dL/dx = dL/dy of each window whose largest it is, 0 elsewhere",),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyres import ops
+from tinyres import chance, ops
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
 
@@ -42,6 +42,11 @@ def _yes_or_no(logits: Tensor, **options: Any) -> Tensor:
     return ops.binary_cross_entropy_with_logits(logits, np.arange(logits.size).reshape(logits.shape) % 2, **options)
 
 
+def _dropout(x: Tensor, **options: Any) -> Tensor:
+    chance.start(0)
+    return ops.dropout(x, **options)
+
+
 def _layer_norm(x: Tensor, *affine: Tensor, **options: Any) -> Tensor:
     return ops.layer_norm(x, options["normalized_shape"], *affine)
 
@@ -61,6 +66,7 @@ _CALLS: dict[str, Callable[..., Tensor]] = {
     "concat": _concat,
     "conv2d": _conv2d,
     "cross_entropy": _cross_entropy,
+    "dropout": _dropout,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
     "stack": _stack,
@@ -138,6 +144,7 @@ _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "concat": (((2, 3), (2, 2)), {"axis": 1}),
     "conv2d": ((_IMAGES, (3, 2, 3, 3), (3,), (2, 3, 4, 4)), {"padding": 1, "relu": True}),
     "cross_entropy": (((4, 5),), {"label_smoothing": 0.1}),
+    "dropout": (((3, 4),), {"p": 0.3}),
     "exp": (((3, 4),), {}),
     "flatten": (((2, 3, 2),), {}),
     "gelu": (((3, 4),), {}),
