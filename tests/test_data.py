@@ -194,6 +194,15 @@ def test_split_parts_the_images(n, seed, data):
     np.testing.assert_array_equal(split_validation(images, labels, held, seed)[1][1], validation)
 
 
+def test_iterating_gives_one_epoch_after_the_other():
+    loader = Loader(np.zeros((10, 1, 2, 2), np.uint8), np.arange(10), 4, mean=[0.5], std=[1.0], seed=3)
+    for epoch in range(3):
+        for (_, y), (_, expected) in zip(loader, loader.epoch(epoch), strict=True):
+            np.testing.assert_array_equal(y, expected)
+    loader.next_epoch = 1
+    assert [y.tolist() for _, y in loader] == [y.tolist() for _, y in loader.epoch(1)]
+
+
 @pytest.mark.parametrize("n", [-1, 3, 4])
 def test_split_must_leave_training_images(n):
     with pytest.raises(ValueError, match=rf"n: expected 0 to 2, .* got {n}"):

@@ -56,6 +56,9 @@ class Loader:
     (4, 3, 8, 8) float32 (4,)
     (4, 3, 8, 8) float32 (4,)
     (2, 3, 8, 8) float32 (2,)
+    >>> orders = [[label for _, y in loader for label in y.tolist()] for _ in range(2)]  # each time the next epoch
+    >>> orders[0] == orders[1], sorted(orders[1]) == list(range(10))
+    (False, True)
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Loader:
         self.seed = seed
         self.drop_last = drop_last
         self.part = part
+        self.next_epoch = 0  # that iterating over the loader gives
         self._mirrored: np.ndarray | None = None  # in even epochs; the others in odd ones
         if self.augment.alternate:
             chance = np.random.default_rng([seed, 2**32 - 1])  # an epoch that there is not: [seed] alone seeds epoch 0
@@ -103,6 +107,11 @@ class Loader:
         """Number of batches in an epoch."""
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The next epoch: 0 at first, 1 when it is iterated over again, and so on. `epoch` gives any."""
+        self.next_epoch += 1
+        return self.epoch(self.next_epoch - 1)
 
     def images_of(self, batch: int) -> int:
         """Images of a batch, of all its parts."""
