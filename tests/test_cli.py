@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 import tinyres as tr
 from tinyres import checkpoints, cli, machine, models, profile, train
 from tinyres import console as console_module
-from tinyres.data import cifar
+from tinyres.data import cifar, download
 from tinyres.runs import read_config
 
 # also run in new processes, so it is text
@@ -55,7 +55,7 @@ def small_world(folder):
         exec(TINY, {})
         patch.chdir(folder)
         patch.delenv("TINYRES_DATA", raising=False)
-        patch.setattr(cifar.pooch, "os_cache", lambda project: folder / "cache")
+        patch.setattr(download.pooch, "os_cache", lambda project: folder / "cache")
         patch.setattr(cifar, "_probe", no_network)
         yield
     tr.set_num_threads(threads)

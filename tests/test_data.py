@@ -27,6 +27,7 @@ from tinyres.data import (
     cifar,
     cifar10,
     cifar100,
+    download,
     shapes,
     split_validation,
 )
@@ -288,7 +289,7 @@ def small(monkeypatch, tmp_path):
         archive = getattr(cifar, name)
         monkeypatch.setattr(cifar, name, archive._replace(records=dict.fromkeys(archive.records, 7)))
     monkeypatch.delenv("TINYRES_DATA", raising=False)
-    monkeypatch.setattr(cifar.pooch, "os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr(download.pooch, "os_cache", lambda project: tmp_path / "cache")
 
 
 def write_folder(root, archive):
@@ -516,13 +517,13 @@ def server(tmp_path, monkeypatch, small, no_proxy):
 def test_download_is_kept(server, tmp_path, monkeypatch):
     assert_same(cifar10(split="test"), server["test"])
     assert os.listdir(tmp_path / "cache") == ["cifar-10-binary.tar.gz"]
-    monkeypatch.setattr(cifar, "_download", None)  # not called again
+    monkeypatch.setattr(cifar, "download", None)  # not called again
     assert_same(cifar10(), server["train"])
 
 
 def test_download_of_something_else_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "CIFAR10", cifar.CIFAR10._replace(md5=cifar.CIFAR100.md5))
-    with pytest.raises(DatasetError, match="what came is not the published archive"):
+    with pytest.raises(DatasetError, match="what came is not the published file"):
         cifar10()
     assert os.listdir(tmp_path / "cache") == []
 
@@ -535,7 +536,7 @@ def test_download_of_a_missing_page(server, tmp_path):
 
 def test_progress_is_shown_to_a_person(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    progress = cifar._Progress("file")
+    progress = download._Progress("file")
     progress.total = 200
     for count in (100, 1, 99, 50):
         progress.update(count)

@@ -25,7 +25,16 @@ from PIL import Image
 
 import tinyres as tr
 from tinyres import checkpoints, models, train
-from tinyres.data import DatasetError, DatasetNotFound, PictureError, cifar, cifar10, cifar100, read_picture
+from tinyres.data import (
+    DatasetError,
+    DatasetNotFound,
+    PictureError,
+    cifar,
+    cifar10,
+    cifar100,
+    download,
+    read_picture,
+)
 from tinyres.files import CHECKSUM, CheckpointError, digest
 from tinyres.runs import read_config
 
@@ -47,7 +56,7 @@ def small_world():
             few = archive._replace(records=dict.fromkeys(archive.records, RECORDS))
             stack.enter_context(mock.patch.object(cifar, name, few))
         stack.enter_context(mock.patch.object(cifar, "_probe", no_network))
-        stack.enter_context(mock.patch.object(cifar.pooch, "os_cache", return_value="nowhere"))
+        stack.enter_context(mock.patch.object(download.pooch, "os_cache", return_value="nowhere"))
         stack.enter_context(mock.patch.dict(os.environ, TINYRES_DATA="nowhere"))
         yield
 

@@ -1,8 +1,18 @@
 """Images and labels: where they come from, how they are varied, and how they reach the network in batches."""
 
 from tinyres.data.augment import Augment
-from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, DatasetError, DatasetNotFound, cifar10, cifar100
+from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, cifar10, cifar100
+from tinyres.data.download import DatasetError, DatasetNotFound
 from tinyres.data.folder import Folder, image_folder
+from tinyres.data.idx import (
+    FASHION_MNIST_CLASSES,
+    KMNIST_CLASSES,
+    MNIST_CLASSES,
+    fashion_mnist,
+    kmnist,
+    mnist,
+    read_idx,
+)
 from tinyres.data.loader import Loader, split_validation
 from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
@@ -12,6 +22,9 @@ from tinyres.data.statistics import channel_statistics, patch_covariance
 __all__ = [
     "CIFAR100_CLASSES",
     "CLASSES",
+    "FASHION_MNIST_CLASSES",
+    "KMNIST_CLASSES",
+    "MNIST_CLASSES",
     "SHAPES_CLASSES",
     "Augment",
     "DatasetError",
@@ -23,9 +36,13 @@ __all__ = [
     "channel_statistics",
     "cifar10",
     "cifar100",
+    "fashion_mnist",
     "find_pictures",
     "image_folder",
+    "kmnist",
+    "mnist",
     "patch_covariance",
+    "read_idx",
     "read_picture",
     "shapes",
     "short_side",

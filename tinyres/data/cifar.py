@@ -7,16 +7,15 @@ is not supported.
 
 import gzip
 import os
-import sys
 import tarfile
-import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
+
+from tinyres.data.download import DatasetError, DatasetNotFound, download, places_to_look
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FINE = """
@@ -34,15 +33,6 @@ IMAGE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
 MOST_MORE = 2**24  # bytes that an archive may hold besides the data, and
 MOST_MEMBERS = 1000  # entries in all; the published ones have eight
-PROBE_SECONDS = 4.0  # without an answer for so long there is no network
-
-
-class DatasetNotFound(FileNotFoundError):
-    """The data set is not where it was looked for, and could not be downloaded."""
-
-
-class DatasetError(ValueError):
-    """A file of the data set is there, but is not what it should be."""
 
 
 class _Archive(NamedTuple):
@@ -124,7 +114,7 @@ def cifar10(
     >>> cifar10("no/such/folder")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    tinyres.data.cifar.DatasetNotFound: ... there is no no/such/folder...
+    tinyres.data.download.DatasetNotFound: ... there is no no/such/folder...
     """
     return _load(CIFAR10, root, split, download)
 
@@ -229,16 +219,9 @@ def _check_size(path: Path, found: int, expected: int) -> None:
 
 
 # ---------------------------------------------------------------- finding
-def _find(archive: _Archive, root: str | os.PathLike[str] | None, download: bool) -> Path:
+def _find(archive: _Archive, root: str | os.PathLike[str] | None, allowed: bool) -> Path:
     """The folder or .tar.gz file that holds the data, downloaded if need be."""
-    cache = Path(pooch.os_cache("tinyres"))
-    if root is not None:
-        places = [Path(root)]
-    elif variable := os.environ.get("TINYRES_DATA"):
-        places = [Path(variable), cache]
-    else:
-        places = [cache]
-    for place in places:
+    for place in (places := places_to_look(root)):
         if place.is_file():
             return place
         for folder in (place / archive.folder, place):
@@ -251,10 +234,10 @@ def _find(archive: _Archive, root: str | os.PathLike[str] | None, download: bool
         f"{place} has neither {archive.folder} nor {archive.filename}" if place.is_dir() else f"there is no {place}"
         for place in places
     )
-    if root is not None or not download:
+    if root is not None or not allowed:
         raise DatasetNotFound(_advice(archive, looked))
     try:
-        return _download(archive, cache)
+        return download(archive.url, archive.filename, f"md5:{archive.md5}", places[-1])
     except OSError as error:  # among them every error of requests
         raise DatasetNotFound(_advice(archive, f"{looked}; the download failed: {error}")) from error
 
@@ -265,69 +248,3 @@ def _advice(archive: _Archive, looked: str) -> str:
         f"To supply it by hand, download the binary version ({archive.url}), put the .tar.gz file, or the "
         f"folder {archive.folder} from it, in a folder DIR, and pass --data DIR or set TINYRES_DATA=DIR."
     )
-
-
-def _download(archive: _Archive, folder: Path) -> Path:
-    _probe(archive.url)
-    # pooch writes to a temporary file, and moves it into place when it is whole and its checksum right.
-    downloader = pooch.HTTPDownloader(progressbar=_Progress(archive.filename), chunk_size=1 << 16, timeout=(3, 20))
-    try:
-        path = pooch.retrieve(
-            archive.url, known_hash=f"md5:{archive.md5}", fname=archive.filename, path=folder, downloader=downloader
-        )
-    except ValueError as error:
-        if isinstance(error, OSError):  # requests has errors that are both
-            raise
-        raise DatasetError(f"{archive.url}: what came is not the published archive ({error})") from error
-    return Path(path)
-
-
-def _probe(url: str) -> None:
-    """Raise OSError soon if the server cannot be reached.
-
-    No timeout of a socket covers the look-up of a name, and a name may have many addresses to be tried. So
-    the request is made on a thread that is left behind, as a daemon, when time is up.
-    """
-    outcome: list[Exception | None] = []
-
-    def ask() -> None:
-        import requests  # slow to import, and rarely needed
-
-        try:
-            requests.head(url, timeout=3)
-            outcome.append(None)
-        except Exception as error:
-            outcome.append(error)
-
-    thread = threading.Thread(target=ask, name="tinyres-probe", daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    if not outcome:
-        raise TimeoutError(f"no answer within {PROBE_SECONDS:g} s")
-    if outcome[0] is not None:
-        raise ConnectionError(str(outcome[0])) from outcome[0]
-
-
-class _Progress:
-    """A progress bar as pooch asks for it: a percentage, if someone is looking."""
-
-    total = 0
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.done = 0
-        self.shown = -1
-
-    def update(self, count: int) -> None:
-        self.done += count
-        percent = min(100, 100 * self.done // max(1, self.total))
-        if percent != self.shown and sys.stderr.isatty():
-            print(f"\r{self.name}: {percent:3d} %", end="", file=sys.stderr, flush=True)
-        self.shown = percent
-
-    def reset(self) -> None:
-        self.done = 0
-
-    def close(self) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)

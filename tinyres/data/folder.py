@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyres.data.cifar import DatasetError, DatasetNotFound
+from tinyres.data.download import DatasetError, DatasetNotFound
 from tinyres.data.pictures import SUFFIXES, PictureError, find_pictures, read_picture
 
 HELD_OUT = 5  # one picture in so many, where the split is made here

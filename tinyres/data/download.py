@@ -1,0 +1,106 @@
+"""Where data sets are looked for, and how they are downloaded."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pooch
+
+PROBE_SECONDS = 4.0  # without an answer for so long there is no network
+
+
+class DatasetNotFound(FileNotFoundError):
+    """The data set is not where it was looked for, and could not be downloaded."""
+
+
+class DatasetError(ValueError):
+    """A file of the data set is there, but is not what it should be."""
+
+
+def places_to_look(root: str | os.PathLike[str] | None) -> list[Path]:
+    """The folder that the user names and no other; or the one that the environment variable ``TINYRES_DATA`` does, if
+    any, and then the user's cache, to which data sets are downloaded.
+
+    Examples
+    --------
+    >>> places_to_look("data")
+    [PosixPath('data')]
+    """
+    if root is not None:
+        return [Path(root)]
+    variable = os.environ.get("TINYRES_DATA")
+    return [*([Path(variable)] if variable else []), Path(pooch.os_cache("tinyres"))]
+
+
+def download(url: str, filename: str, checksum: str, folder: Path) -> Path:
+    """Download a file to a folder, made if need be, check it, and return its path.
+
+    Raises
+    ------
+    OSError
+        Where it cannot be had: without a network, after less than five seconds.
+    DatasetError
+        Where what came is something else.
+    """
+    _probe(url)
+    # pooch writes to a temporary file, and moves it into place when it is whole and its checksum right.
+    downloader = pooch.HTTPDownloader(progressbar=_Progress(filename), chunk_size=1 << 16, timeout=(3, 20))
+    try:
+        path = pooch.retrieve(url, known_hash=checksum, fname=filename, path=folder, downloader=downloader)
+    except ValueError as error:
+        if isinstance(error, OSError):  # requests has errors that are both
+            raise
+        raise DatasetError(f"{url}: what came is not the published file ({error})") from error
+    return Path(path)
+
+
+def _probe(url: str) -> None:
+    """Raise OSError soon if the server cannot be reached.
+
+    No timeout of a socket covers the look-up of a name, and a name may have many addresses to be tried. So
+    the request is made on a thread that is left behind, as a daemon, when time is up.
+    """
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        import requests  # slow to import, and rarely needed
+
+        try:
+            requests.head(url, timeout=3)
+            outcome.append(None)
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=ask, name="tinyres-probe", daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if not outcome:
+        raise TimeoutError(f"no answer within {PROBE_SECONDS:g} s")
+    if outcome[0] is not None:
+        raise ConnectionError(str(outcome[0])) from outcome[0]
+
+
+class _Progress:
+    """A progress bar as pooch asks for it: a percentage, if someone is looking."""
+
+    total = 0
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.done = 0
+        self.shown = -1
+
+    def update(self, count: int) -> None:
+        self.done += count
+        percent = min(100, 100 * self.done // max(1, self.total))
+        if percent != self.shown and sys.stderr.isatty():
+            print(f"\r{self.name}: {percent:3d} %", end="", file=sys.stderr, flush=True)
+        self.shown = percent
+
+    def reset(self) -> None:
+        self.done = 0
+
+    def close(self) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
