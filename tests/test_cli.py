@@ -56,7 +56,7 @@ def small_world(folder):
         patch.chdir(folder)
         patch.delenv("TINYRES_DATA", raising=False)
         patch.setattr(download.pooch, "os_cache", lambda project: folder / "cache")
-        patch.setattr(cifar, "_probe", no_network)
+        patch.setattr(download, "_probe", no_network)
         yield
     tr.set_num_threads(threads)
 

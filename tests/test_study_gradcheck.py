@@ -18,7 +18,7 @@ LINEAR = [
     *("stack", "sum", "transpose", "unsqueeze", "where"),
 ]
 PARABOLAS = ["conv2d", "linear", "matmul"]
-KINKED = ["abs", "batch_norm", "clip", "conv2d", "max", "max_pool2d", "maximum", "min", "relu"]
+KINKED = ["abs", "batch_norm", "clip", "conv2d", "l1_loss", "max", "max_pool2d", "maximum", "min", "relu"]
 
 pytestmark = pytest.mark.usefixtures("one_thread", "reference")  # tiny arrays, and nothing to compile
 
@@ -98,7 +98,7 @@ def test_one_seed_one_result_and_another_another():
 
 
 def test_wrong_names_and_directions_that_change_nothing_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match="op: got 'exq', expected one of abs, astype"):
+    with pytest.raises(ValueError, match="op: got 'exq', expected one of abs, adaptive_avg_pool2d, astype"):
         errors("exq")
     monkeypatch.setattr(gradcheck, "sample", lambda op, seed: Problem("relu", (np.full(3, -5.0),)))
     with pytest.raises(ValueError, match="seed: with 0, relu does not change along the direction"):

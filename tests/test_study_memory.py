@@ -161,8 +161,8 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_gradients_that_differ_are_told(monkeypatch):
-    wrong = nn.module.checkpoint
-    monkeypatch.setattr(nn.module, "checkpoint", lambda fn, modules, x: wrong(fn, modules, x) * 1.0001)
+    wrong = nn.containers.checkpoint
+    monkeypatch.setattr(nn.containers, "checkpoint", lambda fn, modules, x: wrong(fn, modules, x) * 1.0001)
     with pytest.raises(RuntimeError, match="gradients with checkpoints differ from those without"):
         memory.memory(small(), batch_size=2, image_size=8, segments=[1], steps=1)
 

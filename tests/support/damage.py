@@ -55,7 +55,7 @@ def small_world():
             archive = getattr(cifar, name)
             few = archive._replace(records=dict.fromkeys(archive.records, RECORDS))
             stack.enter_context(mock.patch.object(cifar, name, few))
-        stack.enter_context(mock.patch.object(cifar, "_probe", no_network))
+        stack.enter_context(mock.patch.object(download, "_probe", no_network))
         stack.enter_context(mock.patch.object(download.pooch, "os_cache", return_value="nowhere"))
         stack.enter_context(mock.patch.dict(os.environ, TINYRES_DATA="nowhere"))
         yield

@@ -6,7 +6,7 @@ from math import prod
 import numpy as np
 
 from tinyres.ops import _check
-from tinyres.tape import Array
+from tinyres.tape import Array, Pullback
 from tinyres.tensor import Tensor, as_tensor, record
 
 
@@ -57,7 +57,11 @@ def layer_norm(
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or 0 in shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"normalized_shape: got {shape}, expected the last axes of x, {x.shape}, none of them 0")
-    return _normalised("layer_norm", x, prod(shape), eps, weight, bias, shape, after=0)
+    gamma, beta = _affine(x, weight, bias, shape)
+    z, pullback = _standardised(x.data, prod(shape), eps)
+    y = record("layer_norm", z, (x,), pullback, normalized_shape=shape)
+    y = y if gamma is None else y * gamma
+    return y if beta is None else y + beta
 
 
 def group_norm(
@@ -98,28 +102,17 @@ def group_norm(
         raise ValueError(f"x: got shape {x.shape}, expected (N, C, ...), with a channel and a pixel or more")
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"num_groups: got {num_groups}, expected a divisor of {channels}, the channels of x")
-    size = prod(x.shape[1:]) // num_groups
-    return _normalised("group_norm", x, size, eps, weight, bias, (channels,), after=x.ndim - 2)
+    gamma, beta = _affine(x, weight, bias, (channels,))
+    z, pullback = _standardised(x.data, prod(x.shape[1:]) // num_groups, eps)
+    y = record("group_norm", z, (x,), pullback, num_groups=num_groups)
+    wide = (channels, *[1] * (x.ndim - 2))
+    y = y if gamma is None else y * gamma.reshape(wide)
+    return y if beta is None else y + beta.reshape(wide)
 
 
-def _normalised(
-    name: str,
-    x: Tensor,
-    size: int,
-    eps: float,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    shape: tuple[int, ...],
-    after: int,
-) -> Tensor:
-    """Each `size` numbers that follow each other are normalised together; gamma and beta are of a shape that comes
-    before the last `after` axes."""
-    gamma, beta = (None if t is None else as_tensor(n, t) for n, t in (("weight", weight), ("bias", bias)))
-    _check.same_dtype(x, weight=gamma, bias=beta)
-    for what, tensor in (("weight", gamma), ("bias", beta)):
-        if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{what}: got shape {tensor.shape}, expected {shape}, that of what it scales or shifts")
-    flat = x.data.reshape(-1, size)
+def _standardised(x: Array, size: int, eps: float) -> tuple[Array, Pullback]:
+    """Each `size` numbers that follow each other, with mean 0 and variance 1; and the pullback of this."""
+    flat = x.reshape(-1, size)
     centred = flat - flat.mean(1, keepdims=True)
     r = 1 / np.sqrt((centred * centred).mean(1, keepdims=True) + x.dtype.type(eps))
     z = centred * r
@@ -128,7 +121,14 @@ def _normalised(
         g = dy.reshape(-1, size)
         return ((r * (g - g.mean(1, keepdims=True) - z * (g * z).mean(1, keepdims=True))).reshape(dy.shape),)
 
-    y = record(name, z.reshape(x.shape), (x,), pullback, size=size)
-    wide = (*shape, *[1] * after)
-    y = y if gamma is None else y * gamma.reshape(wide)
-    return y if beta is None else y + beta.reshape(wide)
+    return z.reshape(x.shape), pullback
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> list[Tensor | None]:
+    """gamma and beta, of this shape, as tensors of x's dtype."""
+    both = [None if t is None else as_tensor(n, t) for n, t in (("weight", weight), ("bias", bias))]
+    _check.same_dtype(x, weight=both[0], bias=both[1])
+    for name, tensor in zip(("weight", "bias"), both, strict=True):
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name}: got shape {tensor.shape}, expected {shape}, that of what it scales or shifts")
+    return both
