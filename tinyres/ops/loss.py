@@ -178,7 +178,7 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Mean absolute error, the mean of |x - target| over all elements. Parameters and errors as for `mse_loss`.
+    """Mean absolute error: how far x is from the target, over all elements. Parameters and errors as for `mse_loss`.
 
     Notes
     -----
