@@ -6,7 +6,11 @@ import hashlib
 import http.server
 import io
 import os
+import pickle
+import shlex
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -368,6 +372,33 @@ def test_cifar_says_how_to_supply_it(tmp_path):
         cifar10(download=False)
     for part in (str(tmp_path / "cache"), cifar.CIFAR10.url, "--data DIR", "TINYRES_DATA=DIR"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.usefixtures("small")
+def test_cifar_as_pickles_is_not_read_and_the_command_that_is_given_converts_it(tmp_path, name, inside):
+    archive, load = getattr(cifar, name), {"CIFAR10": cifar10, "CIFAR100": cifar100}[name]
+    expected = write_folder(tmp_path / "other", archive)
+    folder = tmp_path / "with space" / archive.pickled
+    folder.mkdir(parents=True)
+    for split, names in archive.files.items():
+        for i, file in enumerate(names):
+            some = slice(7 * i, 7 * i + 7)
+            images, labels = (part[some] for part in expected[split])
+            content = {b"data": images.reshape(7, -1)}
+            if name == "CIFAR10":
+                content[b"labels"] = labels.tolist()
+            else:
+                content |= {b"fine_labels": labels.tolist(), b"coarse_labels": [3] * 7}
+            (folder / file.removesuffix(".bin")).write_bytes(pickle.dumps(content, protocol=2))
+    root = folder if inside else folder.parent
+    with pytest.raises(DatasetNotFound, match="whose files are pickles, which can run code") as caught:
+        load(root)
+    command = str(caught.value).split("beside them:\n")[1].replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(["bash", "-c", command], check=True)
+    for split in archive.files:
+        assert_same(load(folder.parent, split), expected[split])
 
 
 def test_cifar_has_two_splits(tmp_path):

@@ -1,12 +1,13 @@
 """CIFAR-10 and CIFAR-100 in their binary layout: found on this machine, or downloaded once.
 
-A file is a row of records, each of one or two label bytes and 3,072 pixel bytes: 32 x 32 red, then green,
-then blue. The "python version" of the archives holds pickles, which can run code when they are read; it
-is not supported.
+A file is a row of records, each of one or two label bytes and 3,072 pixel bytes: 32 x 32 red, then green, then blue.
+The "python version" of the archives holds pickles, which can run code when they are read; where it is found, the
+message has a command that converts it.
 """
 
 import gzip
 import os
+import shlex
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -35,11 +36,20 @@ MOST_MORE = 2**24  # bytes that an archive may hold besides the data, and
 MOST_MEMBERS = 1000  # entries in all; the published ones have eight
 
 
+CONVERT = """\
+python -c 'import pickle, sys; from pathlib import Path; source, to = map(Path, sys.argv[1:3]); to.mkdir(exist_ok=True)
+for name in sys.argv[3:]:
+    d = pickle.load(open(source / name, "rb"), encoding="bytes")
+    labels = zip(*(d[k] for k in (b"coarse_labels", b"fine_labels", b"labels") if k in d))
+    (to / (name + ".bin")).write_bytes(b"".join(bytes(y) + bytes(x) for x, y in zip(d[b"data"], labels)))' """
+
+
 class _Archive(NamedTuple):
     title: str
     url: str
     md5: str
     folder: str
+    pickled: str  # folder of the "python version"
     files: dict[str, tuple[str, ...]]  # of each split
     records: dict[str, int]  # in each file of a split
     label_bytes: int  # the last one is the label, those before it are coarser
@@ -55,6 +65,7 @@ CIFAR10 = _Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     md5="c32a1d4ab5d03f1284b67883e8d87530",
     folder="cifar-10-batches-bin",
+    pickled="cifar-10-batches-py",
     files={"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "test": ("test_batch.bin",)},
     records={"train": 10_000, "test": 10_000},
     label_bytes=1,
@@ -65,6 +76,7 @@ CIFAR100 = _Archive(
     url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
     md5="03b5dce01913d631647c71ecec9e9cb8",
     folder="cifar-100-binary",
+    pickled="cifar-100-python",
     files={"train": ("train.bin",), "test": ("test.bin",)},
     records={"train": 50_000, "test": 10_000},
     label_bytes=2,
@@ -234,12 +246,25 @@ def _find(archive: _Archive, root: str | os.PathLike[str] | None, allowed: bool)
         f"{place} has neither {archive.folder} nor {archive.filename}" if place.is_dir() else f"there is no {place}"
         for place in places
     )
+    for place in places:
+        for folder in (place, place / archive.pickled):
+            if folder.name == archive.pickled and folder.is_dir():
+                raise DatasetNotFound(_conversion(archive, folder))
     if root is not None or not allowed:
         raise DatasetNotFound(_advice(archive, looked))
     try:
         return download(archive.url, archive.filename, f"md5:{archive.md5}", places[-1])
     except OSError as error:  # among them every error of requests
         raise DatasetNotFound(_advice(archive, f"{looked}; the download failed: {error}")) from error
+
+
+def _conversion(archive: _Archive, folder: Path) -> str:
+    names = [name.removesuffix(".bin") for files in archive.files.values() for name in files]
+    return (
+        f"{archive.title} was found in its python version, {folder}, whose files are pickles, which can run code when "
+        "they are read: tinyres does not. If you trust them, this writes the binary version beside them:\n"
+        + CONVERT + shlex.join([str(folder), str(folder.with_name(archive.folder)), *names])
+    )  # fmt: skip
 
 
 def _advice(archive: _Archive, looked: str) -> str:
