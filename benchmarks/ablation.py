@@ -94,14 +94,14 @@ def main() -> None:
     )
     args = parse(parser)
     parts, seeds = design()
-    runs = []
+    runs: dict[int, dict[str, Any]] = {}
     for i in args.runs:
         changed = settings_of(parts[i])
         name = " ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in changed.items())])
         settings = BASE | changed | {"data": args.data, "seed": int(seeds[i])}
-        runs.append(accuracy.train(OURS, name, settings, "validation", args.results))
+        runs[i] = accuracy.train(OURS, name, settings, "validation", args.results)
     if len(runs) == len(seeds):
-        print("\n".join(report(runs)))
+        print("\n".join(report([runs[i] for i in sorted(runs)])))
 
 
 if __name__ == "__main__":

@@ -45,31 +45,32 @@ def uniform(*shape: int) -> np.ndarray:
     return np.random.default_rng([*_chance.seed, _chance.count]).random(shape, np.float32)
 
 
-def drawn() -> int:
-    """How many times.
+def now() -> tuple[tuple[int, ...], int]:
+    """The seed, and how many times was drawn since: what the next draws follow from.
 
     Examples
     --------
-    >>> start(0); _ = uniform(3); drawn()
-    1
+    >>> start(0); _ = uniform(3); now()
+    ((0,), 1)
     """
-    return _chance.count
+    return _chance.seed, _chance.count
 
 
 @contextmanager
-def again(count: int) -> Iterator[None]:
-    """Inside this block, draw as after so many times; then go on.
+def again(then: tuple[tuple[int, ...], int]) -> Iterator[None]:
+    """Inside this block, draw as at another time, see `now`; then go on.
 
     Examples
     --------
-    >>> start(7); a = uniform(2)
-    >>> with again(0):
+    >>> start(7); before = now(); a = uniform(2)
+    >>> with again(before):
     ...     b = uniform(2)
-    >>> (a == b).all(), drawn()
-    (np.True_, 1)
+    >>> (a == b).all(), now()
+    (np.True_, ((7,), 1))
     """
-    now, _chance.count = _chance.count, count
+    present = now()
+    _chance.seed, _chance.count = then
     try:
         yield
     finally:
-        _chance.count = now
+        _chance.seed, _chance.count = present

@@ -85,7 +85,7 @@ class _Segment:
         self.fn = fn
         # tensors without their history, which the second run does not need
         self.args = [_leaf(a) if isinstance(a, Tensor) else _snapshot(a) for a in args]
-        self.scope, self.drawn = list(state.scope), chance.drawn()
+        self.scope, self.drawn = list(state.scope), chance.now()
         self.operations: list[_Operation] = []
         self.made: dict[int, Node] = {}  # by the second run, and not taken yet
         self.complete = False

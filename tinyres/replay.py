@@ -164,7 +164,7 @@ class Replay:
 
     def _compare_bits(self, noted: "_Noted", arrays: list[Array]) -> Outputs:
         buffers, unseen = list(self.model.buffers()), noted.unseen(arrays)
-        unchanged, drawn = [buffer.copy() for buffer in buffers], chance.drawn()
+        unchanged, drawn = [buffer.copy() for buffer in buffers], chance.now()
         with chance.again(drawn), memory.within(self._pool):
             computed = self._digests([*self._run(arrays), *buffers])
         self.model.zero_grad()

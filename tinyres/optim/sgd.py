@@ -114,8 +114,8 @@ class LARS(Optimizer):
         rate, v = group["lr"], state["momentum"]
         if p.ndim > 1:
             size, slope, decay = float(np.linalg.norm(p)), float(np.linalg.norm(g)), group["weight_decay"]
-            if size and slope:
-                rate *= group["trust"] * size / (slope + decay * size + group["eps"])
+            if size and (norm := slope + decay * size + group["eps"]):
+                rate *= group["trust"] * size / norm
             g = g + p.dtype.type(decay) * p
         v *= p.dtype.type(group["momentum"])
         v += p.dtype.type(rate) * g
