@@ -39,7 +39,7 @@ def test_the_covariance_is_that_of_the_patches(seed, n, channels, kh, kw, in_par
     [
         (IMAGES.astype("f4"), (3, 3), "images: expected uint8"),
         (IMAGES[:0], (3, 3), "images: expected uint8 .* not empty"),
-        (IMAGES, (17, 3), "size: got 17 x 3, expected at most the 16 x 16"),
+        (IMAGES, (17, 3), "size: got 17 x 3, expected 1 or more, and at most the 16 x 16"),
         (IMAGES, (0, 3), "size: got 0 x 3"),
     ],
 )

@@ -36,6 +36,7 @@ MOST_MORE = 2**24  # bytes that an archive may hold besides the data, and
 MOST_MEMBERS = 1000  # entries in all; the published ones have eight
 
 
+# For the user to run, who may trust the files: nothing here reads a pickle.
 CONVERT = """\
 python -c 'import pickle, sys; from pathlib import Path; source, to = map(Path, sys.argv[1:3]); to.mkdir(exist_ok=True)
 for name in sys.argv[3:]:

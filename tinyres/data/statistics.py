@@ -87,7 +87,8 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
     n, channels, height, width = images.shape
     kh, kw = size
     if not (1 <= kh <= height and 1 <= kw <= width):
-        raise ValueError(f"size: got {kh} x {kw}, expected at most the {height} x {width} of the images, and 1 or more")
+        most = f"1 or more, and at most the {height} x {width} of the images"
+        raise ValueError(f"size: got {kh} x {kw}, expected {most}: take smaller patches, or larger images")
     each = np.asarray(std, np.float64)
     if not (each > 0).all():
         raise ValueError(f"std: got {each}, expected positive numbers: a channel of one value alone says nothing")

@@ -33,8 +33,7 @@ def relu_grad(dy, y):
 def erf(x):
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, by the C library's function. Any shape.
 
-    One number at a time, on all threads: a fiftieth of what ReLU does in a second, and nothing that a network's time
-    depends on.
+    One number at a time, on all threads.
     """
     check("erf", x)
     flat = _flat(x)

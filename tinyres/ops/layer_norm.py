@@ -57,11 +57,8 @@ def layer_norm(
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or 0 in shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"normalized_shape: got {shape}, expected the last axes of x, {x.shape}, none of them 0")
-    gamma, beta = _affine(x, weight, bias, shape)
     z, pullback = _standardised(x.data, prod(shape), eps)
-    y = record("layer_norm", z, (x,), pullback, normalized_shape=shape)
-    y = y if gamma is None else y * gamma
-    return y if beta is None else y + beta
+    return _affine(record("layer_norm", z, (x,), pullback, normalized_shape=shape), weight, bias, shape)
 
 
 def group_norm(
@@ -102,12 +99,10 @@ def group_norm(
         raise ValueError(f"x: got shape {x.shape}, expected (N, C, ...), with a channel and a pixel or more")
     if num_groups < 1 or channels % num_groups:
         raise ValueError(f"num_groups: got {num_groups}, expected a divisor of {channels}, the channels of x")
-    gamma, beta = _affine(x, weight, bias, (channels,))
     z, pullback = _standardised(x.data, prod(x.shape[1:]) // num_groups, eps)
-    y = record("group_norm", z, (x,), pullback, num_groups=num_groups)
-    wide = (channels, *[1] * (x.ndim - 2))
-    y = y if gamma is None else y * gamma.reshape(wide)
-    return y if beta is None else y + beta.reshape(wide)
+    return _affine(
+        record("group_norm", z, (x,), pullback, num_groups=num_groups), weight, bias, (channels,), x.ndim - 2
+    )
 
 
 def _standardised(x: Array, size: int, eps: float) -> tuple[Array, Pullback]:
@@ -124,11 +119,13 @@ def _standardised(x: Array, size: int, eps: float) -> tuple[Array, Pullback]:
     return z.reshape(x.shape), pullback
 
 
-def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...]) -> list[Tensor | None]:
-    """gamma and beta, of this shape, as tensors of x's dtype."""
-    both = [None if t is None else as_tensor(n, t) for n, t in (("weight", weight), ("bias", bias))]
-    _check.same_dtype(x, weight=both[0], bias=both[1])
-    for name, tensor in zip(("weight", "bias"), both, strict=True):
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...], after: int = 0) -> Tensor:
+    """gamma y + beta, both of this shape, which comes before the last `after` axes of y."""
+    gamma, beta = (None if t is None else as_tensor(n, t) for n, t in (("weight", weight), ("bias", bias)))
+    _check.same_dtype(y, weight=gamma, bias=beta)
+    for name, tensor in (("weight", gamma), ("bias", beta)):
         if tensor is not None and tensor.shape != shape:
             raise ValueError(f"{name}: got shape {tensor.shape}, expected {shape}, that of what it scales or shifts")
-    return both
+    wide = (*shape, *[1] * after)
+    y = y if gamma is None else y * gamma.reshape(wide)
+    return y if beta is None else y + beta.reshape(wide)

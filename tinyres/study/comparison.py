@@ -52,11 +52,12 @@ def read(folder: str | Path) -> Record:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: no metrics of a run that has finished an epoch ({error!r})") from error
-    history = [line for line in lines if isinstance(line, dict) and "epoch" in line]
     for number, line in enumerate(lines, 1):
-        names = ("epoch", "train_loss", "train_accuracy") if line in history else ("test_loss", "test_accuracy")
+        of_epoch = isinstance(line, dict) and "epoch" in line
+        names = ("epoch", "train_loss", "train_accuracy") if of_epoch else ("test_loss", "test_accuracy")
         if not numbers_by_name(line, *names):
             raise CheckpointError(f"{path}: line {number}: expected {', '.join(names)}, and all of it numbers")
+    history = [line for line in lines if "epoch" in line]
     if not history:
         raise CheckpointError(f"{path}: the run has not finished an epoch yet")
     result: dict[str, float] = next((line for line in lines if "test_accuracy" in line), {})
