@@ -29,7 +29,7 @@ from measuring import OURS, machine, parse
 import tinyres as tr
 from tinyres import train as training
 
-Epoch = Callable[[], float]  # trains an epoch and validates, and returns the training loss
+Epoch = Callable[[], tuple[float, float]]  # trains an epoch; its training loss, and the validation accuracy after it
 Test = Callable[[bool], float]  # accuracy on the images to test on, or of the mean over both sides of each
 ACCURACIES = (0.8, 0.85, 0.9)
 LEFT_OUT = ("shortcut", "optimizer", "clip_norm", "zero_init_residual", "weights", "freeze", "shards", "lr_batch_size")
@@ -38,16 +38,16 @@ LEFT_OUT = ("shortcut", "optimizer", "clip_norm", "zero_init_residual", "weights
 
 # ---------------------------------------------------------------- who trains
 def as_they_are(split: tuple[np.ndarray, np.ndarray], data: training.Data) -> tr.data.Loader:
-    return tr.data.Loader(*split, training.EVAL_BATCH, mean=data.mean, std=data.std, shuffle=False)
+    return tr.data.Loader(*split, tr.evaluation.BATCH, mean=data.mean, std=data.std, shuffle=False)
 
 
 def ours(config: training.Config, folder: str, data: training.Data, split: str) -> tuple[Epoch, Test, int]:
     run = training.Run(config, folder)
     loader = as_they_are(getattr(data, split), data)
 
-    def epoch() -> float:
+    def epoch() -> tuple[float, float]:
         run.train_to(run.step + len(run.loader))
-        return run.history[-1]["train_loss"]
+        return run.history[-1]["train_loss"], run.history[-1]["validation_accuracy"]
 
     def test(flip: bool) -> float:
         with run.replay.memory(), run.averaged():
@@ -70,7 +70,7 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         net, _, forward = in_mode(mode, net, torch.zeros(1, 3, 32, 32))
         same = ours_in_its_memory(net, config, len(data.classes))
         if config.whiten:
-            training.whiten(same, data)
+            training.whiten(same, data.train[0], data.std)
             net.conv1.weight.requires_grad_(False)
         momentum = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": True}
         optimizer = torch.optim.SGD(groups_of(net, same, config), config.lr, **momentum)
@@ -79,7 +79,7 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         lr, step = training.SCHEDULES[config.schedule](config, config.epochs * len(loader)), 0
         average, slow = training.weights_beside(same, config, len(loader))
 
-        def epoch() -> float:
+        def epoch() -> tuple[float, float]:
             nonlocal step
             net.train()
             total = 0.0
@@ -94,8 +94,7 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
                 for beside in filter(None, (slow, average)):
                     beside.update()
                 total, step = total + loss.item() * len(y), step + 1
-            accuracy(data.validation, False)
-            return total / len(loader.labels)
+            return total / len(loader.labels), accuracy(data.validation, False)
 
         def accuracy(images: tuple[np.ndarray, np.ndarray], flip: bool) -> float:
             net.eval()
@@ -143,9 +142,10 @@ def run(who: str, config: training.Config, data: training.Data, split: str) -> d
         seconds, epochs = 0.0, []
         for number in range(config.epochs):
             start = time.perf_counter()
-            loss = epoch()
+            loss, validation = epoch()
             seconds += time.perf_counter() - start
-            epochs.append({"minutes": seconds / 60, "train_loss": loss, "accuracy": test(False)})
+            after = {"minutes": seconds / 60, "train_loss": loss, "validation": validation, "accuracy": test(False)}
+            epochs.append(after)
             print(f"{who}, seed {config.seed}, epoch {number + 1}: {epochs[-1]}", file=sys.stderr, flush=True)
         flipped = test(True)
     return {"who": who, "seed": config.seed, "steps": steps * config.epochs, "epochs": epochs, "flipped": flipped}

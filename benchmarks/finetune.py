@@ -61,7 +61,7 @@ def run(config: training.Config, folder: Path) -> tuple[float, float, training.R
     trained.train_to(trained.total_steps)
     minutes = (time.perf_counter() - start) / 60
     with trained.averaged():
-        loader = trained._loader(trained.data.test, training.EVAL_BATCH)
+        loader = trained._loader(trained.data.test, tr.evaluation.BATCH)
         return tr.evaluation.evaluate(trained.model, loader)[1], minutes, trained
 
 

@@ -53,25 +53,22 @@ def new_run(folder: Path) -> train.Run:
     return train.Run(config, folder, resume=holds_run(folder))
 
 
-class Told:
-    """A reporter that says when steps begin, and keeps what each step leads to."""
+class Told(train.Callback):
+    """A callback that says when steps begin, and keeps what each step leads to."""
 
     def __init__(self, tell: bool) -> None:
         self.tell, self.states = tell, {}
 
-    def start(self, run: train.Run) -> None:
+    def on_train_begin(self, run: train.Run) -> None:
         if self.tell:
             sys.stdout.write(f"training {os.getpid()}\n")  # at once, so that lines of several do not mix
             sys.stdout.flush()
 
-    def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
+    def on_batch_end(self, run: train.Run, logs: dict[str, float]) -> None:
         if not self.tell and run.step % len(run.loader):
             self.states[run.step] = checkpoints.state_digest(*run.state())
 
-    def stopping(self, run: train.Run) -> None:
-        pass
-
-    def epoch(self, run: train.Run, record: dict[str, float]) -> None:
+    def on_epoch_end(self, run: train.Run, logs: dict[str, float]) -> None:
         if not self.tell:
             self.states[run.step] = checkpoints.state_digest(*run.state())
 

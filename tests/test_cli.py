@@ -445,7 +445,7 @@ def test_predict_a_folder_in_parts(run, tmp_path, monkeypatch):
     for i, image in enumerate(tr.data.shapes(5, "test", size=16)[0]):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{i}.png")
     whole = good("predict", run / "best.safetensors", tmp_path)
-    monkeypatch.setattr("tinyres.cli.predict.EVAL_BATCH", 2)
+    monkeypatch.setattr("tinyres.cli.predict.BATCH", 2)
     assert good("predict", run / "best.safetensors", tmp_path) == whole
 
 

@@ -146,12 +146,16 @@ def test_steps_leave_nothing_behind(what, optimizer):
         for _ in range(WARM):
             step()
         pieces, before, rss = blocks(), census(), resident()  # in this order: frozen things are not counted
-        for i in range(STEPS):
-            step()
-            if i % 100 == 0:
-                assert census() == before
-        assert census() == before
-        assert blocks() - pieces < 0.8 * STEPS, "every step left an object behind"
+        for _ in range(3):  # other threads and Python's own tables may grow once; a leak is there in each round
+            for i in range(STEPS):
+                step()
+                if i % 100 == 0:
+                    assert census() == before
+            assert census() == before
+            pieces, grown = (now := blocks()), now - pieces
+            if grown < 0.8 * STEPS:
+                break
+        assert grown < 0.8 * STEPS, "every step left an object behind"
         assert resident() - rss < 2**20
     finally:
         gc.enable()

@@ -24,8 +24,8 @@ def small(tiny, monkeypatch):
         monkeypatch.setitem(models.FAMILY, name, {**models.FAMILY["tiny"], "block": block})
 
 
-def curves(folder, reporter=None, **changes):
-    return degradation.degradation(config(validation=0, **changes), folder, NETS, reporter)
+def curves(folder, *callbacks, **changes):
+    return degradation.degradation(config(validation=0, **changes), folder, NETS, *callbacks)
 
 
 def test_curves_are_those_of_the_runs(tmp_path):

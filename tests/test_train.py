@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.runs import Reporter, config, fit, install_tiny, pictures, result, stop
 
 import tinyres as tr
-from tinyres import backend, checkpoints, models, train
+from tinyres import backend, checkpoints, loop, models, train
 from tinyres.checkpoints import CheckpointError
 from tinyres.runs import holds_run, read_config, read_times
 
@@ -138,6 +138,7 @@ def test_best_is_the_first_with_the_highest_validation_accuracy(tmp_path, monkey
         return 1.0, accuracies[len(seen) - 1] if len(seen) <= 3 else 0.125
 
     monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     scores, found = fit(tmp_path / "run")
     assert seen == [8, 8, 8, 20]
     assert scores["test_accuracy"] == 0.125
@@ -348,7 +349,7 @@ def test_the_first_signal_is_told_of_once_with_what_a_second_would_lose(tmp_path
     class Listener(Reporter):
         told: ClassVar[list] = []
 
-        def stopping(self, run):
+        def on_stopping(self, run):
             self.told.append((run.step, run.saved))
 
     with pytest.raises(train.Interrupted):
@@ -628,7 +629,7 @@ def test_signal_while_validating_stops_at_the_end_of_the_epoch(tiny, tmp_path, m
         signal.raise_signal(signal.SIGTERM)
         return real(*arguments)
 
-    monkeypatch.setattr(train, "evaluate", evaluate)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
     run = train.Run(config(), tmp_path / "run")
     with pytest.raises(train.Interrupted):
         run.fit()

@@ -111,7 +111,7 @@ def test_patches_are_of_images_all_over_the_set(monkeypatch):
         monkeypatch.setattr(train, "WHITENED", most)
         network = tr.models.resnet20()
         tr.manual_seed(0)
-        train.whiten(network, found)
+        train.whiten(network, images, found.std)
         tr.manual_seed(0)
         expected = whitening(network.conv1.weight.shape, covariance(chosen, (3, 3), std=found.std))
         np.testing.assert_array_equal(network.conv1.weight.data, expected)

@@ -3,15 +3,12 @@
 import contextlib
 import dataclasses
 import shlex
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -22,15 +19,10 @@ from tinyres.kernels import warmup
 from tinyres.kernels.compile import cache_folder
 from tinyres.parallel.launch import launch
 from tinyres.parallel.world import Elsewhere, failing
+from tinyres.progress import bars
+from tinyres.progress import console as console
 
 HARDWARE = "Run"  # heading of the options that do not change results
-
-
-def console(width: int | None = None, *, stderr: bool = False) -> Console:
-    """Where text goes as it is: what looks like rich's markup or an emoji's name is some file's or class's own."""
-    launched = launch()  # of several processes the first speaks, and each of its own errors
-    quiet = launched is not None and launched.rank > 0 and not stderr
-    return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr, quiet=quiet)
 
 
 out = console()
@@ -108,8 +100,8 @@ def work_together(n: int | None) -> None:
 
 
 def progress(*columns: ProgressColumn) -> Progress:
-    """A progress bar on a terminal, which leaves nothing behind; elsewhere none, that would leave an empty line."""
-    return Progress(*columns, console=out, transient=True, disable=not out.is_terminal, speed_estimate_period=60)
+    """Progress bars on a terminal; elsewhere none."""
+    return bars(out, *columns)
 
 
 def prepare_kernels() -> None:
@@ -166,67 +158,3 @@ def configuration(fields: dict[str, Any]) -> training.Config:
         validation = min(config.validation, 2000)
         return dataclasses.replace(config, dataset="shapes", validation=validation)
     return config
-
-
-class Bar:
-    """A progress bar for each epoch, then a line with its results."""
-
-    def __init__(self) -> None:
-        columns = (
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[state]}"),
-            TimeRemainingColumn(),
-            TextColumn("left of the run"),
-        )
-        self.progress = progress(*columns)
-        self.recent: deque[tuple[float, int]] = deque()  # (time, images so far), over the last ten seconds
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()
-
-    def start(self, run: training.Run) -> None:
-        for task in self.progress.task_ids:  # of the run before
-            self.progress.remove_task(task)
-        self.recent.clear()
-        fields: dict[str, Any] = {"epoch": self._epoch(run), "state": "first step"}
-        self.task = self.progress.add_task("", total=run.total_steps, completed=run.step, **fields)
-        self.images, self.since = 0, time.perf_counter()
-        self.recent.append((self.since, 0))
-
-    def step(self, run: training.Run, loss: float, lr: float, images: int) -> None:
-        now = time.perf_counter()
-        self.images += images
-        self.recent.append((now, self.images))
-        while len(self.recent) > 2 and now - self.recent[0][0] > 10:
-            self.recent.popleft()
-        start, before = self.recent[0]
-        rate = (self.images - before) / max(now - start, 1e-9)
-        state = f"{rate:4.0f} images/s  loss {loss:.4f}"
-        self.progress.update(self.task, completed=run.step, epoch=self._epoch(run), state=state)
-
-    def stopping(self, run: training.Run) -> None:
-        lost = run.step - run.saved
-        loses = "this step" if lost < 2 else f"{lost} steps"
-        text = f"Finishing the step, and saving. Ctrl-C again stops at once, and loses {loses}."
-        self.progress.print(text, soft_wrap=True)
-
-    def epoch(self, run: training.Run, record: dict[str, float]) -> None:
-        seconds = self.recent[-1][0] - self.since  # to the last step: without the validation
-        text = f"epoch {record['epoch']:3.0f}"
-        for split in ("train", "validation"):
-            if f"{split}_loss" in record:
-                text += f"  {split} loss {record[f'{split}_loss']:.4f} accuracy {record[f'{split}_accuracy']:.2%}"
-        self.progress.print(f"{text}  {seconds:.0f} s, {self.images / seconds:.0f} images/s", soft_wrap=True)
-        self.images, self.since = 0, time.perf_counter()
-        self.recent.clear()
-        self.recent.append((self.since, 0))
-
-    @staticmethod
-    def _epoch(run: training.Run) -> str:
-        return f"{min(run.step // len(run.loader) + 1, run.config.epochs)}/{run.config.epochs}"

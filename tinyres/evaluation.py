@@ -8,15 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyres import ops, parallel
-from tinyres.data import Loader
+from tinyres.data import Batches, Loader
 from tinyres.nn import Module
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
 
+BATCH = 250  # images that are looked at together, where nothing is learnt
 BINS = 15  # of confidence: as many as Guo et al. have
 
 
-def evaluate(model: Module, loader: Loader, *, flip: bool = False) -> tuple[float, float]:
+def evaluate(model: Module, loader: Loader | Batches, *, flip: bool = False) -> tuple[float, float]:
     """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
 
     Several processes share out the batches, and find the same. `flip` as in `score`.
@@ -30,11 +31,12 @@ def evaluate(model: Module, loader: Loader, *, flip: bool = False) -> tuple[floa
     >>> 0 <= accuracy <= 1
     True
     """
-    found = np.zeros((len(loader), 2))  # of each batch; processes take turns, and the sums are in one order
+    found = np.zeros((len(loader), 3))  # of each batch; processes take turns, and the sums are in one order
     for batch, logits, y in _batches(model, loader, flip):
-        found[batch] = ops.cross_entropy(Tensor(logits), y).item() * len(y), (logits.argmax(1) == y).sum()
-    loss, correct = (sum(values) for values in parallel.all_reduce(found).T.tolist())
-    return loss / len(loader.labels), int(correct) / len(loader.labels)
+        right = (logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))).sum()
+        found[batch] = ops.cross_entropy(Tensor(logits), y).item() * len(y), right, len(y)
+    loss, correct, images = (sum(values) for values in parallel.all_reduce(found).T.tolist())
+    return loss / images, int(correct) / int(images)
 
 
 def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
@@ -64,7 +66,7 @@ def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
     return Scores(parallel.all_reduce(found), loader.labels)
 
 
-def _batches(model: Module, loader: Loader, flip: bool) -> Iterator[tuple[int, Array, Array]]:
+def _batches(model: Module, loader: Loader | Batches, flip: bool) -> Iterator[tuple[int, Array, Array]]:
     """Number, logits and labels of the batches that are this process's, in evaluation mode."""
     training = model.training
     model.eval()
@@ -72,7 +74,7 @@ def _batches(model: Module, loader: Loader, flip: bool) -> Iterator[tuple[int, A
     batches = loader.epoch(0, min(rank, len(loader)), processes)
     try:
         with no_grad():
-            for batch, (x, y) in zip(range(rank, len(loader), processes), batches, strict=True):
+            for batch, (x, y, *_) in zip(range(rank, len(loader), processes), batches, strict=True):
                 logits = model(Tensor(x)).data
                 if flip:
                     logits = (logits + model(Tensor(x[..., ::-1])).data) / 2

@@ -57,7 +57,7 @@ class Config:
     ValueError: epochs: got 0, expected 1 or more
     """
 
-    dataset: str = "cifar10"
+    dataset: str = "cifar10"  # "given", as is a model that is not of the family: what a Trainer was called with
     data: str | None = None
     image_size: int | None = None  # of a folder's pictures; None: what the model was designed for
     num_classes: int | None = None  # None: those of the data
@@ -105,7 +105,8 @@ class Config:
         for field in fields(self):  # a file may say anything
             kind = field.type.__name__ if isinstance(field.type, type) else field.type
             expect(field.name, fits(getattr(self, field.name), field.type), f"{kind}")
-        expect("dataset", self.dataset in (*DATASETS, "folder"), f"one of {', '.join(DATASETS)} or folder")
+        sets = (*DATASETS, "folder", "given")
+        expect("dataset", self.dataset in sets, f"one of {', '.join(DATASETS)} or folder")
         expect("data", self.data is not None or self.dataset != "folder", "the folder that holds the pictures")
         expect("image_size", self.image_size is None or self.dataset == "folder", "none, but with the data set folder")
         expect(
@@ -143,7 +144,8 @@ class Config:
             expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
         expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
-        models.check_name(self.model)
+        if self.dataset != "given" or self.model != "given":
+            models.check_name(self.model)
 
     def extends(self, other: Any) -> bool:
         """Whether a run of this configuration may go on from a state of `other`'s, a dict: it has the same in all
@@ -295,6 +297,8 @@ def load_data(config: Config, progress: Progress | None = None) -> Data:
     >>> len(found.train[1]), len(found.validation[1]), len(found.classes)
     (500, 100, 10)
     """
+    if config.dataset == "given":
+        raise ValueError("dataset: these images were given to a tr.Trainer, which alone can go on: they are in no file")
     found = _load_pictures(config, progress) if config.dataset == "folder" else _load_set(config)
     if config.num_classes not in (None, len(found.classes)):
         raise ValueError(

@@ -40,6 +40,8 @@ class Replay:
     function : callable
         Takes what a call is given, arrays of float as tensors, and returns a tensor or a tuple of them, the first of
         which is the loss where gradients are wanted. It depends on nothing else that changes from call to call.
+    warn : bool
+        Say so where a step cannot be repeated, and is computed each time.
 
     Notes
     -----
@@ -70,8 +72,8 @@ class Replay:
     (True, True)
     """
 
-    def __init__(self, model: Module, function: Callable[..., Any]) -> None:
-        self.model, self.function = model, function
+    def __init__(self, model: Module, function: Callable[..., Any], *, warn: bool = True) -> None:
+        self.model, self.function, self.warn = model, function, warn
         self._pool = memory.Pool()  # of all that a step makes: so a noted step has its memory to itself
         self._last: _Key | None = None  # of the call before
         self._noted: _Noted | None = None
@@ -145,6 +147,8 @@ class Replay:
 
     def _refuse(self, why: str) -> None:
         self._noted, self._refused = None, True
+        if not self.warn:
+            return
         outside = next(i for i, frame in enumerate(inspect.stack()) if frame.filename != __file__)
         warnings.warn(
             f"Replay: {why}: an operation of plain NumPy, perhaps, or random numbers. The step is computed each time",

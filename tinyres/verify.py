@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyres import checkpoints, machine, train
+from tinyres.callback import Callback
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import ADDED, Progress, fits
 from tinyres.runs import read_config
@@ -29,7 +30,7 @@ class Verified(NamedTuple):
     sha256: str  # of the state there
 
 
-def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progress: Progress | None = None) -> Verified:
+def verify(folder: str | Path, callback: Callback | None = None, *, progress: Progress | None = None) -> Verified:
     """Train once more from a run's previous checkpoint to its last, elsewhere, and compare every bit of their states.
 
     Where there is no previous checkpoint, from the beginning of the run. The folder is only read.
@@ -37,7 +38,7 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
     Parameters
     ----------
     folder : str or Path
-    reporter : Reporter, optional
+    callback : Callback, optional
     progress : callable, optional
         Called with (done, total) while pictures of a folder are read.
 
@@ -81,7 +82,7 @@ def verify(folder: str | Path, reporter: train.Reporter | None = None, *, progre
         start = run.step
         if stop > run.total_steps:
             raise CheckpointError(f"{last}: step: got {stop}, expected at most {run.total_steps}, the run's")
-        run.train_to(stop, reporter)
+        run.train_to(stop, *filter(None, [callback]))
         found = run.state()
         if "simd" not in info:  # an older file
             del found[1]["simd"]

@@ -25,28 +25,28 @@ def config(**changes):
     return train.Config(**{**options, **changes})
 
 
-class Reporter:
+class Reporter(train.Callback):
     """Hears all, and does something after one of the steps."""
 
     def __init__(self, at=None, action=None):
         self.at, self.action = at, action
         self.started, self.losses, self.rates, self.images, self.epochs = 0, [], [], [], []
 
-    def start(self, run):
+    def on_train_begin(self, run):
         self.started += 1
 
-    def step(self, run, loss, lr, images):
-        self.losses.append(loss)
-        self.rates.append(lr)
-        self.images.append(images)
+    def on_batch_end(self, run, logs):
+        self.losses.append(logs["loss"])
+        self.rates.append(logs["lr"])
+        self.images.append(logs["images"])
         if run.step == self.at:
             self.action(run)
 
-    def stopping(self, run):
+    def on_stopping(self, run):
         self.stopped_at = run.step
 
-    def epoch(self, run, record):
-        self.epochs.append(record)
+    def on_epoch_end(self, run, logs):
+        self.epochs.append(logs)
 
 
 def result(folder):
@@ -58,8 +58,8 @@ def result(folder):
     return found
 
 
-def fit(folder, reporter=None, **changes):
-    scores = train.Run(config(**changes), folder).fit(reporter)
+def fit(folder, *callbacks, **changes):
+    scores = train.Run(config(**changes), folder).fit(*callbacks)
     return scores, result(folder)
 
 

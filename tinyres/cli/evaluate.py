@@ -70,7 +70,7 @@ def evaluate(
         for note in seen.notes:
             console(stderr=as_json).print(note, soft_wrap=True)
         options = {"mean": info["mean"], "std": info["std"], "shuffle": False}
-        scores = evaluation.score(model, Loader(seen.images, seen.labels, training.EVAL_BATCH, **options), flip=flip)
+        scores = evaluation.score(model, Loader(seen.images, seen.labels, evaluation.BATCH, **options), flip=flip)
         found = {
             "dataset": config.dataset,
             "split": split,

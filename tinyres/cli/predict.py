@@ -12,10 +12,10 @@ from tinyres import checkpoints, nn, ops
 from tinyres.cli.options import Checkpoint, Json
 from tinyres.console import Threads, UserError, console, errors, reading, show, work_together
 from tinyres.data import Loader, PictureError, find_pictures, read_picture
+from tinyres.evaluation import BATCH
 from tinyres.parallel.world import world
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
-from tinyres.train import EVAL_BATCH
 
 
 def predict(
@@ -39,15 +39,15 @@ def predict(
         model, info = checkpoints.load_model(checkpoint_file)
         model = nn.fuse(model, image_size=info["image_size"])
         paths = _expand(images)
-        starts = range(0, len(paths), EVAL_BATCH)  # few at a time: a folder may be larger than the memory
+        starts = range(0, len(paths), BATCH)  # few at a time: a folder may be larger than the memory
         found: dict[str, list[float]] = {}
         with reading() as progress:
             for start in starts[world().rank :: world().size]:  # several processes take turns
-                pixels = _read(paths[start : start + EVAL_BATCH], images, info)
+                pixels = _read(paths[start : start + BATCH], images, info)
                 if pixels:
                     rows = _probabilities(model, np.stack(list(pixels.values())), info)
                     found |= zip(map(str, pixels), rows.tolist(), strict=True)
-                progress(min(start + EVAL_BATCH, len(paths)), len(paths))
+                progress(min(start + BATCH, len(paths)), len(paths))
         if world().size > 1:
             for others in world().texts(json.dumps(found)):
                 found |= json.loads(others)
@@ -84,7 +84,7 @@ def _read(paths: list[Path], named: list[Path], info: dict[str, Any]) -> dict[Pa
 
 def _probabilities(model: nn.Module, pixels: Array, info: dict[str, Any]) -> Array:
     labels = np.zeros(len(pixels), np.int64)  # unknown; the loader wants some
-    loader = Loader(pixels, labels, EVAL_BATCH, mean=info["mean"], std=info["std"], shuffle=False)
+    loader = Loader(pixels, labels, BATCH, mean=info["mean"], std=info["std"], shuffle=False)
     with no_grad():
         return np.concatenate([ops.softmax(model(Tensor(x))).data for x, _ in loader.epoch(0)])
 

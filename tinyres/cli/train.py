@@ -13,7 +13,6 @@ from tinyres.backend import num_threads
 from tinyres.cli.options import Shortcut, Stem
 from tinyres.console import (
     HARDWARE,
-    Bar,
     DataOption,
     Threads,
     UserError,
@@ -26,6 +25,7 @@ from tinyres.console import (
     work_together,
 )
 from tinyres.parallel.world import world
+from tinyres.progress import ProgressBar
 from tinyres.runs import ALREADY, holds_run, read_config
 
 DEFAULTS = training.Config()
@@ -243,8 +243,7 @@ def train(
         out.print(where, soft_wrap=True)
         prepare_kernels()
         try:
-            with Bar() as bar:
-                result = run.fit(bar, every=every)
+            result = run.fit(ProgressBar(out), every=every)
         except training.Interrupted:
             out.print(f"Stopped and saved at step {run.step} of {run.total_steps}. To go on:")
             out.print(f"  {shell('tinyres', 'train', '--out', folder, '--resume')}", soft_wrap=True)

@@ -8,7 +8,8 @@ import typer
 from tinyres import train as training
 from tinyres import verify as verification
 from tinyres.backend import num_threads
-from tinyres.console import Bar, Threads, errors, out, reading, use_threads
+from tinyres.console import Threads, errors, out, reading, use_threads
+from tinyres.progress import ProgressBar
 
 
 def verify(
@@ -22,9 +23,9 @@ def verify(
     """
     with errors():
         use_threads(threads)
-        with reading() as progress, Bar() as bar:
+        with reading() as progress:
             try:
-                found = verification.verify(folder, bar, progress=progress)
+                found = verification.verify(folder, ProgressBar(out), progress=progress)
             except training.Interrupted:
                 raise typer.Exit(130) from None
         out.print(

@@ -1,6 +1,7 @@
 """Images and labels: where they come from, how they are varied, and how they reach the network in batches."""
 
 from tinyres.data.augment import Augment
+from tinyres.data.batches import Batches
 from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, cifar10, cifar100
 from tinyres.data.download import DatasetError, DatasetNotFound
 from tinyres.data.folder import Folder, image_folder
@@ -27,6 +28,7 @@ __all__ = [
     "MNIST_CLASSES",
     "SHAPES_CLASSES",
     "Augment",
+    "Batches",
     "DatasetError",
     "DatasetNotFound",
     "Folder",

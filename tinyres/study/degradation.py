@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyres import data, models, train
+from tinyres.callback import Callback, Logs
+from tinyres.evaluation import BATCH
 from tinyres.files import CheckpointError, write_whole
 from tinyres.runs import holds_run, read_config
 from tinyres.study import plots
@@ -40,7 +42,7 @@ class Curve(NamedTuple):
 
 
 def degradation(
-    config: train.Config, folder: str | Path, networks: tuple[str, ...] = NETWORKS, reporter: Any = None
+    config: train.Config, folder: str | Path, networks: tuple[str, ...] = NETWORKS, *callbacks: Callback
 ) -> list[Curve]:
     """Train networks by one recipe, and measure their training and test errors after each epoch.
 
@@ -52,8 +54,8 @@ def degradation(
         Gets a run folder for each network, with a ``test.jsonl`` beside the run's own files. Runs that are there go on.
     networks : tuple of str
         Names of the family.
-    reporter : Reporter, optional
-        Hears of all runs, one after the other.
+    *callbacks : Callback
+        Hear of all runs, one after the other.
 
     Returns
     -------
@@ -76,13 +78,13 @@ def degradation(
         models.check_name(name)
     curves = []
     for name in networks:
-        tested = _Tested(reporter)
-        run = go_on(dataclasses.replace(config, model=name), Path(folder) / name, tested)
+        tested = _Tested()
+        run = go_on(dataclasses.replace(config, model=name), Path(folder) / name, tested, *callbacks)
         curves.append(Curve(name, [1 - record["train_accuracy"] for record in run.history], tested.errors))
     return curves
 
 
-def go_on(config: train.Config, folder: str | Path, reporter: Any = None) -> train.Run:
+def go_on(config: train.Config, folder: str | Path, *callbacks: Callback) -> train.Run:
     """Train to the end in a run folder: begin, or go on with the run that is there, and must be of this configuration.
 
     Raises
@@ -104,18 +106,17 @@ def go_on(config: train.Config, folder: str | Path, reporter: Any = None) -> tra
             "choose another folder, or the same options to go on"
         )
     run = train.Run(config, folder, resume=holds_run(folder))
-    run.fit(reporter)
+    run.fit(*callbacks)
     return run
 
 
-class _Tested:
+class _Tested(Callback):
     """Tests a run's network after each epoch, and keeps what came of it in the run's folder."""
 
-    def __init__(self, reporter: Any) -> None:
-        self.reporter = reporter
+    def __init__(self) -> None:
         self.errors: list[float] = []
 
-    def start(self, run: train.Run) -> None:
+    def on_train_begin(self, run: Any) -> None:
         self.path = run.folder / "test.jsonl"
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         try:
@@ -124,24 +125,12 @@ class _Tested:
             raise CheckpointError(f"{self.path}: expected a test error on each line ({error})") from error
         if len(self.errors) < len(run.history):  # killed between the epoch's checkpoint and its test
             self._test(run)
-        if self.reporter:
-            self.reporter.start(run)
 
-    def step(self, run: train.Run, loss: float, lr: float, images: int) -> None:
-        if self.reporter:
-            self.reporter.step(run, loss, lr, images)
-
-    def epoch(self, run: train.Run, record: dict[str, float]) -> None:
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
         self._test(run)
-        if self.reporter:
-            self.reporter.epoch(run, record)
-
-    def stopping(self, run: train.Run) -> None:
-        if self.reporter:
-            self.reporter.stopping(run)
 
     def _test(self, run: train.Run) -> None:
-        loader = data.Loader(*run.data.test, train.EVAL_BATCH, mean=run.data.mean, std=run.data.std, shuffle=False)
+        loader = data.Loader(*run.data.test, BATCH, mean=run.data.mean, std=run.data.std, shuffle=False)
         self.errors.append(1 - train.evaluate(run.model, loader)[1])
         lines = (json.dumps({"epoch": i, "test_error": error}) for i, error in enumerate(self.errors, 1))
         write_whole(self.path, ("\n".join(lines) + "\n").encode())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinyres import checkpoints, data, train
+from tinyres import checkpoints, data, evaluation, train
 from tinyres.files import CheckpointError, digest, write_whole
 from tinyres.nn import Module
 from tinyres.study import plots
@@ -243,7 +243,7 @@ def load(path: str | Path, images: int, root: str | None = None) -> Trained:
     if not 1 <= images <= len(labels):
         raise ValueError(f"images: got {images}, expected 1 to {len(labels)}, those that {path} was trained on")
     mean, std = checkpoints.normalisation(path, info)
-    loader = data.Loader(pixels[:images], labels[:images], train.EVAL_BATCH, mean=mean, std=std, shuffle=False)
+    loader = data.Loader(pixels[:images], labels[:images], evaluation.BATCH, mean=mean, std=std, shuffle=False)
     return Trained(info["model"]["name"], model, loader, info["classes"])
 
 

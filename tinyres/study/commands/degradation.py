@@ -42,8 +42,7 @@ def degradation(
         folder = folder_for("degradation", out_folder)
         prepare_kernels()
         try:
-            with Names() as bar:
-                curves = study.degradation(config, folder, tuple(networks.split(",")), bar)
+            curves = study.degradation(config, folder, tuple(networks.split(",")), Names(out))
         except training.Interrupted:
             out.print("Stopped and saved. The same command goes on from there.")
             raise typer.Exit(130) from None

@@ -128,7 +128,6 @@ def _train(networks: list[str], given: dict[str, Any], folder: Path) -> list[Pat
     for name in networks:
         models.check_name(name)
     config = configuration({**degradation.RECIPE, **given})
-    with Names() as bar:
-        for name in networks:
-            degradation.go_on(dataclasses.replace(config, model=name), folder / name, bar)
+    for name in networks:
+        degradation.go_on(dataclasses.replace(config, model=name), folder / name, Names(out))
     return [folder / name for name in networks]

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres import train as training
-from tinyres.console import Bar, expect_folder, out
+from tinyres.console import expect_folder, out
 from tinyres.files import write_whole
+from tinyres.progress import ProgressBar
 from tinyres.study import plots
 
 app = typer.Typer(help="See how residual networks learn: numbers and pictures of real runs.", no_args_is_help=True)
@@ -43,10 +43,10 @@ def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None
     out.print(f"Written: {folder / name}.json, {folder / name}.png", soft_wrap=True)
 
 
-class Names(Bar):
+class Names(ProgressBar):
     """The bar of several runs, one after the other: says whose turn it is."""
 
-    def start(self, run: training.Run) -> None:
-        since = f", from step {run.step} of {run.total_steps}" if run.step else ""
-        self.progress.print(f"{run.config.model} on {len(run.data.train[1]):,} images{since}", soft_wrap=True)
-        super().start(run)
+    def on_train_begin(self, training: Any) -> None:
+        since = f", from step {training.step} of {training.total_steps}" if training.step else ""
+        self.print(f"{training.config.model} on {len(training.data.train[1]):,} images{since}")
+        super().on_train_begin(training)

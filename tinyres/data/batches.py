@@ -1,0 +1,101 @@
+"""Batches that somebody else makes: whatever can be iterated over again and again."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+Batch = tuple[np.ndarray, ...]
+
+
+class Batches:
+    """An iterable of batches, such as PyTorch's DataLoader or a list, in the form of a `Loader`.
+
+    Parameters
+    ----------
+    batches : iterable of (x, y) or (x, y, weight)
+        x: float of shape (B, C, H, W), as the network is to see them, y: int of shape (B,), 0 to K - 1, or float of
+        shape (B, K); weight: float of shape (B,), of the loss of each. Arrays, or what NumPy takes for one.
+
+    Raises
+    ------
+    ValueError
+        Where it can be iterated over only once, or gives something else.
+
+    Notes
+    -----
+    It is gone through once to see how many batches there are, and how large each is. Each epoch iterates over it anew;
+    where it has a method ``set_epoch``, as samplers of PyTorch have, that is called before with the number of the
+    epoch. Order and variation are its own: that a run goes on after a stop as if there had been none, it must see to.
+
+    Examples
+    --------
+    >>> x, y = np.zeros((10, 3, 8, 8), np.float32), np.arange(10)
+    >>> batches = Batches([(x[:6], y[:6]), (x[6:], y[6:])])
+    >>> len(batches), batches.images_of(1), batches.num_classes, batches.shape
+    (2, 4, 10, (3, 8, 8))
+    """
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        if not isinstance(batches, Iterable):
+            raise ValueError(f"batches: got {type(batches).__name__}, expected something to iterate over")
+        if iter(batches) is batches:
+            raise ValueError(
+                f"batches: got a {type(batches).__name__}, which ends after one epoch; expected what can be iterated "
+                "over again, such as a list or a DataLoader"
+            )
+        self.batches = batches
+        self.sizes: list[int] = []
+        self.num_classes, shapes = 0, set()
+        for i, (x, y, *_) in enumerate(self._all(0)):
+            if len(x) != len(y) or not len(x):
+                raise ValueError(f"batches: batch {i} has {len(x)} images and {len(y)} labels, expected as many, not 0")
+            self.sizes.append(len(x))
+            self.num_classes = max(self.num_classes, int(y.max()) + 1 if y.ndim == 1 else y.shape[1])
+            shapes.add(x.shape[1:])
+        if not self.sizes:
+            raise ValueError("batches: got none, expected one at least")
+        self.shape: tuple[int, ...] = sorted(shapes)[0]
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self.sizes)
+
+    def images_of(self, batch: int) -> int:
+        """Images of a batch."""
+        return self.sizes[batch]
+
+    def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
+        """Batches of one epoch, from batch `start` on, every `step`-th: those before are made, and passed over."""
+        expected = dict(enumerate(self.sizes))
+        for i, batch in islice(enumerate(self._all(epoch)), start, None, step):
+            if len(batch[0]) != expected.get(i):
+                raise ValueError(
+                    f"batches: batch {i} has {len(batch[0])} images, expected {expected.get(i, 'no more')}"
+                )
+            yield batch
+            del expected[i]
+        if left := expected.keys() & set(range(start, len(self), step)):
+            raise ValueError(f"batches: epoch {epoch} ended before batch {min(left)}, expected {len(self)} as at first")
+
+    def _all(self, epoch: int) -> Iterator[Batch]:
+        if callable(set_epoch := getattr(self.batches, "set_epoch", None)):
+            set_epoch(epoch)
+        for i, batch in enumerate(self.batches):
+            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
+                got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
+                raise ValueError(f"batches: batch {i} is {got}, expected (x, y) or (x, y, weight)")
+            x, y, *weight = map(np.asarray, batch)
+            if x.ndim != 4 or x.dtype.kind != "f":
+                raise ValueError(
+                    f"batches: images of batch {i}: got {x.dtype} of shape {x.shape}, expected float of shape "
+                    "(B, C, H, W), as the network is to see them"
+                )
+            if not (y.ndim == 1 and y.dtype.kind in "iu") and not (y.ndim == 2 and y.dtype.kind == "f"):
+                raise ValueError(
+                    f"batches: labels of batch {i}: got {y.dtype} of shape {y.shape}, expected int of shape (B,), "
+                    "numbers of classes, or float of shape (B, K), probabilities"
+                )
+            labels = y.astype(np.int64 if y.ndim == 1 else np.float32, copy=False)
+            yield (x.astype(np.float32, copy=False), labels, *(w.astype(np.float32, copy=False) for w in weight))

@@ -1,0 +1,303 @@
+"""The training loop: steps, epochs, their learning rates, what is told of them, and how it is stopped.
+
+There is one: the command line's runs and `tinyres.Trainer` are both made of it.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyres import chance, data, ops, optim, parallel
+from tinyres.average import EMA, Lookahead
+from tinyres.callback import Callbacks, Logs
+from tinyres.evaluation import evaluate
+from tinyres.models import ResNet
+from tinyres.nn import BatchNorm2d, Module
+from tinyres.parallel.exchange import Shards
+from tinyres.parallel.meeting import Meeting
+from tinyres.parallel.world import world
+from tinyres.recipe import SCHEDULES, Config
+from tinyres.replay import Replay
+from tinyres.stopping import stop_signals
+from tinyres.tape import Array, detect_anomaly
+from tinyres.tensor import Tensor
+
+AVERAGE_EVERY = 5  # steps
+
+Loss = Callable[[Tensor, Array], Tensor]  # logits (B, K) and targets -> a loss for each image, (B,)
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; it has finished its step and is saved."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a number any more."""
+
+
+class _Told(NamedTuple):
+    """What the shards of a step tell besides gradients; over all of them, the sums."""
+
+    loss: float  # times images
+    correct: int | float
+    asked: bool | float  # whether a signal came to stop
+
+
+class Loop:
+    """Steps of a model over the batches of a loader, by a configuration.
+
+    Parameters
+    ----------
+    model : Module
+        Images (B, C, H, W) to logits (B, K).
+    loader : Loader or Batches
+        Gives ``(x, y)`` or ``(x, y, weight)``: then the loss of a batch is the mean of weight times loss.
+    config : Config
+        Of which the part that is about steps is used: optimizer, schedule, averages, shards, seed.
+    validation : Loader or Batches, optional
+        Looked at after each epoch.
+    loss : callable, optional
+        Of logits and targets, a loss for each image; cross entropy, with the configuration's label smoothing, by
+        default.
+    anomaly : bool
+        Train under `detect_anomaly`.
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        loader: "data.Loader | data.Batches",
+        config: Config,
+        *,
+        validation: "data.Loader | data.Batches | None" = None,
+        loss: Loss | None = None,
+        anomaly: bool = False,
+    ) -> None:
+        self.model, self.loader, self.config = model, loader, config
+        self.validation, self.anomaly = validation, anomaly
+        self._own_loss = loss
+        self.shards = Shards.of_run(config.shards, world())
+        self._check_batches()
+        self.replay = Replay(model, self._loss, warn=False)
+        self.optimizer = _optimizer(model, config)
+        self.total_steps = config.epochs * len(loader)
+        self.lr = SCHEDULES[config.schedule](config, self.total_steps)
+        self.average, self.lookahead = weights_beside(model, config, len(loader))
+        self.callbacks = Callbacks([])
+        self.step = 0
+        self.stopped: str | None = None
+        self.history: list[Logs] = []
+        self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
+
+    def connect(self) -> None:
+        """With the other processes, once all have the same weights."""
+        self.meeting = Meeting(self.shards) if self.config.sync_batch_norm else None
+        buffers = list(self.model.buffers())
+        if self.meeting is not None:  # which leaves them the same in all processes: there is no mean to take
+            parallel.broadcast(buffers)
+            buffers = []
+        self.gradients = parallel.Gradients(
+            self.model.parameters(), buffers, shards=self.shards, numbers=len(_Told._fields)
+        )
+        for module in self.model.modules():
+            if isinstance(module, BatchNorm2d):
+                module.gather = self.meeting
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return len(self.loader)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done, 0 at first."""
+        return self.step // len(self.loader)
+
+    def stop(self, why: str) -> None:
+        """End the training after this step, or this epoch where a callback says so at its end."""
+        self.stopped = why
+
+    def advance(self, step: int, callbacks: Callbacks) -> None:
+        """Train until `step` steps of the run are done; errors as in `tinyres.train.Run.fit`."""
+        self.stopped, self.callbacks = None, callbacks
+        agreed = False
+
+        def interrupted() -> bool:
+            """Several processes stop together, where the sums of a step have said so to all of them."""
+            return agreed if self.shards.world.size > 1 else asked()
+
+        with stop_signals(lambda: callbacks.on_stopping(self)) as asked:
+            try:
+                callbacks.on_train_begin(self)
+                while self.step < step and not self.stopped:
+                    epoch, batch = divmod(self.step, len(self.loader))
+                    if not batch:
+                        callbacks.on_epoch_begin(self)
+                    for arrays in self.loader.epoch(epoch, batch):
+                        callbacks.on_batch_begin(self)
+                        logs, agreed = self._train_step(arrays, asked)
+                        callbacks.on_batch_end(self, logs)
+                        if self.step % len(self.loader) == 0:
+                            break  # the epoch is over
+                        if interrupted() or self.stopped:
+                            callbacks.on_interrupt(self)
+                        if interrupted():
+                            raise Interrupted
+                        if self.step == step or self.stopped:
+                            break
+                    if self.step % len(self.loader) == 0:
+                        callbacks.on_epoch_end(self, self._end_epoch())
+                        if interrupted() and self.step < self.total_steps:
+                            raise Interrupted
+                callbacks.on_train_end(self)
+            finally:
+                callbacks.teardown()
+
+    def _train_step(self, arrays: tuple[Array, ...], asked: Callable[[], bool]) -> tuple[Logs, bool]:
+        """One step on this process's part of a batch; what is told of it, and whether to stop.
+
+        The loss of a batch is the mean over its images: that of a shard counts by how many of them it has.
+        """
+        config, lr = self.config, self.lr(self.step)
+        x, y, *weight = arrays
+        images = self.loader.images_of(self.step % len(self.loader))
+        self.model.train()
+        self.optimizer.zero_grad()
+        first, _ = self.shards.bounds(self.shards.own[0], images)
+
+        def work(shard: int) -> None:
+            start, stop = self.shards.bounds(shard, images)
+            some = slice(start - first, stop - first)
+            self.gradients.begin(shard)
+            chance.start(config.seed, self.step, shard)
+            with detect_anomaly() if self.anomaly else nullcontext():
+                if self.shards.count == 1:
+                    loss, logits = self.replay(x, y, *weight)
+                else:
+                    loss, logits = self._loss(Tensor(x[some]), y[some], *(Tensor(w[some]) for w in weight))
+                    loss.backward(np.full((), (stop - start) / images, loss.dtype))
+            classes = y[some] if y.ndim == 1 else y[some].argmax(1)  # of a mixture, the one with the largest share
+            correct = int((logits.data.argmax(1) == classes).sum())
+            self.gradients.end(_Told(loss.item() * (stop - start), correct, asked()))
+
+        if self.meeting is None:
+            for shard in self.shards.own:
+                work(shard)
+        else:
+            self.meeting.run(work)
+        told = _Told(*self.gradients.sum().tolist())
+        self._check_finite("the loss", told.loss / images, self.step // len(self.loader) + 1, lr)
+        if config.clip_norm:
+            optim.clip_grad_norm(self.model.parameters(), config.clip_norm)
+        self.optimizer.set_lr(lr)
+        self.optimizer.step()
+        if self.lookahead:
+            self.lookahead.update()
+        if self.average:
+            self.average.update()
+        self.step += 1
+        self.sums["loss"] += told.loss
+        self.sums["correct"] += int(told.correct)
+        self.sums["images"] += images
+        return {"loss": told.loss / images, "lr": lr, "images": images}, bool(told.asked)
+
+    def _loss(self, x: Tensor, y: Array, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits = self.model(x)
+        if weight is None and self._own_loss is None:
+            return ops.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing), logits
+        each = self._each(logits, y)
+        return (each if weight is None else each * weight).mean(), logits
+
+    def _each(self, logits: Tensor, y: Array) -> Tensor:
+        """The loss of each image."""
+        if self._own_loss is None:
+            return ops.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing, reduction="none")
+        each = self._own_loss(logits, y)
+        if not isinstance(each, Tensor) or each.shape != logits.shape[:1]:
+            got = f"shape {each.shape}" if isinstance(each, Tensor) else type(each).__name__
+            raise ValueError(
+                f"loss: got {got} of it, expected a Tensor of shape {logits.shape[:1]}, one for each image"
+            )
+        return each
+
+    def _check_finite(self, what: str, value: float, epoch: float, lr: float) -> None:
+        if not math.isfinite(value):
+            raise Diverged(
+                f"{what} became {value} at step {self.step} (epoch {epoch}), at learning rate {lr:.4g}. Try a lower "
+                "--lr, --clip-norm or more --warmup; to find the first operation that gives such a value, run again "
+                "with --detect-anomaly (tr.detect_anomaly() in Python)"
+            )
+
+    def _check_batches(self) -> None:
+        """Every shard of every batch has an image."""
+        least = self.loader.images_of(len(self.loader) - 1)
+        if least < self.config.shards:
+            raise ValueError(
+                f"shards: got {self.config.shards}, expected at most {least}, the images of the smallest batch"
+            )
+
+    def _end_epoch(self) -> Logs:
+        images = self.sums["images"]
+        record: Logs = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "lr": self.lr(self.step - 1),
+            "train_loss": self.sums["loss"] / images,
+            "train_accuracy": self.sums["correct"] / images,
+        }
+        if self.validation is not None:
+            with self.replay.memory(), self.averaged():
+                loss, accuracy = evaluate(self.model, self.validation)
+            self._check_finite("the validation loss", loss, record["epoch"], record["lr"])  # before anything is saved
+            record |= {"validation_loss": loss, "validation_accuracy": accuracy}
+        self.history.append(record)
+        self.sums = {"loss": 0.0, "correct": 0, "images": 0}
+        return record
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside this block, the model has the weights that count: their average, where the run has one."""
+        return self.average.in_place() if self.average else nullcontext()
+
+
+def weights_beside(model: Module, config: Config, epoch: int) -> tuple[EMA | None, Lookahead | None]:
+    """The average of a network's weights and the slow ones, where a run with epochs of so many steps has them.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> average, lookahead = weights_beside(tr.models.resnet20(), tr.train.Config(ema=0.99), 352)
+    >>> average.decay, lookahead
+    (0.99, None)
+    """
+    average = EMA(model, config.ema, every=AVERAGE_EVERY, epoch=epoch) if config.ema else None
+    return average, Lookahead(model, config.lookahead, config.epochs * epoch) if config.lookahead else None
+
+
+def _optimizer(model: Module, config: Config) -> optim.Optimizer:
+    groups = parameter_groups(model, config)
+    if config.optimizer == "adamw":
+        return optim.AdamW(groups, config.lr)
+    return optim.SGD(groups, config.lr, momentum=config.momentum, nesterov=config.nesterov and config.momentum > 0)
+
+
+def parameter_groups(model: Module, config: Config) -> list[dict[str, Any]]:
+    """What an optimizer is given: the parameters of a network by weight decay and share of the rate.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> [group["lr_scale"] for group in parameter_groups(tr.models.resnet20(), tr.train.Config(bias_lr=8.0))]
+    [1.0, 8.0]
+    """
+    return optim.parameter_groups(
+        model,
+        config.weight_decay,
+        decay_bias=config.decay_bias,
+        bias_lr=config.bias_lr,
+        layer_decay=config.layer_decay,
+        parts=model.parts().values() if isinstance(model, ResNet) else None,
+    )
