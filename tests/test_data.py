@@ -27,6 +27,7 @@ from tinyres.data import (
     DatasetError,
     DatasetNotFound,
     Loader,
+    Mix,
     channel_statistics,
     cifar,
     cifar10,
@@ -161,11 +162,24 @@ def test_error_on_the_thread_reaches_the_caller():
     ("change", "message"),
     [
         ({"batch_size": 0}, r"batch_size: expected 1 or more, got 0"),
-        ({"images": np.zeros((3, 1, 4, 4))}, r"images: expected uint8 of shape \(N, C, H, W\), got float64"),
+        (
+            {"images": np.zeros((3, 1, 4, 4), np.float16)},
+            r"images: expected uint8 of shape .*, or float32, got float16",
+        ),
+        ({"images": np.zeros((3, 0, 4, 4))}, r"images: .* got float64 of shape \(3, 0, 4, 4\)"),
+        ({"images": np.full((3, 1, 4, 4), 1e39)}, r"images: got NaN or infinity, as float32, in number 0"),
         ({"images": np.zeros((3, 4, 4), np.uint8)}, r"images: .* got uint8 of shape \(3, 4, 4\)"),
         ({"labels": np.arange(4)}, r"labels: expected one for each of 3 images, got 4"),
-        ({"labels": np.arange(3, dtype=np.int32)}, r"labels: expected int64 of shape \(N,\), got int32"),
+        ({"labels": np.arange(3, dtype=np.int32)}, r"labels: expected int64 of shape \(N,\), or .*, got int32"),
         ({"labels": np.zeros((3, 1), np.int64)}, r"labels: .* got int64 of shape \(3, 1\)"),
+        ({"labels": np.zeros(3)}, r"labels: .* or float32 of shape \(N, K\), got float64 of shape \(3,\)"),
+        ({"labels": np.array([[0.0], [0.0], [np.nan]])}, r"labels: got NaN or infinity, as float32, in number 2"),
+        ({"labels": np.zeros((3, 2)), "mix": Mix(3, 1.0)}, r"mix: got 3 classes, expected 2, those of the labels"),
+        ({"weight": [1.0, 2.0]}, r"weight: expected a number for each of 3 images, got float64 of shape \(2,\)"),
+        ({"weight": [1.0, -2.0, 0.0]}, r"weight: got -2.0, expected 0 or more"),
+        ({"weight": [1.0, np.inf, 0.0]}, r"weight: got NaN or infinity, as float32, in number 1"),
+        ({"weight": [1.0] * 3, "mix": Mix(3, 1.0)}, r"weight: got one together with mix, expected one of the two"),
+        ({"transform": "crop"}, r"transform: got str, expected a callable"),
         ({"mean": [0.5] * 3}, r"mean: expected one number for each of 1 channels"),
         ({"std": 1.0}, r"std: expected one number for each of 1 channels"),
         ({"std": [0.0]}, r"std: expected positive numbers, got \[0\.\]"),
@@ -206,6 +220,150 @@ def test_iterating_gives_one_epoch_after_the_other():
             np.testing.assert_array_equal(y, expected)
     loader.next_epoch = 1
     assert [y.tolist() for _, y in loader] == [y.tolist() for _, y in loader.epoch(1)]
+
+
+# ---------------------------------------------------------------- arrays of one's own
+def together(batches):
+    """What all batches hold: images, labels, and weights if there are."""
+    return [np.concatenate(arrays) for arrays in zip(*batches, strict=True)]
+
+
+@given(st.integers(1, 20), loaders, st.integers(1, 6), st.sampled_from([np.float32, np.float64]))
+def test_floats_are_used_in_their_own_units(n, options, channels, dtype):
+    rng = np.random.default_rng(options["seed"])
+    images = rng.normal(100, 300, (n, channels, 3, 4)).astype(dtype)
+    mean, std = rng.normal(0, 50, channels), rng.uniform(1, 9, channels)
+    for x, y in Loader(images, np.arange(n), **options):
+        np.testing.assert_array_equal(x, images[y].astype(np.float32))
+    mean, std = mean.astype(np.float32), std.astype(np.float32)
+    for x, y in Loader(images, np.arange(n), **options, mean=mean, std=std):
+        expected = (images[y].astype(np.float32) - mean[:, None, None]) / std[:, None, None]
+        np.testing.assert_array_equal(x, expected)
+
+
+@given(st.integers(1, 12), seeds)
+def test_floats_are_varied_as_bytes_are(n, seed):
+    """With bytes as floats, in units of 255: the same crops, flips and holes, and the same blank around them."""
+    images, labels = numbered(n, size=6)
+    how = {"seed": seed, "augment": Augment(pad=2, cutout=3)}
+    x, y = together(Loader(images, labels, 5, **how, mean=[0.25], std=[0.5]))
+    own, own_labels = together(Loader(images.astype(np.float32), labels, 5, **how, mean=[63.75], std=[127.5]))
+    np.testing.assert_array_equal(y, own_labels)
+    np.testing.assert_allclose(own, x, atol=1e-6)  # a few roundings of numbers up to 1.5
+
+
+@given(st.integers(1, 20), loaders)
+def test_without_mean_and_std_black_is_0_and_white_is_1(n, options):
+    images, labels = numbered(n)
+    x, y = images[:0].astype(np.float32), labels[:0]
+    for x, y in Loader(images, labels, **options):
+        np.testing.assert_array_equal(x, images[y].astype(np.float32) / 255)
+
+
+@given(st.integers(1, 30), loaders, st.integers(0, 9), st.integers(1, 3))
+def test_weights_and_soft_labels_stay_with_their_images(n, options, epoch, parts):
+    images, labels = numbered(n)
+    soft = np.stack([labels, labels + 0.5], 1)
+    for which in range(parts):
+        how = {**options, "part": (which, parts)}
+        hard_batches = list(Loader(images, labels, **how).epoch(epoch))
+        batches = list(Loader(images, soft, **how, weight=labels + 1).epoch(epoch))
+        for (x, y), (same, q, w) in zip(hard_batches, batches, strict=True):
+            np.testing.assert_array_equal(same, x)
+            np.testing.assert_array_equal(q, soft[y])
+            np.testing.assert_array_equal(w, y + 1)
+            assert q.dtype == w.dtype == np.float32
+
+
+@given(st.integers(1, 12), seeds, st.booleans())
+def test_probabilities_are_mixed_as_classes_are(n, seed, cut):
+    images, labels = numbered(n)[0], np.arange(n) % 4
+    how = {"seed": seed, "mix": Mix(4, cutmix=1.0) if cut else Mix(4, mixup=1.0)}
+    for hard, soft in zip(Loader(images, labels, 5, **how), Loader(images, np.eye(4)[labels], 5, **how), strict=True):
+        for a, b in zip(hard, soft, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_data_is_left_as_it_is():
+    images = np.random.default_rng(0).normal(size=(6, 2, 4, 4))
+    images.flags.writeable = False
+
+    def spoil(image, rng):
+        image[...] = 0
+        return image
+
+    assert not next(iter(Loader(images, np.arange(6), 6, transform=spoil)))[0].any()
+    assert images.any()
+
+
+# ---------------------------------------------------------------- transforms
+def jumble(image, rng):
+    """Another image each time, wider by a row and a column."""
+    return rng.permutation(np.pad(image, ((0, 0), (0, 1), (1, 0))).ravel()).reshape(len(image), 5, 5)
+
+
+@given(st.integers(1, 20), loaders, st.integers(0, 9), st.booleans())
+def test_a_transform_depends_on_seed_epoch_and_place_alone(n, options, epoch, floats):
+    images, labels = numbered(n)
+    images = images.astype(np.float32) if floats else images
+    scale = 1 if floats else 255
+    place = 0
+    for x, y in Loader(images, labels, **options, transform=jumble).epoch(epoch):
+        assert x.shape[1:] == (1, 5, 5)
+        for image, label in zip(x, y, strict=True):
+            rng = np.random.default_rng([options["seed"], epoch, 0, place + 1])
+            np.testing.assert_array_equal(image, jumble(images[label], rng).astype(np.float32) / np.float32(scale))
+            place += 1
+
+
+@given(st.integers(1, 20), loaders, st.integers(1, 4), st.sampled_from([None, Mix(20, 0.5, 0.5)]))
+def test_parts_are_transformed_as_the_whole(n, options, parts, mix):
+    images, labels = numbered(n)
+    how = {**options, "transform": jumble, "augment": Augment(pad=1, cutout=2, alternate=True), "mix": mix}
+    whole = list(Loader(images, labels, **how).epoch(3))
+    some = [list(Loader(images, labels, **how, part=(k, parts)).epoch(3)) for k in range(parts)]
+    for number, (x, q) in enumerate(whole):
+        pieces = [part[number] for part in some if len(part[number][1])]
+        np.testing.assert_array_equal(np.concatenate([piece[0] for piece in pieces]), x)
+        np.testing.assert_array_equal(np.concatenate([piece[1] for piece in pieces]), q)
+
+
+@given(st.integers(1, 20), loaders)
+def test_a_transform_that_does_nothing_changes_nothing(n, options):
+    images, labels = numbered(n)
+    how = {**options, "augment": Augment(pad=2, cutout=2, alternate=True)}
+    plain, same = (list(Loader(images, labels, **how, transform=t).epoch(1)) for t in (None, lambda image, rng: image))
+    for a, b in zip(plain, same, strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+        np.testing.assert_array_equal(a[1], b[1])
+
+
+def sizes(image, rng):
+    return image[:, : rng.integers(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda image, rng: None, r"transform: got NoneType from .*<lambda>, expected uint8 of shape \(1, H, W\)"),
+        (lambda image, rng: image / 255, r"transform: got float64 of shape \(1, 4, 4\) from .* expected uint8 of"),
+        (lambda image, rng: image[0], r"transform: got uint8 of shape \(4, 4\) from .*, expected uint8 of"),
+        (lambda image, rng: np.stack([image[0]] * 3), r"transform: got uint8 of shape \(3, 4, 4\) from .* \(1, H, W\)"),
+        (lambda image, rng: image[:, :0], r"transform: got uint8 of shape \(1, 0, 4\) from"),
+        (sizes, r"transform: got .* from sizes, expected shape \(1, ., 4\) as of the other images of the batch"),
+        (functools.partial(sizes), r"transform: got .* from partial, expected"),
+    ],
+)
+def test_what_a_transform_must_not_give(transform, message):
+    with pytest.raises(ValueError, match=message):
+        list(Loader(*numbered(20), 10, transform=transform))
+    assert not loader_threads()
+
+
+def test_a_transform_must_give_finite_numbers():
+    images = np.ones((3, 1, 4, 4), np.float32)
+    with pytest.raises(ValueError, match=r"transform: got NaN or infinity from .*<lambda>, expected finite numbers"):
+        list(Loader(images, np.arange(3), 2, transform=lambda image, rng: image * np.float32(np.inf)))
 
 
 @pytest.mark.parametrize("n", [-1, 3, 4])

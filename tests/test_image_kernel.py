@@ -17,7 +17,8 @@ def definition(images, index, *, corner, flip, centre, mean, std, pad, cutout):
         image = padded[:, top : top + height, left : left + width]
         if flip[b]:
             image = image[:, :, ::-1]
-        y[b] = (image.astype(np.float32) / 255 - mean[:, None, None]) / std[:, None, None]
+        image = image.astype(np.float32) / 255 if images.dtype == np.uint8 else image
+        y[b] = (image - mean[:, None, None]) / std[:, None, None]
         top, left = centre[b] - cutout // 2
         y[b, :, max(0, top) : max(0, top + cutout), max(0, left) : max(0, left + cutout)] = 0
     return y
@@ -30,6 +31,8 @@ def calls(draw):
     batch, pad = draw(st.integers(0, 5)), draw(st.integers(0, 4))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     images = rng.integers(0, 256, (n, channels, height, width), np.uint8)
+    if draw(st.booleans()):
+        images = rng.normal(0, 100, images.shape).astype(np.float32)
     return (images, rng.integers(0, n, batch)), {
         "corner": rng.integers(0, 2 * pad + 1, (batch, 2)),
         "flip": rng.random(batch) < 0.5,
@@ -70,7 +73,7 @@ STILL = {"corner": [[0, 0]], "flip": [False], "centre": [[0, 0]], "mean": [0] * 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"images": IMAGES.astype(float)}, ValueError, r"images: expected uint8 of .* got float64"),
+        ({"images": IMAGES.astype(float)}, ValueError, r"images: expected uint8 or float32 of .* got float64"),
         ({"images": IMAGES[0]}, ValueError, r"images: .* got uint8 of shape \(3, 4, 4\)"),
         ({"index": [1]}, IndexError, r"index: expected 0 to 0, got 1 to 1"),
         ({"index": [-1]}, IndexError, r"index: expected 0 to 0, got -1 to -1"),

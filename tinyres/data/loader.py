@@ -4,9 +4,10 @@ So a run that stopped can go on at any batch as if it had not stopped.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,10 @@ from tinyres.data.augment import Augment
 from tinyres.data.mix import Mix
 
 AHEAD = 2  # batches that are prepared while the network works on another
+CHUNK = 2**22  # numbers that are looked at at a time
+
+Transform: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+Batch: TypeAlias = tuple[Any, ...]  # (x, y) or (x, y, w): two or three arrays
 
 
 class Loader:
@@ -22,17 +27,27 @@ class Loader:
 
     Parameters
     ----------
-    images : uint8 array of shape (N, C, H, W)
-    labels : int64 array of shape (N,)
+    images : uint8, float32 or float64 array of shape (N, C, H, W)
+        Of any number of channels. Floats have to be finite, are used as they are, as float32, and in Augment what lies
+        outside an image is 0, as it is in uint8, where that is black.
+    labels : int64 array of shape (N,), or float array of shape (N, K)
+        A class of each image, or K numbers of it, such as the probability of each class, as float32.
     batch_size : int
-    mean, std : floats of shape (C,)
-        Of each channel, where black is 0 and white is 1: see `channel_statistics`.
+    mean, std : floats of shape (C,), optional
+        Of each channel, 0 and 1 by default: of uint8 where black is 0 and white is 1, see `channel_statistics`; of
+        floats in their own units.
     shuffle : bool
         Whether each epoch has an order of its own.
+    transform : callable, optional
+        ``transform(image, rng)`` gives another image of the same dtype and number of channels, of any height and width
+        that all of a batch agree on. It runs on the background thread, before `augment` and normalisation. `image` of
+        shape (C, H, W) is a copy, and `rng`, an np.random.Generator, follows from (seed, epoch, place in the epoch).
     augment : Augment, optional
         How to vary the images; without it they are only normalised.
     mix : Mix, optional
         How to mix them with each other: then labels are probabilities, float32 of shape (B, K).
+    weight : float array of shape (N,), optional
+        How much each image counts, 0 or more: each batch is then ``(x, y, w)``. Not with `mix`.
     seed : int
     drop_last : bool
         Whether to leave out a last batch that is not full.
@@ -43,7 +58,8 @@ class Loader:
     Raises
     ------
     ValueError
-        If an array has the wrong dtype or shape, or `batch_size`, `std`, `seed` or `part` a value that makes no sense.
+        If an array has the wrong dtype or shape or is not finite, or `batch_size`, `std`, `seed` or `part` a value that
+        makes no sense, or `weight` meets `mix`. While batches are made, if `transform` gives what it should not.
 
     Examples
     --------
@@ -59,6 +75,14 @@ class Loader:
     >>> orders = [[label for _, y in loader for label in y.tolist()] for _ in range(2)]  # each time the next epoch
     >>> orders[0] == orders[1], sorted(orders[1]) == list(range(10))
     (False, True)
+
+    Numbers of one's own, two channels, and a transform that turns each image at random:
+
+    >>> fields = np.random.default_rng(0).normal(size=(10, 2, 8, 8))
+    >>> turn = lambda image, rng: np.rot90(image, rng.integers(4), axes=(1, 2))
+    >>> x, y, w = next(Loader(fields, labels, 4, transform=turn, weight=np.ones(10)).epoch(0))
+    >>> x.shape, x.dtype, w
+    ((4, 2, 8, 8), dtype('float32'), array([1., 1., 1., 1.], dtype=float32))
     """
 
     def __init__(
@@ -67,11 +91,13 @@ class Loader:
         labels: np.ndarray,
         batch_size: int,
         *,
-        mean: npt.ArrayLike,
-        std: npt.ArrayLike,
+        mean: npt.ArrayLike | None = None,
+        std: npt.ArrayLike | None = None,
         shuffle: bool = True,
+        transform: Transform | None = None,
         augment: Augment | None = None,
         mix: Mix | None = None,
+        weight: npt.ArrayLike | None = None,
         seed: int = 0,
         drop_last: bool = False,
         part: tuple[int, int] = (0, 1),
@@ -83,15 +109,24 @@ class Loader:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         if seed < 0:
             raise ValueError(f"seed: expected 0 or more, got {seed}")
-        self.mean, self.std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+        channels = images.shape[1]
+        self.mean = np.asarray(np.zeros(channels) if mean is None else mean, np.float32)
+        self.std = np.asarray(np.ones(channels) if std is None else std, np.float32)
         for name, array in (("mean", self.mean), ("std", self.std)):
-            if array.shape != images.shape[1:2]:
-                raise ValueError(f"{name}: expected one number for each of {images.shape[1]} channels, got {array}")
+            if array.shape != (channels,):
+                raise ValueError(f"{name}: expected one number for each of {channels} channels, got {array}")
         if not (self.std > 0).all():
             raise ValueError(f"std: expected positive numbers, got {self.std}")
-        self.images, self.labels = np.ascontiguousarray(images), labels
+        if transform is not None and not callable(transform):
+            raise ValueError(f"transform: got {type(transform).__name__}, expected a callable (image, rng) -> image")
+        if mix is not None and labels.ndim == 2 and labels.shape[1] != mix.classes:
+            raise ValueError(f"mix: got {mix.classes} classes, expected {labels.shape[1]}, those of the labels")
+        self.images = np.ascontiguousarray(_as_floats("images", images) if images.dtype.kind == "f" else images)
+        self.labels = _as_floats("labels", labels) if labels.ndim == 2 else labels
+        self.weight = None if weight is None else _weights(weight, len(images), mix)
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.transform = transform
         self.augment = augment or Augment(pad=0, flip=False, cutout=0)
         self.mix = mix
         self.seed = seed
@@ -108,7 +143,7 @@ class Loader:
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and not self.drop_last)
 
-    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def __iter__(self) -> Iterator[Batch]:
         """The next epoch: 0 at first, 1 when it is iterated over again, and so on. `epoch` gives any."""
         self.next_epoch += 1
         return self.epoch(self.next_epoch - 1)
@@ -117,7 +152,7 @@ class Loader:
         """Images of a batch, of all its parts."""
         return min(self.batch_size, len(self.images) - batch * self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
         """Batches of one epoch, from batch `start` on, every `step`-th.
 
         Parameters
@@ -131,7 +166,8 @@ class Loader:
         Yields
         ------
         x : float32 array of shape (B, C, H, W), channels-last in memory
-        y : int64 array of shape (B,), or with `mix` float32 of shape (B, K)
+        y : int64 array of shape (B,), or float32 of shape (B, K) where labels are, or with `mix`
+        w : float32 array of shape (B,), with `weight` alone
 
         Raises
         ------
@@ -147,13 +183,13 @@ class Loader:
         # a generator of its own, so that the checks above come at once
         return self._prefetch(epoch, range(start, len(self), step))
 
-    def _prefetch(self, epoch: int, batches: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _prefetch(self, epoch: int, batches: range) -> Iterator[Batch]:
         order = np.arange(len(self.images))
         if self.shuffle:
             order = np.random.default_rng([self.seed, epoch]).permutation(order)
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tinyres-loader")
         try:
-            tasks: Iterator[Future[tuple[np.ndarray, np.ndarray]]]
+            tasks: Iterator[Future[Batch]]
             tasks = (pool.submit(self._batch, order, epoch, batch) for batch in batches)
             waiting = deque(islice(tasks, AHEAD))
             while waiting:
@@ -163,19 +199,52 @@ class Loader:
         finally:  # also when the caller leaves early: at most the batch in hand is finished
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _batch(self, order: np.ndarray, epoch: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _batch(self, order: np.ndarray, epoch: int, batch: int) -> Batch:
         index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
         # from 1, since NumPy takes [seed, epoch, 0] for the same seed as [seed, epoch]
         rng = np.random.default_rng([self.seed, epoch, batch + 1])
         which, parts = self.part
         own = slice(which * len(index) // parts, (which + 1) * len(index) // parts)
-        made = slice(None) if self.mix else own  # an image may be mixed with one of another part
+        made = slice(0, len(index)) if self.mix else own  # an image may be mixed with one of another part
         mirrored = None if self._mirrored is None else self._mirrored[index] ^ (epoch % 2 == 1)
-        x = self.augment(self.images, index, mean=self.mean, std=self.std, rng=rng, own=made, mirrored=mirrored)
-        if self.mix is None:
-            return x, self.labels[index[own]]
-        x, q = self.mix(x, self.labels[index], rng=rng)
-        return x[own], q[own]
+        images, where = self.images, index
+        if self.transform is not None:
+            images = self._transformed(index[made], epoch, batch * self.batch_size + made.start)
+            where = np.arange(len(index)) - made.start  # of those that are made, in `images`
+        x = self.augment(images, where, mean=self.mean, std=self.std, rng=rng, own=made, mirrored=mirrored)
+        if self.mix is not None:
+            x, q = self.mix(x, self.labels[index], rng=rng)
+            return x[own], q[own]
+        y = self.labels[index[own]]
+        return (x, y) if self.weight is None else (x, y, self.weight[index[own]])
+
+    def _transformed(self, index: np.ndarray, epoch: int, first: int) -> np.ndarray:
+        """Images as the transform gives them; `first` is the place of the first of them in the epoch."""
+        before = self.images[index]  # a copy
+        after: list[np.ndarray] = []
+        for i, image in enumerate(before):
+            # 0 where those of whole batches have 1 or more
+            rng = np.random.default_rng([self.seed, epoch, 0, first + i + 1])
+            assert self.transform is not None
+            after.append(self.transform(image, rng))
+            _check_transformed(self.transform, after, before[0])
+        return np.stack(after) if after else before
+
+
+def _check_transformed(transform: Transform, after: list[np.ndarray], before: np.ndarray) -> None:
+    """The last image that a transform gave goes with the others, and with those that it was given."""
+    image, expected = after[-1], f"{before.dtype} of shape ({len(before)}, H, W)"
+    got, good = type(image).__name__, isinstance(image, np.ndarray)
+    if good:
+        got = f"{image.dtype} of shape {image.shape}"
+        good = image.dtype == before.dtype and image.ndim == 3 and len(image) == len(before) and image.size > 0
+    if good and image.shape != after[0].shape:
+        good, expected = False, f"shape {after[0].shape} as of the other images of the batch"
+    if good and not np.isfinite(image).all():
+        good, got, expected = False, "NaN or infinity", "finite numbers"
+    if not good:
+        name = getattr(transform, "__qualname__", None) or type(transform).__qualname__
+        raise ValueError(f"transform: got {got} from {name}, expected {expected}")
 
 
 def split_validation(
@@ -185,8 +254,9 @@ def split_validation(
 
     Parameters
     ----------
-    images : uint8 array of shape (N, C, H, W)
-    labels : int64 array of shape (N,)
+    images : array of shape (N, C, H, W)
+    labels : array of shape (N,) or (N, K)
+        Both as a `Loader` takes them.
     n : int
         How many to hold out, 0 to N - 1.
     seed : int
@@ -216,9 +286,39 @@ def split_validation(
 
 
 def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"images: expected uint8 of shape (N, C, H, W), got {images.dtype} of shape {images.shape}")
-    if labels.dtype != np.int64 or labels.ndim != 1:
-        raise ValueError(f"labels: expected int64 of shape (N,), got {labels.dtype} of shape {labels.shape}")
+    if images.dtype not in (np.uint8, np.float32, np.float64) or images.ndim != 4 or not images.shape[1]:
+        expected = "expected uint8 of shape (N, C, H, W), or float32"
+        raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")
+    classes, numbers = labels.dtype == np.int64 and labels.ndim == 1, labels.dtype.kind == "f" and labels.ndim == 2
+    if not (classes or numbers):
+        expected = "expected int64 of shape (N,), or float32 of shape (N, K)"
+        raise ValueError(f"labels: {expected}, got {labels.dtype} of shape {labels.shape}")
     if len(images) != len(labels):
         raise ValueError(f"labels: expected one for each of {len(images)} images, got {len(labels)}")
+
+
+def _as_floats(name: str, array: np.ndarray) -> np.ndarray:
+    """As float32, and finite: not all at once, since a copy of all images may be large."""
+    with np.errstate(over="ignore"):  # what float32 does not hold is infinite there
+        array = array.astype(np.float32, copy=False)
+    some = max(1, CHUNK * len(array) // max(1, array.size))
+    for start in range(0, len(array), some):
+        chunk = array[start : start + some]
+        bad = ~np.isfinite(chunk.reshape(len(chunk), -1)).all(1)
+        if bad.any():
+            number = start + int(bad.argmax())
+            raise ValueError(f"{name}: got NaN or infinity, as float32, in number {number}, expected finite numbers")
+    return array
+
+
+def _weights(weight: npt.ArrayLike, n: int, mix: Mix | None) -> np.ndarray:
+    if mix is not None:
+        raise ValueError("weight: got one together with mix, expected one of the two: a mixture is of two images")
+    weights = np.asarray(weight)
+    if weights.dtype.kind not in "fiu" or weights.shape != (n,):
+        expected = f"expected a number for each of {n} images"
+        raise ValueError(f"weight: {expected}, got {weights.dtype} of shape {weights.shape}")
+    weights = _as_floats("weight", weights)
+    if (weights < 0).any():
+        raise ValueError(f"weight: got {weights.min()}, expected 0 or more")
+    return weights

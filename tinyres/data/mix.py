@@ -53,7 +53,8 @@ class Mix:
     def __call__(self, x: np.ndarray, y: np.ndarray, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Images of shape (B, C, H, W), which are changed in place, and probabilities of shape (B, K), float32.
 
-        Each image is mixed with one of a random permutation of the batch.
+        `y` is a class of each image, of shape (B,), or the probability of each class, of shape (B, K). Each image is
+        mixed with one of a random permutation of the batch.
         """
         cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup
@@ -62,7 +63,7 @@ class Mix:
             share = _cut(x, other, share, rng)
         else:
             x += np.float32(1 - share) * (x[other] - x)
-        own = np.eye(self.classes, dtype=np.float32)[y]
+        own = np.eye(self.classes, dtype=np.float32)[y] if y.ndim == 1 else y
         return x, np.float32(share) * own + np.float32(1 - share) * own[other]
 
 

@@ -8,7 +8,7 @@ random numbers, so that the same numbers give the same batch.
 import numpy as np
 import numpy.typing as npt
 
-from tinyres.kernels.compile import contiguous, jit
+from tinyres.kernels.compile import contiguous, inner, jit
 
 
 def augment_batch(
@@ -27,7 +27,7 @@ def augment_batch(
 
     Parameters
     ----------
-    images : uint8 array of shape (N, C, H, W)
+    images : uint8 or float32 array of shape (N, C, H, W)
     index : integers of shape (B,)
         Which images make up the batch.
     corner : integers of shape (B, 2)
@@ -37,9 +37,9 @@ def augment_batch(
     centre : integers of shape (B, 2)
         Row and column of each cutout's centre, in the finished image.
     mean, std : floats of shape (C,)
-        Of each channel, where black is 0 and white is 1.
+        Of each channel: of uint8 where black is 0 and white is 1, of floats in their own units.
     pad : int
-        Black pixels around the image before it is cropped.
+        Pixels that are 0, and so black in uint8, around the image before it is cropped.
     cutout : int
         Side of the square that is blanked, or 0 for none.
 
@@ -63,7 +63,8 @@ def augment_batch(
         p = images[index[b], c, i + corner[b, 0] - pad, v + corner[b, 1] - pad]
         y[b, c, i, j] = (p / 255 - mean[c]) / std[c]
 
-    and then y = 0, which is the mean, in the square of `cutout` pixels a side about `centre`.
+    where floats are not divided by 255; and then y = 0, which is the mean, in the square of `cutout` pixels a side
+    about `centre`.
 
     Examples
     --------
@@ -74,9 +75,10 @@ def augment_batch(
              [3., 2.]]]], dtype=float32)
     """
     if not isinstance(images, np.ndarray):
-        raise TypeError(f"images: expected a uint8 array of shape (N, C, H, W), got {type(images).__name__}")
-    if images.dtype != np.uint8 or images.ndim != 4:
-        raise ValueError(f"images: expected uint8 of shape (N, C, H, W), got {images.dtype} of shape {images.shape}")
+        raise TypeError(f"images: expected an array of shape (N, C, H, W), got {type(images).__name__}")
+    if images.dtype not in (np.uint8, np.float32) or images.ndim != 4:
+        expected = "expected uint8 or float32 of shape (N, C, H, W)"
+        raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")
     n, channels, height, width = images.shape
     index, corner, centre = (
         _of_kind("iu", name, a, np.int64) for name, a in (("index", index), ("corner", corner), ("centre", centre))
@@ -95,9 +97,12 @@ def augment_batch(
     if batch and (index.min() < 0 or index.max() >= n):  # Numba would read whatever memory is there
         raise IndexError(f"index: expected 0 to {n - 1}, got {index.min()} to {index.max()}")
 
-    table = (np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std  # all 256 answers, (256, C)
+    table = None
+    if images.dtype == np.uint8:  # there are but 256 answers, (256, C)
+        table = contiguous((np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std)
     y = np.empty((batch, height, width, channels), np.float32)
-    _augment(contiguous(images), *map(contiguous, (index, corner, flip, centre, table)), (pad, cutout), y)
+    where = map(contiguous, (index, corner, flip, centre))
+    _augment(contiguous(images), *where, (table, contiguous(mean), contiguous(std)), (pad, cutout), y)
     return y.transpose(0, 3, 1, 2)
 
 
@@ -109,16 +114,25 @@ def _of_kind(kinds: str, name: str, values: npt.ArrayLike, dtype: type) -> np.nd
     return array.astype(dtype, copy=False)
 
 
+@inner
+def _normalised(pixel, c, table, mean, std):
+    """Looked up where there is a table, else computed: Numba compiles one of the two, since None is a type to it."""
+    if table is None:
+        return (pixel - mean[c]) / std[c]
+    return table[pixel, c]
+
+
 @jit
-def _augment(images, index, corner, flip, centre, table, sizes, y):
-    """y[b, i, j, c] = table[pixel, c], for the pixel that lands there, or 0 in the cutout. ::
+def _augment(images, index, corner, flip, centre, values, sizes, y):
+    """y[b, i, j, c] = the normalised pixel that lands there, or 0 in the cutout. ::
 
         for each image of the batch
             for each row and column of the result
                 find the row and column it comes from, and copy all channels
 
-    images (N, C, H, W), table (256, C), y (B, H, W, C), contiguous.
+    images (N, C, H, W), values: table (256, C) or None, mean and std (C,), y (B, H, W, C), contiguous.
     """
+    table, mean, std = values
     (batch, height, width, channels), (pad, cutout) = y.shape, sizes
     for b in range(batch):
         image, mirrored = images[index[b]], flip[b]
@@ -135,7 +149,7 @@ def _augment(images, index, corner, flip, centre, table, sizes, y):
                         y[b, i, j, c] = 0
                 elif row_inside and 0 <= column < width:
                     for c in range(channels):
-                        y[b, i, j, c] = table[image[c, row, column], c]
+                        y[b, i, j, c] = _normalised(image[c, row, column], c, table, mean, std)
                 else:
                     for c in range(channels):
-                        y[b, i, j, c] = table[0, c]
+                        y[b, i, j, c] = _normalised(images.dtype.type(0), c, table, mean, std)
