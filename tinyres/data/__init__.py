@@ -19,6 +19,7 @@ from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
 from tinyres.data.statistics import channel_statistics, patch_covariance
+from tinyres.data.transforms import ColorJitter, Compose, RandAugment, RandomResizedCrop, TrivialAugment
 
 __all__ = [
     "CIFAR100_CLASSES",
@@ -29,12 +30,17 @@ __all__ = [
     "SHAPES_CLASSES",
     "Augment",
     "Batches",
+    "ColorJitter",
+    "Compose",
     "DatasetError",
     "DatasetNotFound",
     "Folder",
     "Loader",
     "Mix",
     "PictureError",
+    "RandAugment",
+    "RandomResizedCrop",
+    "TrivialAugment",
     "channel_statistics",
     "cifar10",
     "cifar100",
