@@ -6,8 +6,9 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from tinyres import plots
 from tinyres.cli import app
-from tinyres.study import bottleneck, plots
+from tinyres.study import bottleneck
 
 
 def command(*words):

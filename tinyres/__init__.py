@@ -4,6 +4,7 @@ from numpy import float32, float64
 
 from tinyres import (
     average,
+    callbacks,
     checkpoints,
     data,
     evaluation,
@@ -22,17 +23,21 @@ from tinyres import (
 )
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.create import ones, randn, tensor, zeros
+from tinyres.lr_find import lr_find
 from tinyres.nn.init import manual_seed
 from tinyres.recompute import checkpoint
 from tinyres.replay import Replay
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
 from tinyres.tensor import Tensor, record
+from tinyres.trainer import Trainer
 from tinyres.version import __version__ as __version__
 
 __all__ = [
     "Replay",
     "Tensor",
+    "Trainer",
     "average",
+    "callbacks",
     "checkpoint",
     "checkpoints",
     "data",
@@ -42,6 +47,7 @@ __all__ = [
     "export",
     "float32",
     "float64",
+    "lr_find",
     "machine",
     "manual_seed",
     "models",

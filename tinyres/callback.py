@@ -1,6 +1,6 @@
 """What hears of a training while it goes on, at Keras's moments, and may end it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ class Training(Protocol):
     """
 
     model: Module
+    loader: Any
     optimizer: Optimizer
     config: Config
     folder: Path | None
@@ -45,6 +46,10 @@ class Training(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     def stop(self, why: str) -> None: ...
+
+    def use(self, weights: Mapping[str, Array]) -> None: ...
+
+    def use_lr(self, lr: float) -> None: ...
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]: ...
 

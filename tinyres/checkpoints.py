@@ -37,7 +37,7 @@ __all__ = [
 FORMAT = 3
 """Of what is written. Format 2 is read too: what differs is option A, see `models.weights.upgrade`."""
 
-OPTIONS = ("num_classes", "stem", "shortcut")
+OPTIONS = ("num_classes", "in_channels", "stem", "shortcut")
 """What a checkpoint may say of its model besides the name: what a run can be asked for."""
 
 LARGEST = 10**7  # numbers in an array that a model may ask for, if its file has none as large; the family's have fewer
@@ -202,11 +202,11 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: does not describe a model that tinyres has ({error})") from error
     load_arrays(path, model, arrays)
-    _check_description(path, info, model.fc.weight.shape[0])
+    _check_description(path, info, model.fc.weight.shape[0], model.in_channels)
     return model.eval(), info
 
 
-def _check_description(path: str | Path, info: Mapping[str, Any], num_classes: int) -> None:
+def _check_description(path: str | Path, info: Mapping[str, Any], num_classes: int, channels: int) -> None:
     values: list[Any] = [info.get(name) for name in ("classes", "image_size", "resize")]
     classes, size, resize = values
 
@@ -221,16 +221,16 @@ def _check_description(path: str | Path, info: Mapping[str, Any], num_classes: i
     scaled = resize is None or (type(resize) is int and size <= resize <= 2 * size)
     expect("resize", scaled, "nothing, or a whole number from image_size to its double")
     expect("config", isinstance(info.get("config"), dict), "the configuration of a run")
-    normalisation(path, info)
+    normalisation(path, info, channels)
 
 
-def normalisation(path: str | Path, info: Mapping[str, Any]) -> tuple[Array, Array]:
-    """Mean and standard deviation of each colour, float32, as the information of a checkpoint has them.
+def normalisation(path: str | Path, info: Mapping[str, Any], channels: int = 3) -> tuple[Array, Array]:
+    """Mean and standard deviation of each channel, float32, as the information of a checkpoint has them.
 
     Raises
     ------
     CheckpointError
-        Where they are not three finite numbers each, those of the deviation positive.
+        Where they are not finite numbers, one for each channel, those of the deviation positive.
 
     Examples
     --------
@@ -239,12 +239,13 @@ def normalisation(path: str | Path, info: Mapping[str, Any]) -> tuple[Array, Arr
     array([0.25, 0.25, 0.25], dtype=float32)
     """
     values: list[Any] = [info.get(name) for name in ("mean", "std")]
-    lists = all(isinstance(value, list) and len(value) == 3 for value in values)
+    lists = all(isinstance(value, list) and len(value) == channels for value in values)
     numbers = lists and all(type(x) in (int, float) and abs(x) < 1e38 for value in values for x in value)  # no NaN
-    mean, std = np.array(values if numbers else np.zeros((2, 3)), np.float32)
+    mean, std = np.array(values if numbers else np.zeros((2, channels)), np.float32)
     if not (std > 0).all():
         got = " and ".join(reprlib.repr(info.get(name)) for name in ("mean", "std"))
-        raise CheckpointError(f"{path}: mean, std: expected three numbers each, those of std positive, got {got}")
+        count = "three numbers" if channels == 3 else f"{channels} numbers"
+        raise CheckpointError(f"{path}: mean, std: expected {count} each, those of std positive, got {got}")
     return mean, std
 
 

@@ -4,8 +4,9 @@ There is one: the command line's runs and `tinyres.Trainer` are both made of it.
 """
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -120,6 +121,36 @@ class Loop:
     def stop(self, why: str) -> None:
         """End the training after this step, or this epoch where a callback says so at its end."""
         self.stopped = why
+
+    def use(self, weights: Mapping[str, Array]) -> None:
+        """Put these into the model: a state dict of it."""
+        self.model.load_state_dict(weights)
+
+    def use_lr(self, lr: float) -> None:
+        """Let this be the configuration's learning rate."""
+        self.config = dataclasses.replace(self.config, lr=lr, lr_batch_size=None)
+        self.lr = SCHEDULES[self.config.schedule](self.config, self.total_steps)
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """Inside this block take what steps you like, with `one_step`: after it, all is as it was before."""
+        weights, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        beside = [b for b in (self.average, self.lookahead) if b]
+        averages = [(b.steps, {name: array.copy() for name, array in b.arrays.items()}) for b in beside]
+        before = self.step, self.lr, self.sums.copy()
+        try:
+            yield
+        finally:
+            self.step, self.lr, self.sums = before
+            self.optimizer.zero_grad()
+            self.optimizer.load_state_dict(optimizer)
+            self.use(weights)
+            for b, (steps, arrays) in zip(beside, averages, strict=True):
+                b.steps, b.arrays = steps, arrays
+
+    def one_step(self, arrays: tuple[Array, ...]) -> Logs:
+        """A training step on these, as if they were the batch whose turn it is; ``loss``, ``lr`` and ``images``."""
+        return self._train_step(arrays, lambda: False)[0]
 
     def advance(self, step: int, callbacks: Callbacks) -> None:
         """Train until `step` steps of the run are done; errors as in `tinyres.train.Run.fit`."""

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tinyres import ops, optim
+from tinyres import ops, optim, plots
 from tinyres.nn import Module
 from tinyres.parallel.gradients import Gradients
 from tinyres.parallel.world import world
-from tinyres.study import plots
 from tinyres.tensor import Tensor
 
 WARM_UP = 3  # steps before those that are looked at

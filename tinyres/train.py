@@ -174,9 +174,9 @@ class Run(Loop):
         if given is None:
             given = self._read(progress, (last, saved[1]) if last and saved else None, recompute)
         elif saved:
-            for loader in filter(None, (given.train, given.validation)):
-                if isinstance(loader, data.Loader):
-                    loader.mean, loader.std = (np.array(saved[1][key], np.float32) for key in ("mean", "std"))
+            for name in ("classes", "image_size", "mean", "std"):
+                if saved[1].get(name) != given.info[name]:
+                    raise ValueError(f"resume: the run in {folder} has other images or labels, whose {name} differs")
         self.model_info, self.info = given.model_info, given.info
         super().__init__(
             given.model, given.train, config, validation=given.validation, loss=given.loss, anomaly=anomaly
@@ -398,6 +398,10 @@ class Run(Loop):
                 beside.steps = self.step
         except (ValueError, KeyError) as error:
             raise checkpoints.CheckpointError(f"{path}: not the state of a run ({error})") from error
+
+    def use_lr(self, lr: float) -> None:
+        super().use_lr(lr)
+        self._write_config()
 
     def _write_config(self) -> None:
         """What was asked for, perhaps with more epochs than before."""

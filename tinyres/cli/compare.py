@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from tinyres import plots
 from tinyres.cli.options import Json
 from tinyres.console import UserError, errors, expect_folder, out, show
 from tinyres.files import write_whole
-from tinyres.study import comparison, plots
+from tinyres.study import comparison
 
 
 def compare(

@@ -9,14 +9,13 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from tinyres import checkpoints, evaluation
+from tinyres import checkpoints, evaluation, plots
 from tinyres import train as training
 from tinyres.cli.options import Checkpoint, Json
 from tinyres.console import DataOption, Threads, UserError, console, errors, expect_folder, out, show, work_together
 from tinyres.data import Loader
 from tinyres.files import write_whole
 from tinyres.parallel.world import world
-from tinyres.study import plots
 from tinyres.study import scores as pictures
 
 SPLITS = ("test", "validation", "train")

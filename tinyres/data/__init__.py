@@ -14,7 +14,7 @@ from tinyres.data.idx import (
     mnist,
     read_idx,
 )
-from tinyres.data.loader import Loader, split_validation
+from tinyres.data.loader import Loader, Transform, split_validation
 from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
@@ -40,6 +40,7 @@ __all__ = [
     "PictureError",
     "RandAugment",
     "RandomResizedCrop",
+    "Transform",
     "TrivialAugment",
     "channel_statistics",
     "cifar10",

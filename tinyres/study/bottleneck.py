@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from tinyres import plots
 from tinyres.models.summary import Cost, compare_blocks
-from tinyres.study import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

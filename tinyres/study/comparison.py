@@ -9,10 +9,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tinyres import plots
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import Config
 from tinyres.runs import numbers_by_name, read_config, read_times
-from tinyres.study import plots
 from tinyres.study.page import find_jinja
 
 

@@ -9,12 +9,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinyres import data, models, train
+from tinyres import data, models, plots, train
 from tinyres.callback import Callback, Logs
 from tinyres.evaluation import BATCH
 from tinyres.files import CheckpointError, write_whole
 from tinyres.runs import holds_run, read_config
-from tinyres.study import plots
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinyres.study import plots
+from tinyres import plots
 from tinyres.study.problems import Problem, sample
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor

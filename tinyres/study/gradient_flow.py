@@ -9,12 +9,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinyres import models, ops
+from tinyres import models, ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
 from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
-from tinyres.study import plots
 from tinyres.study.probe import Moment, norm, train_and_measure
 from tinyres.study.variants import vary
 from tinyres.tape import Array

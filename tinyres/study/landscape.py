@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinyres import checkpoints, data, evaluation, train
+from tinyres import checkpoints, data, evaluation, plots, train
 from tinyres.files import CheckpointError, digest, write_whole
 from tinyres.nn import Module
-from tinyres.study import plots
 from tinyres.tape import Array
 
 if TYPE_CHECKING:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinyres import models, ops
+from tinyres import models, ops, plots
 from tinyres.kernels.pending import Pending, known
 from tinyres.models import ResNet
 from tinyres.profile import left_as_it_was
-from tinyres.study import plots
 from tinyres.tape import Array, Leaf, Node, state, watching
 from tinyres.tensor import Tensor
 

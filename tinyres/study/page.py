@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.study import mosaic, plots
+from tinyres import plots
+from tinyres.study import mosaic
 from tinyres.study.explain import Input, Passes, Step
 from tinyres.study.formulas import formula, to_html
 from tinyres.tape import Array

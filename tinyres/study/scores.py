@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tinyres import plots
 from tinyres.evaluation import Scores
-from tinyres.study import plots
 from tinyres.tape import Array
 
 FEW_CLASSES = 20  # whose numbers can be read in a picture

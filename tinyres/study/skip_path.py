@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinyres import models, ops
+from tinyres import models, ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
-from tinyres.study import plots
 from tinyres.study.probe import Moment, norm, train_and_measure
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from tinyres import plots
 from tinyres import train as training
 from tinyres.console import DataOption, Threads, configuration, errors, out, prepare_kernels, show, use_threads
 from tinyres.study import degradation as study
-from tinyres.study import plots
 from tinyres.study.commands.shared import Dataset, Names, Out, Seed, Subset, app, folder_for, write
 
 

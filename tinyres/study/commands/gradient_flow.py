@@ -5,11 +5,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import models
+from tinyres import models, plots
 from tinyres.console import DataOption, Threads, busy, configuration, errors, out, prepare_kernels, show, use_threads
 from tinyres.recipe import load_data
 from tinyres.study import gradient_flow as study
-from tinyres.study import plots, probe
+from tinyres.study import probe
 from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tinyres import models
+from tinyres import models, plots
 from tinyres import train as training
 from tinyres.console import (
     DataOption,
@@ -23,7 +23,7 @@ from tinyres.console import (
     show,
     use_threads,
 )
-from tinyres.study import degradation, plots
+from tinyres.study import degradation
 from tinyres.study import landscape as study
 from tinyres.study.commands.shared import Names, Out, Seed, app, folder_for, write
 

@@ -7,11 +7,10 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from tinyres import models
+from tinyres import models, plots
 from tinyres.console import Threads, busy, errors, out, prepare_kernels, show, use_threads
 from tinyres.nn.init import manual_seed
 from tinyres.study import memory as study
-from tinyres.study import plots
 from tinyres.study.commands.shared import Out, app, folder_for, write
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from tinyres import plots
 from tinyres.console import expect_folder, out
 from tinyres.files import write_whole
 from tinyres.progress import ProgressBar
-from tinyres.study import plots
 
 app = typer.Typer(help="See how residual networks learn: numbers and pictures of real runs.", no_args_is_help=True)
 

@@ -1,4 +1,4 @@
-"""Pictures of the studies: matplotlib where it is installed, one look for all, written whole or not at all."""
+"""Pictures: matplotlib where it is installed, one look for all, written whole or not at all."""
 
 import io
 from pathlib import Path

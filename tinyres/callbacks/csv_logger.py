@@ -1,0 +1,35 @@
+"""The records of epochs as a table that a spreadsheet reads."""
+
+import csv
+import io
+from pathlib import Path
+
+from tinyres.callback import Callback, Logs, Training
+from tinyres.files import write_whole
+
+
+class CSVLogger(Callback):
+    """Write a CSV file with a line for each epoch, whole after each: of a run that went on, all epochs are there.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder is made if it is not there.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> trainer = tr.Trainer("resnet20", callbacks=[tr.callbacks.CSVLogger("history.csv")])
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def on_epoch_end(self, training: Training, logs: Logs) -> None:
+        text = io.StringIO()
+        names = list(dict.fromkeys(name for record in training.history for name in record))
+        table = csv.DictWriter(text, names, lineterminator="\n")
+        table.writeheader()
+        table.writerows(training.history)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(self.path, text.getvalue().encode())

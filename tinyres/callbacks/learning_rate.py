@@ -1,0 +1,57 @@
+"""A learning rate that is found before the training."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tinyres.callback import Callback, Training
+from tinyres.loop import Loop
+from tinyres.lr_find import Found, lr_find
+
+
+class LearningRateFinder(Callback):
+    """Before the first step, try learning rates, see `tinyres.lr_find`, and train at the one that it suggests.
+
+    Parameters
+    ----------
+    plot : str or Path, optional
+        Where to draw what came of it.
+    share : float
+        Of the suggestion, more than 0: 1 for a schedule that rises to it and falls again.
+    **options
+        ``lowest``, ``highest`` and ``steps`` for `lr_find`.
+
+    Attributes
+    ----------
+    found : Found or None
+        None where a run goes on, whose rate is known.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> trainer = tr.Trainer("resnet20", callbacks=[tr.callbacks.LearningRateFinder(steps=50)])
+    """
+
+    sets = ("lr", "lr_batch_size")
+
+    def __init__(self, plot: str | Path | None = None, *, share: float = 1.0, **options: Any) -> None:
+        if not share > 0:
+            raise ValueError(f"share: got {share}, expected more than 0")
+        self.plot, self.share, self.options = plot, share, _known(options)
+        self.found: Found | None = None
+
+    def on_train_begin(self, training: Training) -> None:
+        if training.step:
+            return
+        if not isinstance(training, Loop):
+            raise TypeError(f"LearningRateFinder: got a {type(training).__name__}, expected a run of tinyres")
+        self.found = lr_find(training, **self.options)
+        training.use_lr(self.found.suggestion * self.share)
+        if self.plot is not None:
+            self.found.plot().savefig(self.plot, dpi=130)
+
+
+def _known(options: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := options.keys() - {"lowest", "highest", "steps"}:
+        raise TypeError(f"{sorted(unknown)[0]}: no option of lr_find, which has lowest, highest, steps")
+    return dict(options)

@@ -1,0 +1,51 @@
+"""The quantity that a callback watches, and whether it got better."""
+
+from tinyres.callback import Logs
+
+
+class Monitor:
+    """A number in the records of epochs, which is to rise or to fall.
+
+    Parameters
+    ----------
+    name : str
+        Such as "validation_accuracy" or "train_loss".
+    mode : "auto", "max" or "min"
+        Whether more of it is better; of what ends in "accuracy" it is, of anything else by default less.
+    min_delta : float
+        How much better is better.
+
+    Raises
+    ------
+    ValueError
+        Where `mode` or `min_delta` is not of this form, or a record has no such number.
+
+    Examples
+    --------
+    >>> monitor = Monitor("train_loss", min_delta=0.1)
+    >>> monitor.best([{"train_loss": 1.0}, {"train_loss": 0.95}, {"train_loss": 0.5}])
+    2
+    """
+
+    def __init__(self, name: str, mode: str = "auto", min_delta: float = 0.0) -> None:
+        if mode not in ("auto", "max", "min"):
+            raise ValueError(f"mode: got {mode!r}, expected 'auto', 'max' or 'min'")
+        if not min_delta >= 0:
+            raise ValueError(f"min_delta: got {min_delta}, expected 0 or more")
+        rises = name.endswith("accuracy") if mode == "auto" else mode == "max"
+        self.name, self.sign, self.min_delta = name, 1 if rises else -1, min_delta
+
+    def value(self, record: Logs) -> float:
+        """The number in a record."""
+        if self.name not in record:
+            held = "; without validation images there are none of these" if self.name.startswith("validation") else ""
+            raise ValueError(f"monitor: got {self.name!r}, expected one of {', '.join(record)}{held}")
+        return record[self.name]
+
+    def best(self, history: list[Logs]) -> int:
+        """Which of the records is the best: the last that was better than all best ones before. -1 of none."""
+        best = -1
+        for i, record in enumerate(history):
+            if best < 0 or self.sign * (self.value(record) - self.value(history[best])) > self.min_delta:
+                best = i
+        return best

@@ -1,0 +1,117 @@
+"""What TensorBoard shows."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tinyres.callback import Callback, Logs, Training
+from tinyres.nn import Module
+from tinyres.tape import Array, Node, topological_order
+from tinyres.tensor import Tensor
+
+INSTALL = "TensorBoard: tensorboardX is not installed: pip install 'tinyres[tensorboard]'"
+MOST = 100_000  # numbers of an array that a histogram is made of
+
+
+class TensorBoard(Callback):
+    """Write loss and rate of each step, the records of epochs, and histograms of weights and gradients, for
+    ``tensorboard --logdir FOLDER``.
+
+    Parameters
+    ----------
+    folder : str or Path
+    histograms : int
+        Epochs from one set of histograms to the next; 0 for none.
+    graph : bool
+        Write the network's graph as well, as the tape has it: its operations, by module, with the shapes of what they
+        return.
+
+    Raises
+    ------
+    ImportError
+        Where tensorboardX is not installed, with the command that does it.
+
+    Notes
+    -----
+    The gradients are those of the epoch's last batch. Of an array of more than 100,000 numbers, so many at equal
+    distances are looked at. A run that goes on adds a file to the folder, and TensorBoard shows both as one.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> board = tr.callbacks.TensorBoard("runs/board")  # doctest: +SKIP
+    >>> trainer = tr.Trainer("resnet20", callbacks=[board])  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: str | Path, *, histograms: int = 1, graph: bool = True) -> None:
+        if histograms < 0:
+            raise ValueError(f"histograms: got {histograms}, expected 0 or more")
+        try:
+            import tensorboardX
+        except ImportError as error:
+            raise ImportError(INSTALL) from error
+        self.open, self.folder = tensorboardX.SummaryWriter, Path(folder)
+        self.histograms, self.graph = histograms, graph
+        self.writer: Any = None
+
+    def on_train_begin(self, training: Training) -> None:
+        again = training.step + 1 if training.step else None
+        self.writer = self.open(str(self.folder), purge_step=again, filename_suffix=f".{training.step}")
+        if not training.step:
+            config = "\n".join(f"    {name} = {value!r}" for name, value in vars(training.config).items())
+            self.writer.add_text("configuration", config, 0)
+        if self.graph and not training.step:
+            x, *_ = next(training.loader.epoch(0))
+            self.writer.file_writer.add_event(_graph(training.model, x[:1]))
+
+    def on_batch_end(self, training: Training, logs: Logs) -> None:
+        for name in ("loss", "lr"):
+            self.writer.add_scalar(f"step/{name}", logs[name], training.step)
+
+    def on_epoch_end(self, training: Training, logs: Logs) -> None:
+        for name, value in logs.items():
+            if name not in ("epoch", "step"):
+                self.writer.add_scalar(f"epoch/{name}", value, training.step)
+        if self.histograms and training.epoch % self.histograms == 0:
+            for name, parameter in training.model.named_parameters():
+                self.writer.add_histogram(f"weights/{name}", _some(parameter.data), training.step)
+                if parameter.grad is not None:
+                    self.writer.add_histogram(f"gradients/{name}", _some(parameter.grad), training.step)
+        self.writer.flush()
+
+    def teardown(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
+
+
+def _some(array: Array) -> Array:
+    flat = array.reshape(-1)
+    return flat[:: -(-flat.size // MOST)]
+
+
+def _graph(model: Module, images: Array) -> Any:
+    """The operations of a forward pass as the tape has them, inside of each other by the modules that they are of."""
+    from tensorboardX.proto.attr_value_pb2 import AttrValue
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.graph_pb2 import GraphDef
+    from tensorboardX.proto.node_def_pb2 import NodeDef
+    from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
+    from tensorboardX.proto.versions_pb2 import VersionDef
+
+    x, was_training = Tensor(images, requires_grad=True), model.training
+    logits = model.eval()(x)
+    model.train(was_training)
+    names, taken = {id(x): "images"}, Counter[str]()
+    nodes = [NodeDef(name="images", op="Input")]
+    for node in topological_order(logits._node):
+        if not isinstance(node, Node):
+            continue  # a parameter
+        name = "/".join([*filter(None, node.module.split(".")), node.name])
+        taken[name] += 1
+        names[id(node)] = name + (f"_{taken[name]}" if taken[name] > 1 else "")
+        dims = [TensorShapeProto.Dim(size=size) for size in node.shape]
+        shapes = AttrValue(list=AttrValue.ListValue(shape=[TensorShapeProto(dim=dims)]))
+        inputs = [names[id(parent)] for parent in node.parents if id(parent) in names]
+        nodes.append(NodeDef(name=names[id(node)], op=node.name, input=inputs, attr={"_output_shapes": shapes}))
+    return Event(graph_def=GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString())

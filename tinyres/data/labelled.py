@@ -1,0 +1,152 @@
+"""Images and labels as people have them in hand, and what the network is to see of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyres.data.statistics import channel_statistics
+
+
+def as_images(x: npt.ArrayLike, name: str = "x") -> np.ndarray:
+    """Images of shape (N, C, H, W), uint8 or float32, of an array with or without an axis of channels.
+
+    Raises
+    ------
+    ValueError
+        Where it is of another kind or shape, or channels seem to come last.
+
+    Examples
+    --------
+    >>> as_images(np.zeros((5, 8, 8))).shape, as_images(np.zeros((5, 3, 8, 8), np.uint8)).dtype
+    ((5, 1, 8, 8), dtype('uint8'))
+    """
+    array = np.asarray(x)
+    if array.ndim == 3:
+        array = array[:, None]
+    expected = "expected uint8 or float of shape (N, C, H, W) or (N, H, W), with at least one image"
+    if array.ndim != 4 or not array.size or not (array.dtype == np.uint8 or array.dtype.kind == "f"):
+        raise ValueError(f"{name}: got {array.dtype} of shape {array.shape}, {expected}")
+    if array.shape[3] in (1, 3, 4) and array.shape[1] > 4:
+        raise ValueError(
+            f"{name}: got shape {array.shape}, whose channels seem to come last; expected (N, C, H, W): "
+            f"{name}.transpose(0, 3, 1, 2)"
+        )
+    if array.dtype == np.uint8:
+        return array
+    array = array.astype(np.float32, copy=False)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: got NaN or infinity, expected finite numbers: fill them in, or leave them out")
+    return array
+
+
+def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each channel, float32, by which a `Loader` normalises these; of a channel that is
+    the same everywhere the deviation is 1, so that it becomes 0.
+
+    Examples
+    --------
+    >>> statistics(np.full((2, 1, 4, 4), 3.0, np.float32))
+    (array([3.], dtype=float32), array([1.], dtype=float32))
+    """
+    if images.dtype == np.uint8:
+        mean, std = channel_statistics(images)
+    else:
+        channels = images.transpose(1, 0, 2, 3).reshape(images.shape[1], -1)
+        mean = channels.mean(1, dtype=np.float64).astype(np.float32)
+        std = channels.std(1, dtype=np.float64).astype(np.float32)
+    return mean, np.where(std > 0, std, np.float32(1))
+
+
+class Labels:
+    """What classes there are, of labels that are whole numbers or strings.
+
+    Parameters
+    ----------
+    classes : sequence
+        In order, each once.
+
+    Examples
+    --------
+    >>> labels = Labels.of(["dog", "cat", "dog"])
+    >>> labels.classes, labels.numbers(["cat", "dog"]), labels.named(np.array([1]))
+    (['cat', 'dog'], array([0, 1]), array(['dog'], dtype='<U3'))
+    """
+
+    def __init__(self, classes: Sequence[Any]) -> None:
+        self.classes = list(classes)
+        self.number = {label: i for i, label in enumerate(self.classes)}
+
+    @classmethod
+    def of(cls, y: npt.ArrayLike) -> "Labels":
+        """The classes that occur, in order.
+
+        Raises
+        ------
+        ValueError
+            Where labels are not whole numbers or strings, one for each image.
+        """
+        return cls(np.unique(_checked(y)).tolist())
+
+    def numbers(self, y: npt.ArrayLike, name: str = "y") -> np.ndarray:
+        """The number of each one's class, int64 of shape (N,).
+
+        Raises
+        ------
+        ValueError
+            Where one is of no class.
+        """
+        array = _checked(y, name)
+        there, inverse = np.unique(array, return_inverse=True)
+        if unknown := [label for label in there.tolist() if label not in self.number]:
+            known = ", ".join(map(repr, self.classes[:10])) + (", ..." if len(self.classes) > 10 else "")
+            raise ValueError(f"{name}: got {unknown[0]!r}, expected one of {known}")
+        own = np.array([self.number[label] for label in there.tolist()], np.int64)
+        return own[inverse.reshape(-1)]
+
+    def named(self, numbers: np.ndarray) -> np.ndarray:
+        """The labels of classes by their numbers."""
+        return np.array(self.classes)[numbers]
+
+    def weights(
+        self, numbers: np.ndarray, sample: npt.ArrayLike | None, classes: Mapping[Any, float] | str | None
+    ) -> np.ndarray | None:
+        """How much each image counts, float32 of shape (N,), by its own weight times its class's; None: all the same.
+
+        "balanced" gives each class N / (K n), with n images of it in N of K classes.
+
+        Raises
+        ------
+        ValueError
+            Where weights are negative, not finite, all 0, not one for each image, or of a class that there is not.
+        """
+        if sample is None and classes is None:
+            return None
+        weight = np.ones(len(numbers)) if sample is None else np.asarray(sample, np.float64)
+        if weight.shape != numbers.shape:
+            raise ValueError(f"sample_weight: got shape {weight.shape}, expected {numbers.shape}, one for each image")
+        if isinstance(classes, str):
+            if classes != "balanced":
+                raise ValueError(f"class_weight: got {classes!r}, expected 'balanced' or a dict of weights by label")
+            counts = np.bincount(numbers, minlength=len(self.classes))
+            weight = weight * (len(numbers) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[numbers]
+        elif classes is not None:
+            if unknown := [label for label in classes if label not in self.number]:
+                raise ValueError(f"class_weight: got a weight of {unknown[0]!r}, expected of {self.classes[:10]}")
+            weight = weight * np.array([classes.get(label, 1.0) for label in self.classes])[numbers]
+        if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
+            raise ValueError("sample_weight, class_weight: expected finite numbers, 0 or more, and not all of them 0")
+        return weight.astype(np.float32)
+
+
+def _checked(y: npt.ArrayLike, name: str = "y") -> np.ndarray:
+    array = np.asarray(y)
+    if array.dtype.kind == "O" and all(isinstance(label, str) for label in array.flat):
+        array = array.astype(str)
+    if array.ndim != 1 or array.dtype.kind not in "iuUb":
+        raise ValueError(
+            f"{name}: got {array.dtype} of shape {array.shape}, expected whole numbers or strings of shape (N,), a "
+            "label for each image"
+        )
+    return array

@@ -1,0 +1,126 @@
+"""Which learning rate to train at: a short training at rates that rise, and where its loss falls fastest."""
+
+import itertools
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from tinyres.loop import Diverged, Loop
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SMOOTHED = 0.98  # of the loss so far that each step leaves
+WORSE = 4.0  # times the lowest loss: it will not come back
+
+
+class Found(NamedTuple):
+    """What came of trying learning rates.
+
+    Attributes
+    ----------
+    rates : list of float
+        As far as it went.
+    losses : list of float
+        Before each step, of its own batch.
+    smoothed : list of float
+        Their moving average.
+    suggestion : float
+        The rate at which the smoothed loss fell fastest.
+    """
+
+    rates: list[float]
+    losses: list[float]
+    smoothed: list[float]
+    suggestion: float
+
+    def plot(self) -> "Figure":
+        """Loss against rate, and the suggestion.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        """
+        from tinyres import plots
+
+        figure, axes = plots.subplots(width=7, height=4)
+        axes.plot(self.rates, self.losses, color="0.75", linewidth=1, label="of each batch")
+        axes.plot(self.rates, self.smoothed, color=plots.RESIDUAL, linewidth=2, label="smoothed")
+        axes.axvline(self.suggestion, color=plots.PLAIN, linestyle="--", label=f"suggestion: {self.suggestion:.3g}")
+        low, high = min(self.smoothed), self.smoothed[0]
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(low - 0.1 * high, 1.3 * high))
+        axes.legend(frameon=False)
+        return figure
+
+
+def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: int = 100) -> Found:
+    """Train for some steps at rates that rise from one to the next by the same factor, until the loss explodes; then
+    put everything back as it was.
+
+    Parameters
+    ----------
+    run : Run
+    lowest, highest : float
+    steps : int
+        At most, 10 or more; the data is gone through again where it has fewer batches.
+
+    Returns
+    -------
+    Found
+
+    Raises
+    ------
+    ValueError
+        Where the parameters are not of this form, or the loss exploded before there was anything to see.
+
+    Notes
+    -----
+    The rate of step i is lowest (highest / lowest)^(i / (steps - 1)). The loss is smoothed as
+    s <- 0.98 s + 0.02 l, divided by 1 - 0.98^(i + 1); where s is above 4 times its minimum, it ends. The suggestion is
+    the rate at the steepest descent of s by log(rate), with at least a tenth of the steps before it: a highest rate
+    for a one-cycle schedule, and for a constant rate one to divide by 3 to 10. It is a hint and not a measurement: try
+    half of it and its double too.
+
+    Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3 (the range test); smoothing and the
+    steepest descent as in fastai's finder (Gugger, "How do you find a good learning rate", 2018).
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> config = tr.train.Config(dataset="shapes", subset=200, batch_size=20, validation=20)
+    >>> run = tr.train.Run(config, None)
+    >>> found = tr.lr_find(run, steps=20)
+    >>> found.suggestion in found.rates
+    True
+    """
+    if not 0 < lowest < highest < math.inf:
+        raise ValueError(f"lowest, highest: got {lowest} and {highest}, expected 0 < lowest < highest")
+    if steps < 10:
+        raise ValueError(f"steps: got {steps}, expected 10 or more")
+    rates = [float(r) for r in np.geomspace(lowest, highest, steps)]
+    with run.set_aside():
+        run.step, run.lr = 0, lambda step: rates[step]
+        losses: list[float] = []
+        smoothed: list[float] = []
+        raw = 0.0
+        batches = itertools.chain.from_iterable(run.loader.epoch(epoch) for epoch in itertools.count())
+        for i in range(steps):
+            try:
+                loss = run.one_step(next(batches))["loss"]
+            except Diverged:
+                break
+            raw = SMOOTHED * raw + (1 - SMOOTHED) * loss
+            losses.append(loss)
+            smoothed.append(raw / (1 - SMOOTHED ** (i + 1)))
+            if smoothed[-1] > WORSE * min(smoothed):
+                break
+    if len(losses) < 5:
+        raise ValueError(
+            f"lowest: got {lowest:g}, at which the loss explodes within {len(losses)} steps; expected less"
+        )
+    rates = rates[: len(losses)]
+    begin = min(len(losses) // 10, len(losses) - 3)
+    slope = np.gradient(smoothed, np.log(rates))
+    return Found(rates, losses, smoothed, rates[begin + int(np.argmin(slope[begin:]))])

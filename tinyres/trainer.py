@@ -1,0 +1,477 @@
+"""Training for whoever has arrays in hand, or batches of their own: Keras's words over the command line's loop."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyres import checkpoints, data, models, recipes
+from tinyres.callback import Callback, Logs, Training
+from tinyres.data import Batches, Loader
+from tinyres.data.labelled import Labels, as_images, statistics
+from tinyres.evaluation import BATCH, Scores
+from tinyres.loop import Interrupted, Loss
+from tinyres.lr_find import Found, lr_find
+from tinyres.nn import Module
+from tinyres.nn.init import manual_seed
+from tinyres.parallel.world import world
+from tinyres.progress import ProgressBar
+from tinyres.recipe import Config
+from tinyres.runs import has_begun, holds_run, read_config
+from tinyres.spelling import did_you_mean
+from tinyres.tape import Array, no_grad
+from tinyres.tensor import Tensor
+from tinyres.train import Given, Run, freeze, whiten
+
+GENTLE = {"lr": 0.1, "pad": 0, "flip": False}
+"""What differs from the defaults of `Config`, which are for CIFAR-10: not every image looks the same mirrored."""
+NOT_HERE = ("dataset", "data", "image_size", "num_classes", "model", "validation", "subset")
+"""Fields of a `Config` that say what `fit` is given."""
+OF_BATCHES = ("batch_size", "pad", "flip", "alternate_flip", "cutout", "mixup", "cutmix")
+"""And those that say how batches are made of arrays."""
+
+Validation = float | tuple[Any, Any] | Iterable[Any] | None
+
+
+class Trainer:
+    """Trains a network to tell classes of images apart, on arrays or on batches of your own.
+
+    Parameters
+    ----------
+    model : str or Module
+        A name of the family, e.g. "resnet20", made for the images and classes that `fit` is given; or a network of
+        yours, images (B, C, H, W) to logits (B, K).
+    recipe : str or Config, optional
+        Name of a recipe, see `tinyres.recipes.names`, whose settings are taken; those of `Config` by default.
+    callbacks : sequence of Callback
+    loss : callable, optional
+        Of logits, a Tensor (B, K), and labels, an array: a loss for each image, a Tensor (B,), to take the place of
+        cross entropy.
+    transform : callable, optional
+        Varies each training image, see `tinyres.data.Loader`.
+    folder : str or Path, optional
+        Where the run is kept, as the command line's are, so that it can go on: see ``resume`` of `fit`.
+    verbose : bool
+        Show a progress bar, on a terminal or in a notebook, and a line for each epoch.
+    **settings
+        Fields of `Config`, such as ``epochs=10``, ``batch_size=128``, ``lr=0.1``, ``schedule="cosine"``,
+        ``label_smoothing=0.1``, ``ema=0.99``, ``mixup=0.2``, ``seed=0``. Unless a recipe or they say otherwise, the
+        rate is 0.1 here, and images are neither moved (``pad``) nor mirrored (``flip``).
+
+    Attributes
+    ----------
+    model : Module or str
+    classes : list
+        What labels there are, in order, as they were given; after `fit`.
+    history : list of dict
+        The records of the last `fit`'s epochs.
+    run : tinyres.train.Run
+        The run of the last `fit`.
+
+    Raises
+    ------
+    TypeError
+        Where there is no such setting.
+    ValueError
+        Where one makes no sense.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> images, labels = tr.data.shapes(300, size=16)
+    >>> trainer = tr.Trainer("resnet20", epochs=2, batch_size=50, lr=0.1, verbose=False)
+    >>> history = trainer.fit(images, [tr.data.SHAPES_CLASSES[label] for label in labels], validation=0.1)
+    >>> [sorted(record)[:2] for record in history]
+    [['epoch', 'lr'], ['epoch', 'lr']]
+    >>> trainer.predict(images[:2]).shape, trainer.predict_proba(images[:2]).shape
+    ((2,), (2, 10))
+    """
+
+    def __init__(
+        self,
+        model: str | Module = "resnet20",
+        recipe: str | Config | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+        loss: Loss | None = None,
+        transform: data.Transform | None = None,
+        folder: str | Path | None = None,
+        verbose: bool = True,
+        **settings: Any,
+    ) -> None:
+        if isinstance(model, str):
+            models.check_name(model)
+        elif not isinstance(model, Module):
+            raise TypeError(f"model: got a {type(model).__name__}, expected a name of the family or a Module")
+        self.model, self.callbacks, self.loss = model, list(callbacks), loss
+        self.transform, self.folder, self.verbose = transform, folder, verbose
+        self.given = set(settings)  # by name: what a run that goes on must agree with
+        self.config = self._configure(recipe, settings)
+        self.classes: list[Any] = []
+        self.mean: Array | None = None
+        self.std: Array | None = None
+        self.history: list[Logs] = []
+        self.run: Run | None = None
+        self._info: dict[str, Any] = {}  # what a checkpoint says besides weights
+        self._made: dict[str, Any] = {"name": "given", "options": {}}  # how the network can be made again
+
+    def _configure(self, recipe: str | Config | None, settings: Mapping[str, Any]) -> Config:
+        known = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_HERE]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"{name}: no setting of a training{did_you_mean(name, known)}; there are {known}")
+        name = self.model if isinstance(self.model, str) else "given"
+        if isinstance(recipe, Config):
+            base = dataclasses.asdict(recipe)
+        elif recipe is not None:
+            base = recipes.find(recipe).settings(None if name == "given" else name)
+        else:
+            base = GENTLE
+        base = {key: value for key, value in base.items() if key not in NOT_HERE}
+        config = Config(**{**base, **settings, "dataset": "given", "model": name, "validation": 0})
+        for callback in self.callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks: got {callback!r}, expected instances of classes that derive from Callback")
+            config = callback.configure(config)
+        return config
+
+    # ---------------------------------------------------------------- training
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        validation: Validation = None,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[Any, float] | str | None = None,
+        resume: bool = False,
+    ) -> list[Logs]:
+        """Train, from the weights that the network has.
+
+        Parameters
+        ----------
+        x : array of shape (N, C, H, W) or (N, H, W), uint8 or float; or an iterable of batches
+            Images, which are normalised by their own mean and deviation. Or batches ``(x, y)`` that can be iterated
+            over again and again, see `tinyres.data.Batches`; or a `tinyres.data.Loader`: then as these are.
+        y : array of shape (N,), of whole numbers or strings
+            Labels; none with batches.
+        validation : float, (x, y) or iterable of batches, optional
+            Looked at after each epoch: a share of the images, held out at random, or images of their own.
+        sample_weight : array of shape (N,), optional
+            How much each image counts, 0 or more: the loss of a batch is the mean of weight times loss.
+        class_weight : dict or "balanced", optional
+            How much the images of each class count, besides; "balanced": N / (K times the images of the class).
+        resume : bool
+            Go on with the run in `folder`, on the same images, to the last bit as if it had not been stopped; begin,
+            where there is none.
+
+        Returns
+        -------
+        list of dict
+            A record for each epoch, as callbacks get them.
+
+        Raises
+        ------
+        ValueError
+            Where arrays do not fit each other, or the network.
+        FileExistsError
+            Where the folder holds a run, and `resume` is not set.
+        Diverged
+            Where the loss is not finite any more.
+        KeyboardInterrupt
+            By Ctrl-C, after the step was finished and, with a folder, saved.
+        """
+        if resume and self.folder is None:
+            raise ValueError("resume: got True, expected False without a folder: give one to the Trainer")
+        if resume and holds_run(self.folder or ""):
+            self.config = self._config_of_the_run()
+        if _are_batches(x, y):
+            if sample_weight is not None or class_weight is not None:
+                raise ValueError("sample_weight, class_weight: expected None with batches, which are (x, y, weight)")
+            train = self._batches(x)
+            held = None if validation is None else self._batches(validation, "validation")
+        else:
+            train, held = self._arrays(as_images(x), y, validation, (sample_weight, class_weight))
+        began = resume and has_begun(self.folder or "")
+        self.run = Run(self.config, self.folder, resume=resume, given=self._given(train, held, fresh=not began))
+        bar = [ProgressBar()] if self.verbose else []
+        for note in self.run.notes if bar else []:
+            bar[0].print(note)
+        try:
+            self.run.train_to(self.run.total_steps, _Averaged(), *self.callbacks, *bar)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        finally:
+            self.history, self.config = self.run.history, self.run.config
+            self._info = self.run.state()[1]
+            self.mean, self.std = (np.array(self.run.info[key], np.float32) for key in ("mean", "std"))
+        return self.history
+
+    def lr_find(self, x: Any, y: Any = None, **options: Any) -> Found:
+        """Try learning rates on these images, see `tinyres.lr_find`; nothing is learnt.
+
+        Examples
+        --------
+        >>> import tinyres as tr
+        >>> images, labels = tr.data.shapes(100, size=16)
+        >>> found = tr.Trainer("resnet20", batch_size=20).lr_find(images, labels, steps=20)
+        >>> 1e-4 <= found.suggestion <= 10
+        True
+        """
+        train = self._batches(x) if _are_batches(x, y) else self._arrays(as_images(x), y, None, (None, None))[0]
+        return lr_find(Run(self.config, None, given=self._given(train, None, fresh=True)), **options)
+
+    # ---------------------------------------------------------------- what was learnt
+    def logits(self, x: Any) -> Array:
+        """What the network says of images, float of shape (N, K); `x` as for `fit`, or batches of images alone.
+
+        Raises
+        ------
+        RuntimeError
+            Before `fit`.
+        """
+        model = self._trained()
+        training = model.training
+        model.eval()
+        try:
+            with no_grad():
+                return np.concatenate([model(Tensor(batch)).data for batch in self._seen(x)])
+        finally:
+            model.train(training)
+
+    def predict_proba(self, x: Any) -> Array:
+        """The probability of each class, float64 of shape (N, K), in the order of `classes`."""
+        logits = self.logits(x)
+        return Scores(logits, np.zeros(len(logits), np.int64)).probabilities
+
+    def predict(self, x: Any) -> Array:
+        """The most probable label of each image, as labels were given: shape (N,)."""
+        return Labels(self.classes).named(self.logits(x).argmax(1))
+
+    def scores(self, x: Any, y: Any = None) -> Scores:
+        """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`; of batches, those of their labels.
+
+        Raises
+        ------
+        ValueError
+            Where there is not a label for each image, or one of no class.
+        """
+        if not _are_batches(x, y):
+            numbers = Labels(self.classes).numbers(np.asarray(y))
+            if len(numbers) != len(as_images(x)):
+                raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(as_images(x))} images")
+            return Scores(self.logits(x), numbers)
+        labels = [own for _, own, *_ in self._batches(x).epoch(0)]
+        return Scores(self.logits(x), np.concatenate([own if own.ndim == 1 else own.argmax(1) for own in labels]))
+
+    def evaluate(self, x: Any, y: Any = None) -> Logs:
+        """``loss``, the mean cross entropy, and ``accuracy``."""
+        scores = self.scores(x, y)
+        return {"loss": scores.loss, "accuracy": scores.accuracy}
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``.
+
+        Raises
+        ------
+        RuntimeError
+            Before `fit`.
+        OSError
+            Where it cannot be written; a file that was there is left as it was.
+        """
+        weights = self._trained().state_dict()
+        checkpoints.save(path, {f"model.{name}": array for name, array in weights.items()}, self._info)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Module | None = None) -> "Trainer":
+        """A trainer that predicts as the one did whose checkpoint this is; `model` where it is not of the family.
+
+        Raises
+        ------
+        CheckpointError
+            Where the file is damaged, not a checkpoint, or not of this network.
+
+        Examples
+        --------
+        >>> import tempfile, tinyres as tr
+        >>> images, labels = tr.data.shapes(40, size=16)
+        >>> trainer = tr.Trainer("resnet20", epochs=1, verbose=False)
+        >>> _ = trainer.fit(images, labels)
+        >>> trainer.save(path := tempfile.mkdtemp() + "/net.safetensors")
+        >>> bool((tr.Trainer.load(path).predict(images) == trainer.predict(images)).all())
+        True
+        """
+        if model is None:
+            network, info = checkpoints.load_model(path)
+        else:
+            arrays, info = checkpoints.load(path)
+            checkpoints.load_arrays(path, model, arrays)
+            network = model.eval()
+        made = cls(network)
+        made.mean, made.std = checkpoints.normalisation(path, info, len(info["mean"]))
+        made.classes, made.history, made._made = info.get("labels", info["classes"]), info["history"], info["model"]
+        made._info = info
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What other processes of scikit-learn are handed: all but the run."""
+        return {**self.__dict__, "run": None}
+
+    # ---------------------------------------------------------------- images and labels
+    def _batches(self, batches: Any, name: str = "x") -> Loader | Batches:
+        """As they are; settings that are about how batches are made must not be there."""
+        own = [field for field in OF_BATCHES if field in self.given] + ["transform"] * (self.transform is not None)
+        if own and name == "x":
+            raise ValueError(f"{own[0]}: got batches as well, expected arrays: these are made as they are")
+        if isinstance(batches, float):
+            raise ValueError(f"{name}: got {batches}, expected batches, as for training: of these no share is held out")
+        found = batches if isinstance(batches, Loader) else Batches(batches)
+        count = int(found.labels.max()) + 1 if isinstance(found, Loader) else found.num_classes
+        if name == "x" and not self.classes:
+            self.classes = list(range(count))
+        if count > len(self.classes):
+            raise ValueError(f"{name}: got the class {count - 1}, expected 0 to {len(self.classes) - 1}")
+        return found
+
+    def _arrays(
+        self, x: Array, y: Any, validation: Any, weights: tuple[Any, Any]
+    ) -> tuple[Loader | Batches, Loader | Batches | None]:
+        """Loaders of the images to train on, and of those to validate on."""
+        labels = Labels(self.classes) if self.classes else Labels.of(y)
+        numbers = labels.numbers(y)
+        if len(numbers) != len(x):
+            raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(x)} images")
+        self.classes = labels.classes
+        weight = labels.weights(numbers, *weights)
+        held: Loader | Batches | None = None
+        if isinstance(validation, (float, int)):
+            if not 0 < (n := round(validation * len(x))) < len(x) or validation >= 1:
+                raise ValueError(f"validation: got {validation} of {len(x)} images, expected a share, such as 0.1")
+            order = np.random.default_rng(self.config.seed).permutation(len(x))
+            out, rest = np.sort(order[:n]), np.sort(order[n:])
+            validation = x[out], np.array(labels.classes)[numbers[out]]
+            x, numbers, weight = x[rest], numbers[rest], None if weight is None else weight[rest]
+        mean, std = statistics(x)
+        if self.mean is not None and isinstance(self.model, Module):  # of the images that it learnt from
+            mean, std = self.mean, self.std  # type: ignore[assignment]
+        if isinstance(validation, tuple) and len(validation) == 2:
+            own = as_images(validation[0], "validation")
+            held_labels = labels.numbers(validation[1], "validation")
+            held = Loader(own, held_labels, BATCH, mean=mean, std=std, shuffle=False)
+        elif validation is not None:
+            held = self._batches(validation, "validation")
+        config, part = self.config, (world().rank, world().size)
+        how: dict[str, Any] = {
+            "augment": config.augment,
+            "mix": config.mix(len(self.classes)),
+            "seed": config.seed,
+            "part": part,
+        }
+        how |= {"weight": weight, "transform": self.transform}
+        train = Loader(x, numbers, config.batch_size, mean=mean, std=std, **how)
+        return train, held
+
+    def _seen(self, x: Any) -> Iterator[Array]:
+        """Batches of images as the network is to see them."""
+        if not _are_batches(x, None):
+            images = as_images(x)
+            none = np.zeros(len(images), np.int64)
+            same: dict[str, Any] = {"mean": self.mean, "std": self.std}
+            for batch, *_ in Loader(images, none, BATCH, **same, shuffle=False).epoch(0):
+                yield batch
+            return
+        for arrays in x.epoch(0) if isinstance(x, Loader) else x:
+            yield np.asarray(arrays[0] if isinstance(arrays, (tuple, list)) else arrays, np.float32)
+
+    # ---------------------------------------------------------------- the network
+    def _given(self, train: Loader | Batches, held: Loader | Batches | None, *, fresh: bool) -> Given:
+        """The network, made where it is a name, and what goes with it."""
+        config, shape = self.config, _shape(train)
+        options: dict[str, Any] = {"num_classes": len(self.classes), **config.model_options}
+        if shape[0] != 3:
+            options["in_channels"] = shape[0]
+        if isinstance(self.model, str):
+            manual_seed(config.seed)
+            self._made = {"name": self.model, "options": options}
+            self.model = models.create(self.model, zero_init_residual=config.zero_init_residual, **options)
+            if config.weights and fresh:
+                models.load_weights(self.model, config.weights, replace_head=True)
+        self._check_network(shape)
+        if config.whiten and isinstance(self.model, models.ResNet):
+            if fresh and isinstance(train, Loader):
+                whiten(self.model, train.images, train.std)
+            self.model.conv1.freeze()
+        freeze(self.model, config.freeze)
+        mean, std = (train.mean, train.std) if isinstance(train, Loader) else (np.zeros(shape[0]), np.ones(shape[0]))
+        info = {
+            "classes": list(map(str, self.classes)),
+            "labels": self.classes,
+            "image_size": shape[1],
+            "resize": data.short_side(shape[1]),
+            "mean": mean.tolist(),
+            "std": std.tolist(),
+        }
+        return Given(self.model, self._made, train, held, info, self.loss)
+
+    def _check_network(self, shape: tuple[int, ...]) -> None:
+        """It takes these images, and has a logit for each class."""
+        model = self._trained()
+        training = model.training
+        with no_grad():
+            logits = model.eval()(Tensor(np.zeros((1, *shape), np.float32)))
+        model.train(training)
+        count = logits.shape[1] if logits.ndim == 2 else -1
+        if count > len(self.classes) and self.classes == list(range(len(self.classes))):
+            self.classes = list(range(count))  # of which the last do not occur
+        elif count > len(self.classes) and all(type(c) is int and 0 <= c < count for c in self.classes):
+            raise ValueError(
+                f"y: got the classes {self.classes}, and the network has {count} logits; expected 0 to {count - 1}, "
+                "each at least once, or a network for as many classes as there are"
+            )
+        if count != len(self.classes):
+            raise ValueError(
+                f"model: got logits of shape {logits.shape}, expected (1, {len(self.classes)}): a number for each of "
+                f"{len(self.classes)} classes"
+            )
+
+    def _trained(self) -> Module:
+        if isinstance(self.model, str):
+            raise RuntimeError(f"model: {self.model!r} has not been made yet: call fit first, or Trainer.load")
+        return self.model
+
+    def _config_of_the_run(self) -> Config:
+        """That of the run in the folder, perhaps with more epochs; settings that were given must agree with it."""
+        own = read_config(self.folder or "")
+        chosen = {name for callback in self.callbacks for name in callback.sets}
+        for name in sorted(self.given - chosen) + ["model", "dataset"]:
+            value, wanted = getattr(own, name), getattr(self.config, name)
+            if name == "epochs" and wanted > value:
+                own = dataclasses.replace(own, epochs=wanted)
+            elif value != wanted:
+                raise ValueError(f"{name}: got {wanted!r}, but the run in {self.folder} has {value!r}")
+        return own
+
+
+class _Averaged(Callback):
+    """At the end, the model has the weights that count: their average, where there is one."""
+
+    def on_train_end(self, training: Training) -> None:
+        arrays, _ = training.state()
+        training.use(checkpoints.part(arrays, "model"))
+
+
+def _shape(loader: Loader | Batches) -> tuple[int, ...]:
+    """Channels, height and width of what the network is to see."""
+    if isinstance(loader, Loader) and loader.transform is None:
+        return loader.images.shape[1:]
+    return next(loader.epoch(0))[0].shape[1:]
+
+
+def _are_batches(x: Any, y: Any) -> bool:
+    """Whether it is not one array: a list of arrays is one, a list of pairs is not."""
+    if y is not None or isinstance(x, (np.ndarray, Tensor)):
+        return False
+    return isinstance(x, Loader) or not hasattr(x, "__array__")
