@@ -22,7 +22,7 @@ from tinyres import (
     train,
 )
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
-from tinyres.create import ones, randn, tensor, zeros
+from tinyres.create import from_dlpack, ones, randn, tensor, zeros
 from tinyres.lr_find import lr_find
 from tinyres.nn.init import manual_seed
 from tinyres.recompute import checkpoint
@@ -47,6 +47,7 @@ __all__ = [
     "export",
     "float32",
     "float64",
+    "from_dlpack",
     "lr_find",
     "machine",
     "manual_seed",

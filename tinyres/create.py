@@ -1,11 +1,16 @@
-"""Tensors made of numbers that are given, of one number, or of chance."""
+"""Tensors made of numbers that are given, of another library's memory, of one number, or of chance."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from tinyres.nn import init
-from tinyres.tensor import Tensor, as_dtype
+from tinyres.tape import Array
+from tinyres.tensor import DTYPES, Tensor, as_dtype
+
+ON_THE_PROCESSOR = (1, 3, 11)  # DLPack's numbers of devices: its own memory, and that which CUDA or ROCm has pinned
 
 
 def tensor(data: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -30,6 +35,80 @@ def tensor(data: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tens
     Tensor([1., 2.], dtype=float64)
     """
     return Tensor(data, requires_grad, dtype=dtype)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """A tensor in the memory of another library's array, which is not copied: what one side writes, the other reads.
+
+    Parameters
+    ----------
+    x : object with ``__dlpack__`` and ``__dlpack_device__``
+        Of PyTorch, NumPy, JAX or any library that follows the array API standard, of float32 or float64, with any
+        strides, such as channels-last images of PyTorch's. It is kept alive.
+
+    Returns
+    -------
+    Tensor
+        Without history, and read-only where `x` is (JAX's arrays are).
+
+    Raises
+    ------
+    TypeError
+        Where `x` does not know DLPack, or is of another dtype.
+    ValueError
+        Where it is not in the processor's memory, or its library refuses: PyTorch does so for what requires a gradient.
+
+    Notes
+    -----
+    The way back is ``torch.from_dlpack(t)``. See https://dmlc.github.io/dlpack/latest/.
+
+    Examples
+    --------
+    >>> import numpy as np, tinyres as tr
+    >>> theirs = np.zeros(2)
+    >>> ours = tr.from_dlpack(theirs)
+    >>> theirs[0] = 1
+    >>> ours
+    Tensor([1., 0.], dtype=float64)
+    """
+    if not (hasattr(x, "__dlpack__") and hasattr(x, "__dlpack_device__")):
+        raise TypeError(f"x: got {type(x).__name__}, expected an array with __dlpack__; tr.tensor copies others")
+    if _device(x) not in ON_THE_PROCESSOR:
+        raise ValueError(
+            f"x: got an array on {getattr(x, 'device', 'another device')}, expected it in the processor's memory"
+        )
+    try:
+        array = np.from_dlpack(x)
+    except RuntimeError as error:  # NumPy's, of a dtype that it does not have
+        raise _wrong_dtype(x) from error
+    except BufferError as error:
+        raise ValueError(f"x: its library does not share it: {error}") from error
+    if array.dtype not in DTYPES:
+        raise _wrong_dtype(x)
+    return Tensor._wrap(_lockable(array))
+
+
+def _device(x: Any) -> int | None:
+    """DLPack's number of the kind of device that holds an array; None where there is none."""
+    try:
+        return x.__dlpack_device__()[0]
+    except (ValueError, BufferError):  # as of PyTorch's "meta", which holds nothing
+        return None
+
+
+def _wrong_dtype(x: Any) -> TypeError:
+    return TypeError(f"x: got dtype {x.dtype}, expected float32 or float64: convert it first, or copy it by tr.tensor")
+
+
+def _lockable(array: Array) -> Array:
+    """The same memory, as an array that can be made writable again after it was read-only while the tape needed it:
+    NumPy allows that only where it can ask the owner of the memory, and another library does not answer."""
+    if not array.flags.writeable:
+        return array
+    start, stop = byte_bounds(array)
+    memory = (ctypes.c_char * (stop - start)).from_address(start)
+    memory.owner = array  # type: ignore[attr-defined]  # kept alive
+    return np.ndarray(array.shape, array.dtype, memoryview(memory), array.ctypes.data - start, array.strides)
 
 
 def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:

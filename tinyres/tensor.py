@@ -49,6 +49,11 @@ class Tensor:
     different dtypes do not mix. Comparisons give arrays of bool, `argmax` and `argmin` arrays of int.
 
     NumPy's functions know no gradients. They take a tensor for its values, and refuse one that requires a gradient.
+    ``np.asarray(t)`` is `data` itself, not a copy; ``copy`` and ``dtype`` mean what they mean for arrays.
+
+    Libraries that know DLPack share a tensor's memory: ``torch.from_dlpack(t)``, and back by `tr.from_dlpack`. That
+    raises BufferError for a tensor that requires a gradient (share ``t.detach()``) and for values that are read-only.
+    What the other side writes is not noticed here: let it not write to what a recorded operation still needs.
 
     Where a method takes ``axis`` and ``keepdims``, it takes PyTorch's ``dim`` and ``keepdim`` as well.
 
@@ -171,6 +176,21 @@ class Tensor:
                 "ops.concat; for the values alone, take t.data or t.detach()"
             )
         return np.array(self._data, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """What ``from_dlpack`` of another library calls, with options of the array API standard."""
+        if self.requires_grad:
+            raise BufferError("this tensor requires a gradient, which other libraries would lose: share t.detach()")
+        if not self._data.flags.writeable and not options.get("copy"):  # PyTorch would write to it all the same
+            raise BufferError(
+                "this tensor's values are read-only, as long as a recorded operation needs them or for good, and "
+                "other libraries might write to them: share a copy, tr.tensor(t)"
+            )
+        return self._data.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """The processor, as the standard has it."""
+        return self._data.__dlpack_device__()
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         """What NumPy calls where one of its functions is given a tensor: it is for values, not for gradients."""
