@@ -106,7 +106,7 @@ def to_onnx(
     shapes = ("images", x.shape), ("logits", logits.shape)
     kind = onnx.helper.np_dtype_to_tensor_dtype(dtype)
     ends = [onnx.helper.make_tensor_value_info(name, kind, ["batch", *shape[1:]]) for name, shape in shapes]
-    arrays = [onnx.numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in writer.arrays.items()]
+    arrays = [onnx.numpy_helper.from_array(np.asarray(a, order="C"), name) for name, a in writer.arrays.items()]
     graph = onnx.helper.make_graph(writer.nodes, type(model).__name__, ends[:1], ends[1:], arrays)
     opsets = [onnx.helper.make_opsetid("", opset)]
     file = onnx.helper.make_model(
