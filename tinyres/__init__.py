@@ -25,6 +25,7 @@ from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_bac
 from tinyres.create import from_dlpack, ones, randn, tensor, zeros
 from tinyres.lr_find import lr_find
 from tinyres.nn.init import manual_seed
+from tinyres.onnx_import import from_onnx
 from tinyres.recompute import checkpoint
 from tinyres.replay import Replay
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
@@ -48,6 +49,7 @@ __all__ = [
     "float32",
     "float64",
     "from_dlpack",
+    "from_onnx",
     "lr_find",
     "machine",
     "manual_seed",
