@@ -1,9 +1,15 @@
 """Tensors and other libraries' arrays in the same memory, models as ONNX files made elsewhere, objects as HTML."""
 
+import base64
 import gc
+import re
 import sys
 import warnings
+from ast import literal_eval
 from copy import deepcopy
+from dataclasses import asdict
+from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +18,7 @@ from hypothesis import strategies as st
 from support.nets import randomised
 
 import tinyres as tr
-from tinyres import Tensor, models, nn, ops
+from tinyres import Tensor, html, models, nn, ops
 from tinyres.kernels import memory
 from tinyres.onnx_import import OPERATORS, OnnxError
 from tinyres.testing.strategies import ORDERS, conv_problems, in_order, shapes
@@ -707,3 +713,122 @@ def test_without_onnx_the_message_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"needs the package onnx: pip install 'tinyres\[onnx\]'"):
         tr.from_onnx(tmp_path / "m.onnx")
+
+
+# ---------------------------------------------------------------- HTML
+class Page(HTMLParser):
+    """Tags with their attributes, and text, of a page whose tags must match."""
+
+    EMPTY = ("img",)
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.text, self.cells = [], [], [], []
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+
+    def handle_data(self, text):
+        self.text.append(text)
+        if self.open[-1] in ("td", "th"):
+            self.cells.append(text)
+
+
+NAMES = st.text(min_size=1, max_size=20) | st.sampled_from(
+    ["<script>", "</div>", "&lt;", '"><img src=x>', "'", "a\x00b"]
+)
+KNOWN = {"div", "b", "span", "details", "summary", "table", "thead", "tbody", "tr", "th", "td", "code", "img"}
+
+
+def expect_harmless(page):
+    """No tag but ours, no script, no colours, nothing that is fetched."""
+    parsed = Page(page)
+    assert {tag for tag, _ in parsed.tags} <= KNOWN
+    for tag, attributes in parsed.tags:
+        assert set(attributes) <= ({"alt", "src"} if tag == "img" else {"style", "open"})
+        assert "color" not in attributes.get("style", "")
+        assert attributes.get("src", "data:image/png;base64,").startswith("data:image/png;base64,")
+    return parsed
+
+
+@given(st.lists(NAMES, min_size=6, max_size=6))
+def test_whatever_names_say_is_shown_as_text(names):
+    a, b, c, d, e, f = names
+    below = html.Part(b, c, d, [(e, (2, 3), f)], 6, [])
+    module = html.of_module(html.Part("", a, "", [], 6, [below]))
+    run = html.of_run(a, {b: c}, {}, [{d: 1.5, e: 2}], curves=b"\x89PNG")
+    for page, expected in ((module, names), (run, [a, b, c, d, e])):
+        text = "".join(expect_harmless(page).text)
+        for name in expected:
+            assert name in text
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet20", "slim_resnet9"])
+def test_a_module_is_shown_as_a_tree_with_its_counts(name):
+    model = models.create(name, layers=[1, 1, 1], widths=[4, 8, 8])
+    model.layer1.freeze()
+    page = model._repr_html_()
+    tree = ElementTree.fromstring(page)  # well-formed as XML, too
+    text = "".join(expect_harmless(page).text)
+    assert f"{type(model).__name__}() {sum(p.size for p in model.parameters()):,} parameters" in text
+    assert [d.get("open") for d in tree.iter("details")].count("open") == 1 == int(tree.get("open") == "open")
+    for module in tree.iter("details"):
+        lines = ["".join(line.itertext()) for line in module.iter("div") if not line.get("style")]
+        arrays = [line for line in lines if re.fullmatch(r"\w+ \([\d, ]*\) (frozen)?", line)]
+        listed = sum(int(np.prod(literal_eval(line[line.index("(") :].removesuffix("frozen")))) for line in arrays)
+        assert module.find("summary/span").text == f"{listed:,} parameters"  # of all that are in it and below
+    frozen = sum(1 for span in tree.iter("span") if span.text == "frozen")
+    assert frozen == len(list(model.layer1.parameters()))
+
+
+def test_a_small_tensor_is_shown_by_its_numbers():
+    page = expect_harmless(Tensor([[1.5, -2.0], [np.nan, 1e10]], requires_grad=True)._repr_html_())
+    assert page.cells == ["1.5", "-2", "nan", "1e+10"]
+    assert "".join(page.text).startswith("Tensor (2, 2) float32, requires_grad")
+    assert expect_harmless(Tensor(np.float64(0.25))._repr_html_()).cells == ["0.25"]
+    assert "no numbers" in Tensor(np.zeros((0, 3)))._repr_html_()
+
+
+@given(shapes(min_dims=3, max_dims=4), st.sampled_from([F4, F8]), st.integers(0, 3), seeds)
+def test_a_large_tensor_is_shown_by_a_summary(shape, dtype, wrong, seed):
+    rng = np.random.default_rng(seed)
+    a = rng.standard_normal(shape).astype(dtype)
+    a.reshape(-1)[rng.permutation(a.size)[:wrong]] = rng.choice([np.nan, np.inf, -np.inf])
+    cells = expect_harmless(Tensor(a)._repr_html_()).cells
+    found = dict(zip(cells[: len(cells) // 2], map(float, cells[len(cells) // 2 :]), strict=True))
+    good = a[np.isfinite(a)].astype(F8)
+    expected = {"min": np.min, "mean": np.mean, "max": np.max} if good.size else {}
+    expected = {name: f(good) for name, f in expected.items()}
+    if good.size > 1:
+        expected["std"] = Tensor(good).std().item()
+    if good.size < a.size:
+        expected["not finite"] = a.size - good.size
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, rel=1e-4, abs=1e-12)  # five digits are shown; a mean may cancel
+
+
+def test_a_run_shows_what_is_not_the_default_and_every_epoch():
+    config, default = (asdict(tr.train.Config(**options)) for options in ({"epochs": 3, "model": "resnet32"}, {}))
+    history = [{"epoch": 1, "train_loss": 2.345678}, {"epoch": 2, "train_loss": 1.5, "validation_accuracy": 0.25}]
+    page = expect_harmless(html.of_run("runs/<1>", config, default, history, curves=b"\x89PNG"))
+    assert "runs/<1>" in page.text
+    asked, measured = page.cells[:4], page.cells[4:]
+    assert asked == ["model", "epochs", "resnet32", "3"]
+    assert measured == ["epoch", "train_loss", "validation_accuracy", "1", "2.3457", "2", "1.5", "0.25"]
+    (picture,) = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert base64.b64decode(picture.split(",")[1]) == b"\x89PNG"
+    fresh = expect_harmless(html.of_run("runs/2", default, default, []))
+    assert "".join(fresh.text) == "Run runs/2the default configuration"

@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"machine", "version"},
     {"tape"},
-    {"chance", "rules", "spelling"},
+    {"chance", "html", "rules", "spelling"},
     {"tensor"},
     {"files", "parallel"},
     {"plots"},

@@ -11,7 +11,7 @@ from weakref import ref
 
 import numpy as np
 
-from tinyres import rules
+from tinyres import html, rules
 from tinyres.kernels.launch import compute, reshaped
 from tinyres.kernels.pending import Pending, known
 from tinyres.rules import with_axes
@@ -165,6 +165,10 @@ class Tensor:
     def __repr__(self) -> str:
         values = np.array2string(self._data, prefix="Tensor(", separator=", ")
         return f"Tensor({values}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return html.of_tensor(self._data, requires_grad=self.requires_grad)
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)

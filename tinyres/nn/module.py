@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import tape
+from tinyres import html, tape
 from tinyres.tape import Array, HookHandle, scope
 from tinyres.tensor import Tensor
 
@@ -440,9 +440,21 @@ class Module:
         lines = [f"  ({n}): " + repr(m).replace("\n", "\n  ") for n, m in self._modules.items()]
         return f"{type(self).__name__}({self.extra_repr()}" + ("\n" + "\n".join(lines) + "\n" if lines else "") + ")"
 
+    def _repr_html_(self) -> str:
+        """What notebooks show: the tree, to be opened module by module."""
+        return html.of_module(_part("", self))
+
     def extra_repr(self) -> str:
         """What `repr` shows of the module itself."""
         return ""
+
+
+def _part(name: str, module: Module) -> html.Part:
+    arrays = [(n, p.shape, "" if p.requires_grad else "frozen") for n, p in module._parameters.items()]
+    arrays += [(n, buffer.shape, "buffer") for n, buffer in module._buffers.items()]
+    below = [_part(n, child) for n, child in module.named_children()]
+    total = sum(p.size for p in module.parameters())
+    return html.Part(name, type(module).__name__, module.extra_repr(), arrays, total, below)
 
 
 def expect_eval(model: Module, caller: str) -> None:
