@@ -19,6 +19,7 @@ from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
 from tinyres.data.statistics import channel_statistics, patch_covariance
+from tinyres.data.table import Table, read_csv, read_npz
 from tinyres.data.transforms import ColorJitter, Compose, RandAugment, RandomResizedCrop, TrivialAugment
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "PictureError",
     "RandAugment",
     "RandomResizedCrop",
+    "Table",
     "Transform",
     "TrivialAugment",
     "channel_statistics",
@@ -51,7 +53,9 @@ __all__ = [
     "kmnist",
     "mnist",
     "patch_covariance",
+    "read_csv",
     "read_idx",
+    "read_npz",
     "read_picture",
     "shapes",
     "short_side",

@@ -1,0 +1,234 @@
+"""Data sets that are already a table: arrays in an .npz file, or a CSV of file names and labels."""
+
+import csv
+import os
+import re
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tinyres.data.download import DatasetError, DatasetNotFound
+from tinyres.spelling import did_you_mean
+
+CHANNELS = (1, 3, 4)  # of pictures: by these an axis of channels is told
+SHOWN = 5  # mistakes of a file that a message lists
+
+
+# ---------------------------------------------------------------- arrays
+def read_npz(
+    path: str | os.PathLike[str], images: str = "x", labels: str = "y", *, layout: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels from an .npz file, as `numpy.savez` writes it.
+
+    Parameters
+    ----------
+    path : path
+    images : str
+        Name of the array of images, of uint8, float32 or float64 and of shape (N, C, H, W), (N, H, W, C), or (N, H, W)
+        for one channel.
+    labels : str
+        Name of the array of labels: whole numbers of shape (N,) or (N, 1), or floats of shape (N, K).
+    layout : {"NCHW", "NHWC"}, optional
+        Which axis has the channels. Without it, the one of length 1, 3 or 4, where only one of the two has it.
+
+    Returns
+    -------
+    images : uint8 or float32 array of shape (N, C, H, W)
+    labels : int64 array of shape (N,), or float32 of shape (N, K)
+        Both as a `Loader` takes them.
+
+    Raises
+    ------
+    DatasetNotFound
+        If there is no such file.
+    DatasetError
+        If it is no .npz file, or is damaged, or lacks an array, or one has another dtype or shape, or it does not tell
+        which axis has the channels. Arrays of Python objects, which are pickles, are not read.
+    ValueError
+        If there is no such layout.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "digits.npz")
+    >>> np.savez(path, x_train=np.zeros((5, 28, 28), np.uint8), y_train=np.arange(5, dtype=np.uint8))
+    >>> x, y = read_npz(path, "x_train", "y_train")
+    >>> x.shape, y
+    ((5, 1, 28, 28), array([0, 1, 2, 3, 4]))
+    """
+    if layout not in (None, "NCHW", "NHWC"):
+        raise ValueError(f"layout: got {layout!r}, expected 'NCHW' or 'NHWC'")
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetNotFound(f"{path}: no such file, expected one that numpy.savez has written")
+    if not zipfile.is_zipfile(path):
+        raise DatasetError(f"{path}: not an .npz file, as numpy.savez writes it, or not a whole one")
+    try:
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+            names = list(file)
+            found = [file[name] for name in (images, labels) if name in names]
+    except Exception as error:  # damaged files make zipfile and NumPy raise anything
+        raise DatasetError(f"{path}: not an .npz file of numbers that can be read ({error})") from error
+    for argument, name in (("images", images), ("labels", labels)):
+        if name not in names:
+            there = f"expected one of {', '.join(names)}" if names else "but the file is empty"
+            raise DatasetError(f"{path}: {argument}: got {name!r}, {there}{did_you_mean(name, names)}")
+    x, y = _images(f"{path}: {images}", found[0], layout), _labels(f"{path}: {labels}", found[1])
+    if len(x) != len(y):
+        raise DatasetError(f"{path}: {labels}: got {len(y)} labels, expected one for each of {len(x)} images")
+    return x, y
+
+
+def _images(name: str, x: np.ndarray, layout: str | None) -> np.ndarray:
+    if x.dtype not in (np.uint8, np.float32, np.float64) or x.ndim not in (3, 4):
+        expected = "expected uint8 or float32 of shape (N, C, H, W), (N, H, W, C) or (N, H, W)"
+        raise DatasetError(f"{name}: got {x.dtype} of shape {x.shape}, {expected}")
+    if x.ndim == 3:
+        x, layout = x[:, None], "NCHW"
+    first, last = x.shape[1] in CHANNELS, x.shape[3] in CHANNELS
+    if layout is None and first == last:
+        raise DatasetError(
+            f"{name}: got shape {x.shape}, of which either axis may have the channels; say which by layout='NCHW' or "
+            "layout='NHWC'"
+        )
+    x = x.transpose(0, 3, 1, 2) if layout == "NHWC" or (layout is None and last) else x
+    return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32)
+
+
+def _labels(name: str, y: np.ndarray) -> np.ndarray:
+    if y.dtype.kind in "iu" and (y.ndim == 1 or y.shape[1:] == (1,)):
+        return y.reshape(-1).astype(np.int64)
+    if y.dtype.kind == "f" and y.ndim == 2:
+        return y.astype(np.float32)
+    expected = "expected whole numbers of shape (N,) or (N, 1), or floats of shape (N, K)"
+    raise DatasetError(f"{name}: got {y.dtype} of shape {y.shape}, {expected}")
+
+
+# ---------------------------------------------------------------- file names
+class Table(NamedTuple):
+    """Files, the number of each one's class, and the classes' names."""
+
+    files: tuple[Path, ...]
+    labels: np.ndarray  # int64 (N,)
+    classes: tuple[str, ...]
+
+
+def read_csv(
+    path: str | os.PathLike[str],
+    *,
+    file: str = "file",
+    label: str = "label",
+    classes: Sequence[str] | None = None,
+    delimiter: str = ",",
+) -> Table:
+    """File names and labels from a CSV whose first line names its columns.
+
+    Parameters
+    ----------
+    path : path
+        Text in UTF-8.
+    file, label : str
+        Names of the columns; others are left alone. A file's name is relative to the folder of the CSV.
+    classes : sequence of str, optional
+        What labels there may be, in the order of their numbers: those of the training set, where this is another part
+        of it. Without it, those that occur, in natural order: "class 2" before "class 10".
+    delimiter : str
+        One character that columns are separated by.
+
+    Returns
+    -------
+    Table
+        Whose `files` may be given to `Pictures`.
+
+    Raises
+    ------
+    DatasetNotFound
+        If there is no such CSV.
+    DatasetError
+        If it is no text, lacks a column, or has no rows; or naming the lines that are empty, have too few or too many
+        columns, no file's name or label, a file that is not there, or a class that is not one of `classes`.
+    ValueError
+        If `delimiter` is not one character.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name in ("a.png", "b.png", "c.png"):
+    ...     (folder / name).touch()
+    >>> _ = (folder / "train.csv").write_text("file,label\\na.png,cat 10\\nb.png,cat 2\\nc.png,cat 10\\n")
+    >>> found = read_csv(folder / "train.csv")
+    >>> [path.name for path in found.files], found.labels, found.classes
+    (['a.png', 'b.png', 'c.png'], array([1, 0, 1]), ('cat 2', 'cat 10'))
+    """
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise ValueError(f"delimiter: got {delimiter!r}, expected one character, such as ',' or ';'")
+    path = Path(path)
+    if not path.is_file():
+        raise DatasetNotFound(f"{path}: no such file, expected a CSV with the columns {file} and {label}")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, delimiter=delimiter, strict=True)
+            lines = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: not a CSV in UTF-8 that can be read ({error})") from error
+    header = lines[0][1] if lines else []
+    for argument, name in (("file", file), ("label", label)):
+        if header.count(name) != 1:
+            columns = f"the columns {', '.join(header)}" if header else "no columns"
+            twice = f"{name} twice" if name in header else f"no {name}{did_you_mean(name, header)}"
+            raise DatasetError(f"{path}: got {columns}, and {twice}; say which column has it by {argument}='...'")
+    place, column = header.index(file), header.index(label)
+    mistakes, files, names = [], [], []
+    for number, row in lines[1:]:
+        mistake = _mistake(row, len(header), (place, column), path.parent, classes)
+        if mistake:
+            mistakes.append(f"line {number}: {mistake}")
+        else:
+            files.append(path.parent / row[place])
+            names.append(row[column])
+    if mistakes:
+        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
+        raise DatasetError("\n  ".join([f"{path}: mend or remove", *mistakes[:SHOWN], *more]))
+    if not files:
+        raise DatasetError(f"{path}: got no rows below the names of the columns, expected a file and a label in each")
+    known = tuple(classes) if classes is not None else natural(set(names))
+    numbers = {name: i for i, name in enumerate(known)}
+    return Table(tuple(files), np.array([numbers[name] for name in names], np.int64), known)
+
+
+def _mistake(
+    row: list[str], width: int, columns: tuple[int, int], folder: Path, classes: Sequence[str] | None
+) -> str | None:
+    """What is wrong with a row, if anything."""
+    if not any(row):
+        return "empty"
+    if len(row) != width:
+        return f"{len(row)} columns, expected {width}"
+    file, label = (row[i] for i in columns)
+    if not file or not label:
+        return f"no {'label' if file else 'name of a file'}"
+    if "\0" in file or not (folder / file).is_file():
+        return f"no such file: {folder / file}"
+    if classes is not None and label not in classes:
+        return f"no such class: {label}{did_you_mean(label, classes)}"
+    return None
+
+
+def natural(names: Iterable[str]) -> tuple[str, ...]:
+    """Names in the order that people put them in: numbers in them by their size.
+
+    Examples
+    --------
+    >>> natural(["b", "a10", "a9", "10", "9"])
+    ('9', '10', 'a9', 'a10', 'b')
+    """
+
+    def key(name: str) -> tuple[Any, ...]:
+        # text and numbers take turns, so that each is compared with its like; the name itself settles what is equal
+        return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split("([0-9]+)", name))], name
+
+    return tuple(sorted(names, key=key))
