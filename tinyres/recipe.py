@@ -340,6 +340,6 @@ def _load_pictures(config: Config, progress: Progress | None) -> Data:
 
 def _read_pictures(config: Config, split: str, progress: Progress | None = None) -> data.Folder:
     size = config.picture_size
-    options = {"image_size": size, "resize": data.short_side(size), "seed": config.seed}
+    options: dict[str, Any] = {"image_size": size, "resize": data.short_side(size), "seed": config.seed}
     assert config.data is not None
     return data.image_folder(config.data, split, progress=progress, **options)

@@ -19,6 +19,7 @@ from tinyres.data.mix import Mix
 from tinyres.data.pictures import PictureError, find_pictures, read_picture, short_side
 from tinyres.data.shapes import SHAPES_CLASSES, shapes
 from tinyres.data.statistics import channel_statistics, patch_covariance
+from tinyres.data.stream import Pictures
 from tinyres.data.table import Table, read_csv, read_npz
 from tinyres.data.transforms import ColorJitter, Compose, RandAugment, RandomResizedCrop, TrivialAugment
 
@@ -39,6 +40,7 @@ __all__ = [
     "Loader",
     "Mix",
     "PictureError",
+    "Pictures",
     "RandAugment",
     "RandomResizedCrop",
     "Table",

@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyres.data.download import DatasetError, DatasetNotFound
 from tinyres.data.pictures import SUFFIXES, PictureError, find_pictures, read_picture
+from tinyres.data.stream import Pictures
 
 HELD_OUT = 5  # one picture in so many, where the split is made here
 MOST_BAD = 0.01  # part of the pictures that may be damaged
@@ -20,7 +21,7 @@ class Folder(NamedTuple):
     """Pictures of a split, the number of each one's class, the classes' names, what could not be read, and where each
     picture came from."""
 
-    images: np.ndarray  # uint8 (N, 3, S, S)
+    images: Any  # uint8 (N, 3, S, S): an array, or Pictures
     labels: np.ndarray  # int64 (N,)
     classes: tuple[str, ...]
     bad: tuple[str, ...]
@@ -35,6 +36,7 @@ def image_folder(
     resize: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    stream: bool = False,
 ) -> Folder:
     """Read a folder of pictures, sorted into a folder for each class.
 
@@ -53,11 +55,14 @@ def image_folder(
         Of the split, where it is made here.
     progress : callable, optional
         Called with (done, total) as pictures are read.
+    stream : bool
+        Whether to read pictures only when a `Loader` asks for them, for folders that are larger than memory: `images`
+        is then `Pictures`, and one that cannot be read is an error when its turn comes.
 
     Returns
     -------
     Folder
-        All pictures at once: 150 kB each at 224 pixels.
+        All pictures at once, 150 kB each at 224 pixels, unless `stream` is set.
 
     Raises
     ------
@@ -88,6 +93,9 @@ def image_folder(
         raise ValueError(f"image_size: expected 1 or more, got {image_size}")
     classes, files = _find(Path(root), split, seed)
     labels = np.array([label for label, _ in files], np.int64)
+    if stream:
+        paths = tuple(path for _, path in files)
+        return Folder(Pictures(paths, image_size, resize=resize), labels, classes, (), paths)
     images = np.empty((len(files), 3, image_size, image_size), np.uint8)
     good = np.ones(len(files), bool)
     bad: list[str] = []

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tinyres.data.augment import Augment
 from tinyres.data.mix import Mix
+from tinyres.data.stream import Pictures
 
 AHEAD = 2  # batches that are prepared while the network works on another
 CHUNK = 2**22  # numbers that are looked at at a time
@@ -27,9 +28,9 @@ class Loader:
 
     Parameters
     ----------
-    images : uint8, float32 or float64 array of shape (N, C, H, W)
+    images : uint8, float32 or float64 array of shape (N, C, H, W), or Pictures
         Of any number of channels. Floats have to be finite, are used as they are, as float32, and in Augment what lies
-        outside an image is 0, as it is in uint8, where that is black.
+        outside an image is 0, as it is in uint8, where that is black. `Pictures` are read batch by batch.
     labels : int64 array of shape (N,), or float array of shape (N, K)
         A class of each image, or K numbers of it, such as the probability of each class, as float32.
     batch_size : int
@@ -60,6 +61,8 @@ class Loader:
     ValueError
         If an array has the wrong dtype or shape or is not finite, or `batch_size`, `std`, `seed` or `part` a value that
         makes no sense, or `weight` meets `mix`. While batches are made, if `transform` gives what it should not.
+    PictureError
+        While batches are made, if one of `Pictures` cannot be read.
 
     Examples
     --------
@@ -87,7 +90,7 @@ class Loader:
 
     def __init__(
         self,
-        images: np.ndarray,
+        images: np.ndarray | Pictures,
         labels: np.ndarray,
         batch_size: int,
         *,
@@ -121,7 +124,9 @@ class Loader:
             raise ValueError(f"transform: got {type(transform).__name__}, expected a callable (image, rng) -> image")
         if mix is not None and labels.ndim == 2 and labels.shape[1] != mix.classes:
             raise ValueError(f"mix: got {mix.classes} classes, expected {labels.shape[1]}, those of the labels")
-        self.images = np.ascontiguousarray(_as_floats("images", images) if images.dtype.kind == "f" else images)
+        if isinstance(images, np.ndarray):
+            images = np.ascontiguousarray(_as_floats("images", images) if images.dtype.kind == "f" else images)
+        self.images = images
         self.labels = _as_floats("labels", labels) if labels.ndim == 2 else labels
         self.weight = None if weight is None else _weights(weight, len(images), mix)
         self.batch_size = batch_size
@@ -208,9 +213,11 @@ class Loader:
         made = slice(0, len(index)) if self.mix else own  # an image may be mixed with one of another part
         mirrored = None if self._mirrored is None else self._mirrored[index] ^ (epoch % 2 == 1)
         images, where = self.images, index
-        if self.transform is not None:
-            images = self._transformed(index[made], epoch, batch * self.batch_size + made.start)
+        if self.transform is not None or isinstance(images, Pictures):
+            images = images[index[made]]  # a copy
             where = np.arange(len(index)) - made.start  # of those that are made, in `images`
+        if self.transform is not None:
+            images = self._transformed(images, epoch, batch * self.batch_size + made.start)
         x = self.augment(images, where, mean=self.mean, std=self.std, rng=rng, own=made, mirrored=mirrored)
         if self.mix is not None:
             x, q = self.mix(x, self.labels[index], rng=rng)
@@ -218,9 +225,8 @@ class Loader:
         y = self.labels[index[own]]
         return (x, y) if self.weight is None else (x, y, self.weight[index[own]])
 
-    def _transformed(self, index: np.ndarray, epoch: int, first: int) -> np.ndarray:
+    def _transformed(self, before: np.ndarray, epoch: int, first: int) -> np.ndarray:
         """Images as the transform gives them; `first` is the place of the first of them in the epoch."""
-        before = self.images[index]  # a copy
         after: list[np.ndarray] = []
         for i, image in enumerate(before):
             # 0 where those of whole batches have 1 or more
@@ -248,13 +254,13 @@ def _check_transformed(transform: Transform, after: list[np.ndarray], before: np
 
 
 def split_validation(
-    images: np.ndarray, labels: np.ndarray, n: int, seed: int = 0
-) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    images: np.ndarray | Pictures, labels: np.ndarray, n: int, seed: int = 0
+) -> tuple[tuple[Any, np.ndarray], tuple[Any, np.ndarray]]:
     """Hold out n random images, always the same ones for a seed.
 
     Parameters
     ----------
-    images : array of shape (N, C, H, W)
+    images : array of shape (N, C, H, W), or Pictures, of which none is read
     labels : array of shape (N,) or (N, K)
         Both as a `Loader` takes them.
     n : int
@@ -282,10 +288,11 @@ def split_validation(
         raise ValueError(f"n: expected 0 to {len(images) - 1}, to leave images to train on, got {n}")
     held = np.zeros(len(images), bool)
     held[np.random.default_rng(seed).permutation(len(images))[:n]] = True
-    return (images[~held], labels[~held]), (images[held], labels[held])
+    part = images.only if isinstance(images, Pictures) else images.__getitem__
+    return (part(~held), labels[~held]), (part(held), labels[held])
 
 
-def _check_data(images: np.ndarray, labels: np.ndarray) -> None:
+def _check_data(images: np.ndarray | Pictures, labels: np.ndarray) -> None:
     if images.dtype not in (np.uint8, np.float32, np.float64) or images.ndim != 4 or not images.shape[1]:
         expected = "expected uint8 of shape (N, C, H, W), or float32"
         raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")

@@ -85,10 +85,8 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     >>> read_picture(path, 32)[:, 0, 0]
     array([255,   0,   0], dtype=uint8)
     """
+    check_sizes(size, resize)
     side = size if resize is None else resize
-    if not 1 <= size <= MOST_SIDE or side < size:
-        expected = f"expected 1 or more, at most {MOST_SIDE:,}, and resize not less"
-        raise ValueError(f"size: got {size} with resize {resize}, {expected}")
     try:
         with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > HUGE:
@@ -107,6 +105,13 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     box = left, top, left + square, top + square
     picture = picture.resize((size, size), Image.Resampling.BICUBIC, box=box)
     return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
+
+
+def check_sizes(size: int, resize: int | None) -> None:
+    """Raise ValueError unless a square of `size` can be cut from a picture whose shorter side is `resize`."""
+    if not 1 <= size <= MOST_SIDE or (resize is not None and resize < size):
+        expected = f"expected 1 or more, at most {MOST_SIDE:,}, and resize not less"
+        raise ValueError(f"size: got {size} with resize {resize}, {expected}")
 
 
 def _upright(file: Image.Image) -> Image.Image:

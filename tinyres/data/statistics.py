@@ -4,15 +4,17 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tinyres.data.stream import Pictures
+
 NUMBERS = 2**23  # of patches that are held at a time
 
 
-def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def channel_statistics(images: np.ndarray | Pictures) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, where black is 0 and white is 1.
 
     Parameters
     ----------
-    images : uint8 array of shape (N, C, H, W)
+    images : uint8 array of shape (N, C, H, W), or Pictures
         The training images: those to be tested on should not be looked at, not even in this way.
 
     Returns
@@ -107,7 +109,7 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
     return (products / count - np.outer(mean, mean)) / np.outer(scale, scale)
 
 
-def _check(images: np.ndarray) -> None:
+def _check(images: np.ndarray | Pictures) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         expected = "expected uint8 of shape (N, C, H, W), not empty"
         raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")

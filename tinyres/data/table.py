@@ -141,7 +141,7 @@ def read_csv(
     Returns
     -------
     Table
-        Whose `files` may be given to `Pictures`.
+        ``Loader(Pictures(table.files), table.labels, 32)`` makes batches of it.
 
     Raises
     ------
