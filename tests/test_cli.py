@@ -693,7 +693,7 @@ def test_bad_data(tmp_path, dataset):
         (["--lr", "nan"], "lr: got nan"),
         (["--model", "resnet2"], "there is no 'resnet2'; did you mean resnet"),
         (["--model", "plain21"], " plain20 "),
-        (["--dataset", "cifar"], "dataset: got 'cifar', expected one of cifar10, cifar100, shapes or folder"),
+        (["--dataset", "cifar"], "dataset: got 'cifar', expected one of cifar10, cifar100, shapes, mnist, "),
         (["--optimizer", "adam"], "optimizer: got 'adam', expected sgd or adamw"),
         (["--schedule", "linear"], "schedule: got 'linear', expected one of"),
         (["--shortcut", "D"], "shortcut: got 'D', expected one of A, A-after, B, C"),

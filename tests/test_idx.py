@@ -5,6 +5,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import json
 import struct
 import threading
 
@@ -13,8 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
+from support.runs import install_tiny
+from typer.testing import CliRunner
 
+from tinyres import data
+from tinyres.cli import app
 from tinyres.data import DatasetError, DatasetNotFound, download, fashion_mnist, idx, kmnist, mnist, read_idx
+from tinyres.recipe import load_data
+from tinyres.runs import read_config
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 arrays = st.sampled_from(sorted(CODES)).flatmap(
@@ -104,6 +112,33 @@ def test_a_set_is_read(tmp_path, name, zipped, inside, split):
     folder = tmp_path / "data" / getattr(idx, name).folder / "raw"
     expected = write(folder, zipped=zipped)
     assert_same(LOADS[name](folder if inside else tmp_path / "data", split), expected[split])
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "kmnist"])
+def test_a_network_is_trained_on_a_set_and_predicts_a_grey_picture(tmp_path, monkeypatch, name):
+    """In three equal channels, by which all else is as with other sets."""
+    install_tiny(monkeypatch)
+    folder = tmp_path / "data" / getattr(idx, name.upper()).folder / "raw"
+    expected = write(folder)
+    where = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    how = ["--model", "tiny", "--epochs", "1", "--batch-size", "3", "--validation", "2", "--no-flip"]
+    result = CliRunner().invoke(app, ["train", "--dataset", name, *where, *how])
+    assert result.exit_code == 0, result.output
+    found = load_data(read_config(tmp_path / "run"))
+    np.testing.assert_array_equal(found.test[0], np.concatenate([expected["test"][0]] * 3, axis=1))
+    np.testing.assert_array_equal(found.test[1], expected["test"][1])
+    assert len(found.train[1]) == 5
+    assert found.mean.tolist() == [found.mean[0]] * 3
+    picture = tmp_path / "grey.png"
+    Image.fromarray(expected["test"][0][0, 0]).save(picture)
+    best = str(tmp_path / "run" / "best.safetensors")
+    result = CliRunner().invoke(app, ["predict", best, str(picture), "--json"])
+    assert result.exit_code == 0, result.output
+    classes = getattr(data, f"{name.upper()}_CLASSES")
+    assert {row["class"] for row in json.loads(result.output)[0]["top"]} <= set(classes)
+    np.testing.assert_array_equal(data.read_picture(picture, 28), found.test[0][0])  # what it was trained on
+    result = CliRunner().invoke(app, ["eval", best])
+    assert result.exit_code == 0, result.output
 
 
 def test_sets_of_the_same_names_are_kept_apart(tmp_path, monkeypatch):

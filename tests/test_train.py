@@ -516,7 +516,7 @@ def test_configuration_that_cannot_be_read(tmp_path, content):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": "mnist"}, "dataset: got 'mnist', expected one of cifar10, cifar100, shapes"),
+        ({"dataset": "imagenet"}, "dataset: got 'imagenet', expected one of cifar10, cifar100, shapes"),
         ({"model": "resnet21"}, "there is no 'resnet21'; did you mean .*resnet20"),
         ({"shortcut": "D"}, "shortcut: got 'D', expected one of A, A-after, B, C"),
         ({"epochs": 0}, "epochs: got 0, expected 1 or more"),

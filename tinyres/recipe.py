@@ -199,10 +199,26 @@ class Config:
         return self.image_size or models.image_size(self.model, self.stem)
 
 
-DATASETS: dict[str, tuple[Callable[..., tuple[Array, Array]], tuple[str, ...]]] = {
+Read: TypeAlias = Callable[..., tuple[Array, Array]]
+
+
+def _in_colour(read: Read) -> Read:
+    """Grey images as three equal channels: what networks take, and what a picture to be predicted is read as."""
+
+    def read_in_colour(root: str | None = None, split: str = "train") -> tuple[Array, Array]:
+        images, labels = read(root, split)
+        return images.repeat(3, axis=1), labels
+
+    return read_in_colour
+
+
+DATASETS: dict[str, tuple[Read, tuple[str, ...]]] = {
     "cifar10": (data.cifar10, data.CLASSES),
     "cifar100": (data.cifar100, data.CIFAR100_CLASSES),
     "shapes": (data.shapes, data.SHAPES_CLASSES),
+    "mnist": (_in_colour(data.mnist), data.MNIST_CLASSES),
+    "fashion_mnist": (_in_colour(data.fashion_mnist), data.FASHION_MNIST_CLASSES),
+    "kmnist": (_in_colour(data.kmnist), data.KMNIST_CLASSES),
 }
 
 SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {

@@ -51,7 +51,8 @@ def train(
     dataset: Annotated[
         str,
         typer.Option(
-            help="cifar10, cifar100, shapes, folder (pictures of your own in --data, train/CLASS/*.jpg and "
+            help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (with --no-flip: a mirrored digit or "
+            "character is another one), folder (pictures of your own in --data, train/CLASS/*.jpg and "
             "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes."
         ),
     ] = "auto",
