@@ -1,6 +1,7 @@
 """The command line: what it prints, what it leaves behind, and one short message for each mistake."""
 
 import contextlib
+import inspect
 import io
 import itertools
 import json
@@ -15,6 +16,7 @@ import time
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,6 +29,7 @@ from tinyres import checkpoints, cli, machine, models, profile, train
 from tinyres import console as console_module
 from tinyres.data import cifar, download
 from tinyres.runs import read_config
+from tinyres.study import gym
 
 # also run in new processes, so it is text
 TINY = """
@@ -131,6 +134,38 @@ def test_help_breaks_lines_where_the_terminal_ends(command, monkeypatch):
     for lines in paragraphs:
         for line, after in itertools.pairwise(line.strip() for line in lines):
             assert len(line) + 1 + len(after.split()[0]) > 78, f"{line!r} has room for {after.split()[0]!r}"
+
+
+def grouped(*command):
+    """The options of a command by the heading that its help has them under."""
+    found, panel = {}, None
+    for line in good(*command, "--help").splitlines():
+        if heading := re.match(r"╭─ (.*?) ─", line):
+            panel = found.setdefault(heading[1], set())
+        elif option := re.match(r"│ +(--[a-z-]+)", line):
+            panel.add(option[1])
+    return found
+
+
+def commands(group, *path):
+    for name, command in group.commands.items():
+        yield from commands(command, *path, name) if hasattr(command, "commands") else [((*path, name), command)]
+
+
+def test_each_option_stands_under_a_heading(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    panels = grouped("train")
+    assert list(panels) == ["Options", "Data", "Model", "Recipe", "Variation of images", "Run", "Machine"]
+    named = [option for options in panels.values() for option in options]
+    assert len(named) == len(set(named))
+    assert len(named) == len(dict(commands(typer.main.get_command(cli.app)))["train",].params) + 1
+    assert {"--dataset", "--subset"} <= panels["Data"]
+    assert {"--recipe", "--lr", "--zero-init-residual"} <= panels["Recipe"]
+    assert {"--out", "--resume", "--seed"} <= panels["Run"]
+    for path, command in commands(typer.main.get_command(cli.app)):
+        options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+        if len(options) > 8:
+            assert grouped(*path)["Options"] == {"--help"}, path
 
 
 def test_no_command_shows_help():
@@ -651,6 +686,102 @@ print("done")
     assert done.stdout.strip() == "done", done.stderr
 
 
+# ---------------------------------------------------------------- JSON
+@pytest.fixture
+def tables(run, tmp_path):
+    """What prints a table, but for studies; and cells of it, of the numbers."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    other = shutil.copytree(run, tmp_path / "other")
+    best = run / "best.safetensors"
+    return {
+        "summary": (["tiny"], lambda n: [f"{n['parameters']:,}", f"{n['layers'][0]['multiply_adds']:,}"]),
+        "summary of blocks": (
+            ["--compare", "basic,plain"],
+            lambda n: [f"{cost['parameters']:,}" for cost in n["blocks"]["basic"]],
+        ),
+        "recipes": ([], lambda n: [recipe["name"] for recipe in n]),
+        "eval": ([best], lambda n: [f"{n['accuracy']:.2%}", f"{n['loss']:.4f}", f"{n['calibration_error']:.2%}"]),
+        "compare": ([run, other], lambda n: [f"{r['test_loss']:.4f}" for r in n["runs"]]),
+        "predict": ([best, "a.png"], lambda n: [f"{top['class']} {top['probability']:.1%}" for top in n[0]["top"]]),
+        "profile": (
+            ["tiny", "--batch-size", 2, "--steps", 1],
+            lambda n: [f"{1000 * n['step_seconds']:,.2f}", *(total["kind"] for total in n["totals"])],
+        ),
+    }
+
+
+def keys(found):
+    """All but the values, of which some are times."""
+    if isinstance(found, dict):
+        return {key: keys(value) for key, value in found.items()}
+    return [keys(value) for value in found] if isinstance(found, list) else type(found)
+
+
+NAMED = ["summary", "summary of blocks", "recipes", "eval", "compare", "predict", "profile"]
+
+
+@pytest.mark.usefixtures("ceilings")
+@pytest.mark.parametrize("name", NAMED)
+def test_numbers_of_tables_as_json(tables, tmp_path, name):
+    """In a file beside the text, or alone on the terminal, with nothing rounded that the text rounds."""
+    words, cells = tables[name]
+    command = [name.split()[0], *words]
+    text = good(*command, "--json", "numbers.json")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert cells(numbers)
+    for cell in cells(numbers):
+        assert cell in text
+    alone = [json.loads(good(*command, *form)) for form in (["--json", "-"], ["--json"])]
+    for found in alone:
+        assert (keys(found) == keys(numbers)) if name == "profile" else (found == numbers)
+    good(*command, "--json", "numbers.json")  # once more, over what is there
+    assert good(*command)[:20] == text[:20]  # nothing stays as it was for the terminal
+
+
+def test_every_table_is_to_be_had_as_json(tables):
+    """Where a command's file draws tables, it has the option, and a test above or in test_study_json."""
+    assert set(tables) == set(NAMED)
+    with_json, with_tables = set(), set()
+    for path, command in commands(typer.main.get_command(cli.app)):
+        if any("--json" in parameter.opts for parameter in command.params):
+            with_json.add(path[-1])
+        if "gym" not in path and "Table(" in inspect.getsource(inspect.getmodule(command.callback)):
+            with_tables.add(path[-1])
+    assert with_json == with_tables
+    assert {name.split()[0] for name in NAMED} == {name for name in with_json if hasattr(cli, name) or name == "eval"}
+
+
+def test_json_has_no_nan():
+    found = {"loss": float("nan"), "rise": [float("inf"), -float("inf"), 0.1 + 0.2]}
+    text = console_module.json_text(found)
+    assert json.loads(text) == {"loss": None, "rise": [None, None, 0.1 + 0.2]}
+    assert "NaN" not in text
+
+
+def test_json_alone_sends_notes_to_stderr_and_puts_the_console_back(tmp_path):
+    with console_module.errors(), console_module.numbers_to(console_module.Path("-")) as take:
+        assert console_module.out.file is sys.stderr
+        take({})
+        assert console_module.out.quiet
+    assert console_module.out.file is sys.stdout
+    assert not console_module.out.quiet
+    with pytest.raises(KeyError), console_module.numbers_to(console_module.Path("-")):
+        raise KeyError
+    assert console_module.out.file is sys.stdout
+
+
+def test_json_does_not_take_the_place_of_a_picture(run, tmp_path):
+    """`predict ... --json a.png b.png`, with the picture where the file's name belongs."""
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    message = bad("predict", run / "best.safetensors", "--json", "a.png", "a.png")
+    assert "--json: got a.png, which is there and may be something else; expected a new file, or .json" in message
+    assert (tmp_path / "a.png").read_bytes() == before
+    assert "--json: got none/a.json, expected a file in a folder that is there" in bad(
+        "recipes", "--json", "none/a.json"
+    )
+
+
 # ---------------------------------------------------------------- mistakes
 def fake_cifar(root, *, label=0, cut=0):
     folder = root / cifar.CIFAR10.folder
@@ -976,3 +1107,86 @@ def test_python_m_tinyres(module):
     command = [sys.executable, "-m", module, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, f"tinyres {tr.__version__}, kernels for {tr.machine.simd()}\n")
+
+
+# ---------------------------------------------------------------- completion
+COMPLETE = {
+    "bash": lambda words: {"COMP_WORDS": " ".join(["tinyres", *words]), "COMP_CWORD": str(len(words))},
+    "zsh": lambda words: {"_TYPER_COMPLETE_ARGS": " ".join(["tinyres", *words])},
+    "fish": lambda words: {
+        "_TYPER_COMPLETE_ARGS": " ".join(["tinyres", *words]), "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    },
+}  # fmt: skip
+"""What each shell's script, as `tinyres --show-completion` prints it, tells of the words so far."""
+
+
+def completed(*words):
+    environment = {"_TINYRES_COMPLETE": "complete_bash", **COMPLETE["bash"](words)}
+    result = CliRunner().invoke(cli.app, [], env=environment, prog_name="tinyres")
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train", "--model", "resnet1"], [name for name in models.FAMILY if name.startswith("resnet1")]),
+        (["train", "--recipe", ""], tr.recipes.names()),
+        (["train", "--dataset", ""], ["auto", "folder", *train.DATASETS]),
+        (["train", "--optimizer", "a"], ["adamw"]),
+        (["train", "--schedule", ""], list(train.SCHEDULES)),
+        (["train", "--stem", ""], list(models.STEMS)),
+        (["train", "--shortcut", "A"], ["A", "A-after"]),
+        (["train", "--detect"], ["--detect-anomaly"]),
+        (["eval", "a.safetensors", "--split", "v"], ["validation"]),
+        (["profile", "resnet20", "--sort", "back"], ["backward"]),
+        (["summary", "preact_resnet110"], ["preact_resnet110"]),
+        (["summary", "--compare", "basic,bo"], ["basic,bottleneck"]),
+        (["recipes", "pa"], ["paper"]),
+        (["study", "gradcheck", "exp", "conv"], ["conv2d"]),
+        (["study", "gradient-flow", "plain20", "--activation", "s"], ["sigmoid"]),
+        (["study", "degradation", "--networks", "plain20,plain5"], ["plain20,plain56"]),
+        (["study", "explain", "plain18"], ["plain18"]),
+        (["train", "--out", ""], [""]),  # nothing of ours: a shell then looks for files
+        (["train", "--model", "no"], [""]),
+    ],
+)
+def test_shells_complete_what_is_known(words, expected):
+    assert completed(*words) == expected
+
+
+def test_what_completes_is_taken():
+    """Levels by name; and each optimizer that is offered is one."""
+    for name in completed("study", "gym", "start", ""):
+        assert gym.find(name).name == name
+    for name in completed("train", "--optimizer", ""):
+        assert train.Config(optimizer=name).optimizer == name
+
+
+@pytest.mark.parametrize("shell", COMPLETE)
+def test_the_installed_command_completes(shell, tmp_path):
+    """By the variables that each shell's script sets. Nothing is compiled for it."""
+    code = "import sys, tinyres_command; sys.argv = ['tinyres']; tinyres_command.main()"
+    variables = {"_TINYRES_COMPLETE": f"complete_{shell}", **COMPLETE[shell](["train", "--schedule", "co"])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, **variables, "TINYRES_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"[\w-]{5,}", done.stdout.replace("_arguments", "")) == ["cosine", "constant"]
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash on this machine")
+def test_bash_completes_by_the_script_that_is_shown(tmp_path):
+    command = tmp_path / "tinyres"
+    command.write_text(f"#!{sys.executable}\nfrom tinyres_command import main\nmain()\n")
+    command.chmod(0o755)
+    typed = 'eval "$(tinyres --show-completion bash)"; COMP_WORDS=(tinyres train --optimizer ""); COMP_CWORD=3; '
+    typed += '_tinyres_completion tinyres; echo "${COMPREPLY[@]}"'
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        ["bash", "--norc", "-c", typed], capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
+    assert (done.stdout, done.stderr) == ("sgd adamw\n", "")

@@ -10,6 +10,7 @@ import pytest
 from support.public import MODULES, public
 
 import tinyres as tr
+from tinyres import cli
 from tinyres.study.commands import app
 
 ROOT = Path(__file__).parents[1]
@@ -91,3 +92,28 @@ def test_a_page_that_says_something_wrong_is_noticed(tmp_path):
     with pytest.raises(AssertionError) as error:
         run_page(page)
     assert error.traceback[-1].lineno == 12
+
+
+# ---------------------------------------------------------------- names
+BUILDING = ("tr.Trainer", "tr.callbacks", "tr.sklearn", "tr.from_dlpack", "tr.from_onnx", "tr.data.transforms")
+"""What docs/known_from.md names before it is there."""
+
+
+def found(name):
+    value = tr
+    for part in name.split(".")[1:]:
+        if not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
+
+
+def test_names_that_are_known_from_elsewhere_are_there():
+    text = (DOCS / "known_from.md").read_text()
+    names = set(re.findall(r"`(tr(?:\.\w+)+)", text))
+    later = tuple(name for name in BUILDING if not found(name))
+    assert len(names) > 100
+    assert [name for name in sorted(names) if not name.startswith(later) and not found(name)] == []
+    commands = {name for name, _ in re.findall(r"`(?:mpiexec -n 2 )?tinyres (\w+)( --[\w-]+)?", text)}
+    assert commands <= {command.name for command in cli.app.registered_commands}
+    assert not found("tr.no_such.name")

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import json
 import shlex
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +17,7 @@ from rich.text import Text
 from tinyres import data, parallel
 from tinyres import train as training
 from tinyres.backend import set_num_threads
+from tinyres.files import write_whole
 from tinyres.kernels import warmup
 from tinyres.kernels.compile import cache_folder
 from tinyres.parallel.launch import launch
@@ -22,7 +25,9 @@ from tinyres.parallel.world import Elsewhere, failing
 from tinyres.progress import bars
 from tinyres.progress import console as console
 
-HARDWARE = "Run"  # heading of the options that do not change results
+# headings of options in a command's help
+DATA, MODEL, RECIPE, MEASUREMENT, RESULTS = "Data", "Model", "Recipe", "Measurement", "Results"
+RUN, MACHINE = "Run", "Machine"
 
 
 out = console()
@@ -52,8 +57,47 @@ def _fail(message: Text, code: int) -> NoReturn:
 
 def show(table: Table) -> None:
     """Print a table: on the terminal as wide as that is, and elsewhere without breaking lines."""
-    to = out if out.is_terminal else console(max(out.width, console(10**6).measure(table).maximum))
+    to = out if out.is_terminal or out.quiet else console(max(out.width, console(10**6).measure(table).maximum))
     to.print(table)
+
+
+def json_text(found: Any) -> str:
+    """Numbers as JSON, which has no NaN and no infinity: null in their place."""
+    finite = json.loads(json.dumps(found), parse_constant=lambda name: None)
+    return json.dumps(finite, indent=2, allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def numbers_to(file: Path | None) -> Iterator[Callable[[Any], None]]:
+    """Give a function that takes a command's numbers before they are printed, and puts them where --json says.
+
+    On the terminal they are alone: what is printed before goes to stderr, and what would follow, the same numbers as a
+    text, nowhere.
+    """
+    alone = file == Path("-")
+    if file is not None and not alone:
+        if file.is_dir() or not file.parent.is_dir():
+            raise UserError(f"--json: got {file}, expected a file in a folder that is there")
+        if file.is_file() and file.suffix != ".json":  # `predict ... --json a.png` may mean the picture
+            raise UserError(
+                f"--json: got {file}, which is there and may be something else; expected a new file, or .json"
+            )
+
+    def take(found: Any) -> None:
+        if file is None or ((launched := launch()) and launched.rank):
+            return
+        if alone:
+            out.quiet = True
+            sys.stdout.write(json_text(found))
+        else:
+            write_whole(file, json_text(found).encode())
+
+    before = out.stderr, out.quiet
+    out.stderr = alone
+    try:
+        yield take
+    finally:
+        out.stderr, out.quiet = before
 
 
 @contextlib.contextmanager
@@ -127,8 +171,30 @@ def compile_kernels() -> int:
     return len(steps)
 
 
-Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=HARDWARE)]
-DataOption = Annotated[str | None, typer.Option(help="Folder that holds the data set.", show_default=False)]
+def one_of(*known: Iterable[str], commas: bool = False) -> Callable[[str], list[str]]:
+    """What a shell completes a word to, or with `commas` the last of several: the names in these tables."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",") if commas else ("", "", incomplete)
+        return [before + comma + name for names in known for name in names if name.startswith(last)]
+
+    return complete
+
+
+Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=MACHINE)]
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write all numbers to this file, as JSON; to the terminal, and nothing else, for - or without a name.",
+        show_default=False,
+        rich_help_panel=RESULTS,
+    ),
+]
+DataOption = Annotated[
+    str | None, typer.Option(help="Folder that holds the data set.", show_default=False, rich_help_panel=DATA)
+]
 
 
 @contextlib.contextmanager

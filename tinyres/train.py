@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import checkpoints, data, machine, models
+from tinyres import checkpoints, data, html, machine, models
 from tinyres.callback import Callback, Callbacks, Logs, Training
 from tinyres.curves import curves
 from tinyres.evaluation import BATCH, evaluate
@@ -403,6 +403,15 @@ class Run(Loop):
         super().use_lr(lr)
         self._write_config()
 
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        path = self.folder / "curves.png" if self.folder else None
+        picture = path.read_bytes() if path and path.exists() else curves(self.history, self.config.model)
+        name = str(self.folder or self.config.model)
+        return html.of_run(
+            name, dataclasses.asdict(self.config), dataclasses.asdict(Config()), self.history, curves=picture
+        )
+
     def _write_config(self) -> None:
         """What was asked for, perhaps with more epochs than before."""
         self._write("config.json", (json.dumps(dataclasses.asdict(self.config), indent=2) + "\n").encode())
@@ -472,7 +481,7 @@ def freeze(model: Module, last: str | None) -> None:
             module.freeze()
 
 
-def whiten(model: Module, images: Array, std: Array | Sequence[float]) -> None:
+def whiten(model: Module, images: Any, std: Array | Sequence[float]) -> None:
     """Let a network's first convolution whiten patches of the training images, see `tinyres.nn.init.whitening`, and
     stay so.
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tinyres import checkpoints, data, models, recipes
 from tinyres.callback import Callback, Logs, Training
-from tinyres.data import Batches, Loader
+from tinyres.data import Batches, Loader, Pictures
 from tinyres.data.labelled import Labels, as_images, statistics
 from tinyres.evaluation import BATCH, Scores
 from tinyres.loop import Interrupted, Loss
@@ -153,7 +153,7 @@ class Trainer:
 
         Parameters
         ----------
-        x : array of shape (N, C, H, W) or (N, H, W), uint8 or float; or an iterable of batches
+        x : array of shape (N, C, H, W) or (N, H, W), uint8 or float, or Pictures; or an iterable of batches
             Images, which are normalised by their own mean and deviation. Or batches ``(x, y)`` that can be iterated
             over again and again, see `tinyres.data.Batches`; or a `tinyres.data.Loader`: then as these are.
         y : array of shape (N,), of whole numbers or strings
@@ -352,8 +352,8 @@ class Trainer:
                 raise ValueError(f"validation: got {validation} of {len(x)} images, expected a share, such as 0.1")
             order = np.random.default_rng(self.config.seed).permutation(len(x))
             out, rest = np.sort(order[:n]), np.sort(order[n:])
-            validation = x[out], np.array(labels.classes)[numbers[out]]
-            x, numbers, weight = x[rest], numbers[rest], None if weight is None else weight[rest]
+            validation = _take(x, out), np.array(labels.classes)[numbers[out]]
+            x, numbers, weight = _take(x, rest), numbers[rest], None if weight is None else weight[rest]
         mean, std = statistics(x)
         if self.mean is not None and isinstance(self.model, Module):  # of the images that it learnt from
             mean, std = self.mean, self.std  # type: ignore[assignment]
@@ -463,6 +463,11 @@ class _Averaged(Callback):
         training.use(checkpoints.part(arrays, "model"))
 
 
+def _take(x: Any, index: Array) -> Any:
+    """Some of the images."""
+    return x.only(index) if isinstance(x, Pictures) else x[index]
+
+
 def _shape(loader: Loader | Batches) -> tuple[int, ...]:
     """Channels, height and width of what the network is to see."""
     if isinstance(loader, Loader) and loader.transform is None:
@@ -472,6 +477,6 @@ def _shape(loader: Loader | Batches) -> tuple[int, ...]:
 
 def _are_batches(x: Any, y: Any) -> bool:
     """Whether it is not one array: a list of arrays is one, a list of pairs is not."""
-    if y is not None or isinstance(x, (np.ndarray, Tensor)):
+    if y is not None or isinstance(x, (np.ndarray, Tensor, Pictures)):
         return False
     return isinstance(x, Loader) or not hasattr(x, "__array__")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 import numpy as np
 import typer
 from PIL import Image
+from typer.core import TyperGroup
 
 import tinyres as tr
 from tinyres.cli import compare, evaluate, export, predict, profile, recipes, summary, train, verify, warmup
@@ -20,10 +21,21 @@ from tinyres.study.commands import app as study
 
 __all__ = ["app", "main"]
 
+
+class Commands(TyperGroup):
+    """All of them. ``--json`` without a file is ``--json -``: of options that may go without a value Typer has none."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:  # a shell that completes asks for files there
+            following = zip(args, [*args[1:], "--"], strict=True)
+            args = ["--json=-" if a == "--json" and b != "-" and b.startswith("-") else a for a, b in following]
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
+    cls=Commands,
     help="Residual networks from scratch, trained on a CPU.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -73,7 +85,7 @@ def main() -> None:
                 stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are of any script
         if (launched := launch()) and launched.local_rank:
             _run_quietly()
-        app()
+        app(prog_name="tinyres")  # also of `python -m tinyres`, whose completion has that name
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -1,6 +1,5 @@
 """`tinyres compare`."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +7,17 @@ import typer
 from rich.table import Table
 
 from tinyres import plots
-from tinyres.cli.options import Json
-from tinyres.console import UserError, errors, expect_folder, out, show
+from tinyres.console import (
+    RESULTS,
+    Json,
+    UserError,
+    errors,
+    expect_folder,
+    json_text,
+    numbers_to,
+    out,
+    show,
+)
 from tinyres.files import write_whole
 from tinyres.study import comparison
 
@@ -19,17 +27,20 @@ def compare(
     out_folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Write comparison.html, comparison.json and comparison.png here.", show_default=False
+            "--out",
+            help="Write comparison.html, comparison.json and comparison.png here.",
+            show_default=False,
+            rich_help_panel=RESULTS,
         ),
     ] = None,
-    as_json: Json = False,
+    json_file: Json = None,
 ) -> None:
     """Runs side by side: what differs in their recipes, how accurate they are, and in how many minutes.
 
     With --out, a page with their curves over each other. Minutes are those of training and validation. The test images
     of a run choose nothing: compare by the validation images, and look at the test accuracy at the end.
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         different = list(dict.fromkeys(runs))
         if len(different) < 2:
             raise UserError(f"RUNS: got {len(different)}, expected two or more to compare")
@@ -39,9 +50,7 @@ def compare(
         found = comparison.numbers(records)
         if out_folder:
             _write(out_folder, records, found)
-        if as_json:
-            out.print(json.dumps(found, indent=2, allow_nan=False), soft_wrap=True)
-            return
+        take(found)
         _tell(records, found)
         if out_folder:
             out.print(f"Written: comparison.html, comparison.json, comparison.png in {out_folder}", soft_wrap=True)
@@ -52,7 +61,7 @@ def _write(folder: Path, records: list[comparison.Record], found: dict[str, Any]
     html = comparison.page(records, figure)  # before anything is written: both may lack what they need
     folder.mkdir(parents=True, exist_ok=True)
     plots.save(figure, folder / "comparison.png")
-    write_whole(folder / "comparison.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(folder / "comparison.json", json_text(found).encode())
     write_whole(folder / "comparison.html", html.encode())
 
 

@@ -1,6 +1,5 @@
 """`tinyres eval`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +10,23 @@ from rich.table import Table
 
 from tinyres import checkpoints, evaluation, plots
 from tinyres import train as training
-from tinyres.cli.options import Checkpoint, Json
-from tinyres.console import DataOption, Threads, UserError, console, errors, expect_folder, out, show, work_together
+from tinyres.cli.options import Checkpoint
+from tinyres.console import (
+    DATA,
+    RESULTS,
+    DataOption,
+    Json,
+    Threads,
+    UserError,
+    errors,
+    expect_folder,
+    json_text,
+    numbers_to,
+    one_of,
+    out,
+    show,
+    work_together,
+)
 from tinyres.data import Loader
 from tinyres.files import write_whole
 from tinyres.parallel.world import world
@@ -26,10 +40,18 @@ def evaluate(
     checkpoint_file: Checkpoint,
     data: DataOption = None,
     split: Annotated[
-        str, typer.Option(help="test; validation, what the run held out of the training images; or train, with those.")
+        str,
+        typer.Option(
+            help="test; validation, what the run held out of the training images; or train, with those.",
+            autocompletion=one_of(SPLITS),
+            rich_help_panel=DATA,
+        ),
     ] = "test",
     flip: Annotated[
-        bool, typer.Option("--flip", help="Look at each image mirrored as well, and take the mean of the logits.")
+        bool,
+        typer.Option(
+            "--flip", help="Look at each image mirrored as well, and take the mean of the logits.", rich_help_panel=DATA
+        ),
     ] = False,
     out_folder: Annotated[
         Path | None,
@@ -37,9 +59,10 @@ def evaluate(
             "--out",
             help="Write evaluation.json, confusion.png, calibration.png, mistakes.png here.",
             show_default=False,
+            rich_help_panel=RESULTS,
         ),
     ] = None,
-    as_json: Json = False,
+    json_file: Json = None,
     threads: Threads = None,
 ) -> None:
     """Loss and accuracy of a checkpoint on the data set it was trained on; of each class, and how sure it is.
@@ -48,7 +71,7 @@ def evaluate(
     how far it is from that, in the mean. With --out, the confusion matrix, the reliability diagram and the worst
     mistakes as pictures.
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         work_together(threads)
         if split not in SPLITS:
             raise UserError(f"--split: got {split!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
@@ -67,7 +90,7 @@ def evaluate(
             there, known = (", ".join(map(str, names)) for names in (seen.classes, info["classes"]))
             raise UserError(f"--data: got pictures of {there}; expected those that {checkpoint_file} knows: {known}")
         for note in seen.notes:
-            console(stderr=as_json).print(note, soft_wrap=True)
+            out.print(note, soft_wrap=True)
         options = {"mean": info["mean"], "std": info["std"], "shuffle": False}
         scores = evaluation.score(model, Loader(seen.images, seen.labels, evaluation.BATCH, **options), flip=flip)
         found = {
@@ -78,9 +101,7 @@ def evaluate(
         }
         if out_folder and world().rank == 0:
             _write(out_folder, found, scores, seen.images, info["classes"])
-        if as_json:
-            out.print(json.dumps(found, indent=2, allow_nan=False), soft_wrap=True)
-            return
+        take(found)
         looked_at = f"{found['images']:,} images" + (", each mirrored as well" if flip else "")
         accuracy = f"accuracy {scores.accuracy:.2%}, loss {scores.loss:.4f}"
         out.print(f"{config.dataset} {split}: {accuracy} ({looked_at})", soft_wrap=True)
@@ -142,7 +163,7 @@ PICTURES = ("confusion.png", "calibration.png", "mistakes.png")
 
 def _write(folder: Path, found: dict[str, Any], scores: evaluation.Scores, images: Any, classes: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "evaluation.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(folder / "evaluation.json", json_text(found).encode())
     drawn = (
         pictures.confusion(scores, classes),
         pictures.reliability(scores),

@@ -1,6 +1,7 @@
 """`tinyres predict`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +10,19 @@ import typer
 from rich.table import Table
 
 from tinyres import checkpoints, nn, ops
-from tinyres.cli.options import Checkpoint, Json
-from tinyres.console import Threads, UserError, console, errors, reading, show, work_together
+from tinyres.cli.options import Checkpoint
+from tinyres.console import (
+    RESULTS,
+    Json,
+    Threads,
+    UserError,
+    console,
+    errors,
+    numbers_to,
+    reading,
+    show,
+    work_together,
+)
 from tinyres.data import Loader, PictureError, find_pictures, read_picture
 from tinyres.evaluation import BATCH
 from tinyres.parallel.world import world
@@ -23,8 +35,8 @@ def predict(
     images: Annotated[
         list[Path], typer.Argument(help="PNG or JPEG files, of any size, or folders of them.", show_default=False)
     ],
-    top: Annotated[int, typer.Option(help="How many classes to show.")] = 3,
-    as_json: Json = False,
+    top: Annotated[int, typer.Option(help="How many classes to show.", rich_help_panel=RESULTS)] = 3,
+    json_file: Json = None,
     threads: Threads = None,
 ) -> None:
     """The most likely classes of pictures, with their probabilities.
@@ -32,7 +44,7 @@ def predict(
     A picture is scaled so that its shorter side fits, and cut to a square around its middle, as in training. What
     cannot be read of a folder is passed over, and named.
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         work_together(threads)
         if top < 1:
             raise UserError(f"--top: got {top}, expected 1 or more")
@@ -55,7 +67,7 @@ def predict(
         if not read:
             raise UserError(f"none of the {len(paths)} pictures can be read")
         if world().rank == 0:
-            _show(read, np.array([found[str(path)] for path in read], np.float32), info["classes"], top, as_json)
+            _show(read, np.array([found[str(path)] for path in read], np.float32), info["classes"], top, take)
 
 
 def _expand(images: list[Path]) -> list[Path]:
@@ -89,17 +101,16 @@ def _probabilities(model: nn.Module, pixels: Array, info: dict[str, Any]) -> Arr
         return np.concatenate([ops.softmax(model(Tensor(x))).data for x, _ in loader.epoch(0)])
 
 
-def _show(paths: list[Path], probabilities: Array, classes: list[str], top: int, as_json: bool) -> None:
+def _show(paths: list[Path], probabilities: Array, classes: list[str], top: int, take: Callable[[Any], None]) -> None:
     top = min(top, len(classes))
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     rows = [[(classes[k], float(p[k])) for k in ks] for p, ks in zip(probabilities, best, strict=True)]
-    if as_json:
-        shown = [
+    take(
+        [
             {"image": str(path), "top": [{"class": name, "probability": p} for name, p in row]}
             for path, row in zip(paths, rows, strict=True)
         ]
-        print(json.dumps(shown, indent=2))
-        return
+    )
     table = Table("image", *(f"{i + 1}" for i in range(top)))
     for path, row in zip(paths, rows, strict=True):
         table.add_row(str(path), *(f"{name} {p:.1%}" for name, p in row))

@@ -1,6 +1,5 @@
 """`tinyres profile`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +12,21 @@ from tinyres import models, nn
 from tinyres import profile as profiling
 from tinyres import timeline as timelines
 from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
-from tinyres.console import Threads, UserError, console, errors, out, prepare_kernels, use_threads, work_together
-from tinyres.files import write_whole
+from tinyres.console import (
+    MEASUREMENT,
+    RESULTS,
+    Json,
+    Threads,
+    UserError,
+    console,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    prepare_kernels,
+    use_threads,
+    work_together,
+)
 from tinyres.parallel.launch import launch
 from tinyres.parallel.world import world
 
@@ -29,30 +41,48 @@ EPOCHS = {32: 50_000, 224: 1_281_167}
 
 
 def profile(
-    model: Annotated[str, typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
+        ),
+    ],
     batch_size: Annotated[
-        int | None, typer.Option(help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False, rich_help_panel=MEASUREMENT
+        ),
     ] = None,
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     in_channels: InChannels = None,
     stem: Stem = None,
     shortcut: Shortcut = None,
-    steps: Annotated[int, typer.Option(help="How many to measure, after a few that warm up.")] = 10,
+    steps: Annotated[
+        int, typer.Option(help="How many to measure, after a few that warm up.", rich_help_panel=MEASUREMENT)
+    ] = 10,
     images: Annotated[
         int | None,
-        typer.Option(help="Images in an epoch: CIFAR-10's 50,000, or ImageNet's 1,281,167.", show_default=False),
+        typer.Option(
+            help="Images in an epoch: CIFAR-10's 50,000, or ImageNet's 1,281,167.",
+            show_default=False,
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = None,
-    sort: Annotated[str, typer.Option(help=f"Order of operations: {', '.join(SORTS)}.")] = "run",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures to this file as well.", show_default=False)
-    ] = None,
+    sort: Annotated[
+        str,
+        typer.Option(
+            help=f"Order of operations: {', '.join(SORTS)}.", autocompletion=one_of(SORTS), rich_help_panel=RESULTS
+        ),
+    ] = "run",
+    json_file: Json = None,
     timeline: Annotated[
         Path | None,
         typer.Option(
             help="Draw when each process computes and exchanges gradients, and nothing else: mpiexec -n 2 tinyres "
             "profile ... --timeline FILE.png",
             show_default=False,
+            rich_help_panel=RESULTS,
         ),
     ] = None,
     threads: Threads = None,
@@ -65,7 +95,7 @@ def profile(
 
     tinyres profile resnet20 --batch-size 128 --sort time
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         models.check_name(model)
         own_size = models.image_size(model, stem)
         size = own_size if image_size is None else image_size
@@ -76,8 +106,6 @@ def profile(
                 raise UserError(f"--{option}: got {value}, expected 1 or more")
         if sort not in SORTS:
             raise UserError(f"--sort: got {sort!r}, expected one of {', '.join(SORTS)}")
-        if json_file is not None and (json_file.is_dir() or not json_file.parent.is_dir()):
-            raise UserError(f"--json: got {json_file}, expected a file in a folder that is there")
         if timeline is not None:
             if json_file is not None:
                 raise UserError("--timeline: draws a picture alone, and leaves nothing to write for --json")
@@ -95,8 +123,7 @@ def profile(
         sizes = {"batch_size": batch_size, "image_size": size, "channels": in_channels or 3}
         found = profiling.profile(net, **sizes, steps=steps).as_dict(images)
         found = {"model": model, "options": options, **found}
-        if json_file is not None:
-            write_whole(json_file, (json.dumps(found, indent=2) + "\n").encode())
+        take(found)
         _print_profile(found, sort)
 
 
@@ -115,7 +142,7 @@ def _draw(net: nn.Module, batch: tuple[int, ...], steps: int, title: str, path: 
 
 
 def _print_profile(found: dict[str, Any], sort: str) -> None:
-    to = out if out.is_terminal else console(WIDE)  # nothing breaks the lines of a file
+    to = out if out.is_terminal or out.quiet else console(WIDE)  # nothing breaks the lines of a file
     first = 0 if to.width >= WIDE else len(RATES) - 1  # of the rates that there is room for
     title = f"{found['model']}, {found['batch_size']} images of {found['image_size']} x {found['image_size']}"
     table = Table(title=title)

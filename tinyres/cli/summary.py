@@ -1,20 +1,33 @@
 """`tinyres summary`."""
 
-import json
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
 from tinyres import models
-from tinyres.cli.options import ImageSize, InChannels, Json, NumClasses, Shortcut, Stem, given
-from tinyres.console import UserError, errors, show
+from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
+from tinyres.console import (
+    MODEL,
+    Json,
+    UserError,
+    errors,
+    numbers_to,
+    one_of,
+    show,
+)
 from tinyres.nn.init import nothing_drawn
 
 
 def summary(
-    model: Annotated[str | None, typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
+        ),
+    ] = None,
     image_size: ImageSize = None,
     num_classes: NumClasses = None,
     in_channels: InChannels = None,
@@ -25,9 +38,11 @@ def summary(
         typer.Option(
             help=f"Instead of a model, blocks beside each other at equal width: {', '.join(models.BLOCKS)}.",
             show_default=False,
+            autocompletion=one_of(models.BLOCKS, commas=True),
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    as_json: Json = False,
+    json_file: Json = None,
 ) -> None:
     """Layers of a model with output sizes, parameters, multiply-adds and activations of one image.
 
@@ -35,13 +50,13 @@ def summary(
 
     tinyres summary --compare basic,bottleneck
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         if image_size is not None and image_size < 1:
             raise UserError(f"--image-size: got {image_size}, expected 1 or more")
         if (model is None) == (compare is None):
             raise UserError("summary: expected the name of a model, or --compare with the names of blocks")
         if compare is not None:
-            _compare(compare.split(","), image_size or 224, as_json)
+            _compare(compare.split(","), image_size or 224, take)
             return
         assert model is not None
         models.check_name(model)
@@ -51,10 +66,7 @@ def summary(
             net = models.create(model, **options)
         rows = models.summarize(net, size, in_channels or 3)
         total = {name: sum(getattr(row, name) for row in rows) for name in COSTS}
-        if as_json:
-            layers = [row._asdict() for row in rows]
-            print(json.dumps({"model": model, "image_size": size, **total, "layers": layers}, indent=2))
-            return
+        take({"model": model, "image_size": size, **total, "layers": [row._asdict() for row in rows]})
         title = f"{model}, images of {size} x {size}"
         table = Table(title=title, caption=CAPTION, show_footer=True, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
         table.add_column("layer", "total", no_wrap=True)  # what is told apart by it must be read; it fits 80 columns
@@ -77,13 +89,11 @@ def _shown(kind: str, value: int) -> str:
     return f"{value / 2**20:,.2f}" if kind == "activation_bytes" else f"{value:,}"
 
 
-def _compare(names: list[str], image_size: int, as_json: bool) -> None:
+def _compare(names: list[str], image_size: int, take: Callable[[Any], None]) -> None:
     """What blocks cost in the stages of ResNet-50, each as a multiple of the last one named."""
     costs = models.compare_blocks(names, image_size)
-    if as_json:
-        blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
-        print(json.dumps({"image_size": image_size, "blocks": blocks}, indent=2))
-        return
+    blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
+    take({"image_size": image_size, "blocks": blocks})
     last = names[-1]
     title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
     table = Table("w", "pixels", "block", title=title, caption=CAPTION)

@@ -7,17 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres import parallel, recipes
+from tinyres import models, parallel, recipes
 from tinyres import train as training
 from tinyres.backend import num_threads
 from tinyres.cli.options import Shortcut, Stem
 from tinyres.console import (
-    HARDWARE,
+    DATA,
+    MACHINE,
+    MODEL,
+    RECIPE,
+    RUN,
     DataOption,
     Threads,
     UserError,
     configuration,
     errors,
+    one_of,
     out,
     prepare_kernels,
     reading,
@@ -29,15 +34,78 @@ from tinyres.progress import ProgressBar
 from tinyres.runs import ALREADY, holds_run, read_config
 
 DEFAULTS = training.Config()
-RECIPE, VARIATION = "Recipe", "Variation of images"
+VARIATION = "Variation of images"
+OPTIMIZERS = ("sgd", "adamw")
 
 
 def train(
     context: typer.Context,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (with --no-flip: a mirrored digit or "
+            "character is another one), folder (pictures of your own in --data, train/CLASS/*.jpg and "
+            "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes.",
+            autocompletion=one_of(("auto", "folder"), training.DATASETS),
+            rich_help_panel=DATA,
+        ),
+    ] = "auto",
+    data: DataOption = DEFAULTS.data,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side that a folder's pictures are cut to; the model's own by default.", rich_help_panel=DATA
+        ),
+    ] = DEFAULTS.image_size,
+    validation: Annotated[
+        int,
+        typer.Option(
+            help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none.",
+            rich_help_panel=DATA,
+        ),
+    ] = DEFAULTS.validation,
+    subset: Annotated[
+        int | None,
+        typer.Option(help="Train on so many images only, chosen at random; not of a folder.", rich_help_panel=DATA),
+    ] = DEFAULTS.subset,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.",
+            autocompletion=one_of(models.FAMILY),
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULTS.model,
+    stem: Stem = DEFAULTS.stem,
+    shortcut: Shortcut = DEFAULTS.shortcut,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from these weights, safetensors of torchvision's or timm's names, or a checkpoint.",
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULTS.weights,
+    freeze: Annotated[
+        str | None,
+        typer.Option(
+            help="Leave the network as it is up to this part: stem, layer1, ...",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
+    ] = DEFAULTS.freeze,
+    num_classes: Annotated[
+        int | None,
+        typer.Option(
+            help="Classes to tell apart; must be those of the data, and is by default.", rich_help_panel=MODEL
+        ),
+    ] = DEFAULTS.num_classes,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Start from a recipe that `tinyres recipes` lists; other options change it.", show_default=False
+            help="Start from a recipe that `tinyres recipes` lists; other options change it.",
+            show_default=False,
+            autocompletion=one_of(recipes.names()),
+            rich_help_panel=RECIPE,
         ),
     ] = None,
     config_file: Annotated[
@@ -46,43 +114,14 @@ def train(
             "--config",
             help="Start from a file: TOML as `tinyres recipes NAME` prints it, or another run's config.json.",
             show_default=False,
+            rich_help_panel=RECIPE,
         ),
     ] = None,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (with --no-flip: a mirrored digit or "
-            "character is another one), folder (pictures of your own in --data, train/CLASS/*.jpg and "
-            "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes."
-        ),
-    ] = "auto",
-    data: DataOption = DEFAULTS.data,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side that a folder's pictures are cut to; the model's own by default.")
-    ] = DEFAULTS.image_size,
-    model: Annotated[
-        str, typer.Option(help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.")
-    ] = DEFAULTS.model,
-    stem: Stem = DEFAULTS.stem,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Start from these weights, safetensors of torchvision's or timm's names, or a checkpoint."),
-    ] = DEFAULTS.weights,
-    freeze: Annotated[
-        str | None,
-        typer.Option(help="Leave the network as it is up to this part: stem, layer1, ...", show_default=False),
-    ] = DEFAULTS.freeze,
-    num_classes: Annotated[
-        int | None, typer.Option(help="Classes to tell apart; must be those of the data, and is by default.")
-    ] = DEFAULTS.num_classes,
-    out_folder: Annotated[
-        Path | None, typer.Option("--out", help="Run folder; by default a new one in runs/.", show_default=False)
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder --out.")] = False,
-    shortcut: Shortcut = DEFAULTS.shortcut,
     epochs: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.", rich_help_panel=RECIPE)] = DEFAULTS.optimizer,
+    optimizer: Annotated[
+        str, typer.Option(help="sgd or adamw.", rich_help_panel=RECIPE, autocompletion=one_of(OPTIMIZERS))
+    ] = DEFAULTS.optimizer,
     lr: Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=RECIPE)] = DEFAULTS.lr,
     lr_batch_size: Annotated[
         int | None,
@@ -92,7 +131,12 @@ def train(
         ),
     ] = DEFAULTS.lr_batch_size,
     schedule: Annotated[
-        str, typer.Option(help=f"{', '.join(training.SCHEDULES)}.", rich_help_panel=RECIPE)
+        str,
+        typer.Option(
+            help=f"{', '.join(training.SCHEDULES)}.",
+            rich_help_panel=RECIPE,
+            autocompletion=one_of(training.SCHEDULES),
+        ),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
         float, typer.Option(help="Part of all steps in which the rate rises.", rich_help_panel=RECIPE)
@@ -158,31 +202,37 @@ def train(
     cutmix: Annotated[
         float, typer.Option(help="Put a part of another image into each: alpha.", rich_help_panel=VARIATION)
     ] = DEFAULTS.cutmix,
-    validation: Annotated[
-        int,
-        typer.Option(help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none."),
-    ] = DEFAULTS.validation,
-    subset: Annotated[
-        int | None, typer.Option(help="Train on so many images only, chosen at random; not of a folder.")
-    ] = DEFAULTS.subset,
-    seed: Annotated[int, typer.Option(help="One seed, one result.")] = DEFAULTS.seed,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Run folder; by default a new one in runs/.", show_default=False, rich_help_panel=RUN
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in the folder --out.", rich_help_panel=RUN)
+    ] = False,
+    seed: Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=RUN)] = DEFAULTS.seed,
     shards: Annotated[
         int | None,
         typer.Option(
             help="Parts of a batch for processes to share out, each with its own batch norm: the same result on any "
             "number of processes that divides it. As many as there are processes by default.",
             show_default=False,
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     sync_batch_norm: Annotated[
-        bool, typer.Option(help="Normalise by the statistics of all of a batch, not of each shard alone.")
+        bool,
+        typer.Option(
+            help="Normalise by the statistics of all of a batch, not of each shard alone.", rich_help_panel=MACHINE
+        ),
     ] = DEFAULTS.sync_batch_norm,
     checkpoint_every: Annotated[
         str | None,
         typer.Option(
             metavar="N|Nm",
             help="Save after so many steps, or minutes (10m), besides the end of each epoch.",
-            rich_help_panel=HARDWARE,
+            rich_help_panel=RUN,
             show_default=False,
         ),
     ] = None,
@@ -190,7 +240,7 @@ def train(
     detect_anomaly: Annotated[
         bool,
         typer.Option(
-            "--detect-anomaly", help="Stop at the first operation that gives NaN or infinity.", rich_help_panel=HARDWARE
+            "--detect-anomaly", help="Stop at the first operation that gives NaN or infinity.", rich_help_panel=RUN
         ),
     ] = False,
     recompute: Annotated[
@@ -199,7 +249,7 @@ def train(
             metavar="BLOCKS",
             help="Save memory: keep only what goes into so many blocks, and run them again in backward. 0 keeps all.",
             min=0,
-            rich_help_panel=HARDWARE,
+            rich_help_panel=MACHINE,
         ),
     ] = 0,
 ) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyres.data.statistics import channel_statistics
+from tinyres.data.stream import Pictures
 
 
-def as_images(x: npt.ArrayLike, name: str = "x") -> np.ndarray:
-    """Images of shape (N, C, H, W), uint8 or float32, of an array with or without an axis of channels.
+def as_images(x: Any, name: str = "x") -> Any:
+    """Images of shape (N, C, H, W), uint8 or float32, of an array with or without an axis of channels; `Pictures`, which
+    are read when they are needed, as they are.
 
     Raises
     ------
@@ -22,6 +24,8 @@ def as_images(x: npt.ArrayLike, name: str = "x") -> np.ndarray:
     >>> as_images(np.zeros((5, 8, 8))).shape, as_images(np.zeros((5, 3, 8, 8), np.uint8)).dtype
     ((5, 1, 8, 8), dtype('uint8'))
     """
+    if isinstance(x, Pictures):
+        return x
     array = np.asarray(x)
     if array.ndim == 3:
         array = array[:, None]
@@ -41,7 +45,7 @@ def as_images(x: npt.ArrayLike, name: str = "x") -> np.ndarray:
     return array
 
 
-def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def statistics(images: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, float32, by which a `Loader` normalises these; of a channel that is
     the same everywhere the deviation is 1, so that it becomes 0.
 

@@ -5,7 +5,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres.console import errors, show
+from tinyres.console import (
+    Json,
+    errors,
+    numbers_to,
+    show,
+)
 from tinyres.study import bottleneck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 
@@ -14,12 +19,16 @@ from tinyres.study.commands.shared import Out, app, folder_for, write
 def bottleneck(
     image_size: Annotated[int, typer.Option(help="Height and width of the network's images.", min=32)] = 224,
     out_folder: Out = None,
+    json_file: Json = None,
 ) -> None:
     """What bottlenecks save: parameters and multiply-adds beside two 3x3 convolutions."""
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         costs = study.bottleneck(image_size)
         figure = study.draw(costs)
         folder = folder_for("bottleneck", out_folder)
+        blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
+        numbers = {"image_size": image_size, "blocks": blocks}
+        take(numbers)
         table = Table("channels", "pixels", title="One basic block beside one bottleneck, at equal width")
         for heading in ("parameters", "multiply-adds", "activation"):
             table.add_column(heading, justify="right", overflow="fold")
@@ -28,5 +37,4 @@ def bottleneck(
             cells = [f"{a:,} / {b:,}\n= {a / b:.1f}" for a, b in pairs]
             table.add_row(f"{basic.width}", f"{basic.size}^2", *cells)
         show(table)
-        numbers = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
-        write(folder, "bottleneck", {"image_size": image_size, "blocks": numbers}, figure)
+        write(folder, "bottleneck", numbers, figure)

@@ -6,35 +6,58 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import plots
+from tinyres import models, plots
 from tinyres import train as training
-from tinyres.console import DataOption, Threads, configuration, errors, out, prepare_kernels, show, use_threads
+from tinyres.console import (
+    MODEL,
+    RECIPE,
+    DataOption,
+    Json,
+    Threads,
+    configuration,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    prepare_kernels,
+    show,
+    use_threads,
+)
 from tinyres.study import degradation as study
 from tinyres.study.commands.shared import Dataset, Names, Out, Seed, Subset, app, folder_for, write
 
 
 @app.command("degradation")
 def degradation(
-    epochs: Annotated[int, typer.Option(help="Epochs of each network.")] = 20,
+    epochs: Annotated[int, typer.Option(help="Epochs of each network.", rich_help_panel=RECIPE)] = 20,
     subset: Subset = None,
     networks: Annotated[
-        str, typer.Option(help="plainN and resnetN, with commas between; trained one after the other.")
+        str,
+        typer.Option(
+            help="plainN and resnetN, with commas between; trained one after the other.",
+            autocompletion=one_of(models.FAMILY, commas=True),
+            rich_help_panel=MODEL,
+        ),
     ] = "plain20,plain56,resnet20,resnet56",
     dataset: Dataset = "auto",
     data: DataOption = None,
     lr: Annotated[
-        float, typer.Option(help="Learning rate; a tenth from half of the run, a tenth of that from 3/4.")
+        float,
+        typer.Option(
+            help="Learning rate; a tenth from half of the run, a tenth of that from 3/4.", rich_help_panel=RECIPE
+        ),
     ] = 0.1,
-    batch_size: Annotated[int, typer.Option()] = 128,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = 128,
     seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
+    json_file: Json = None,
 ) -> None:
     """The paper's first experiment: a deeper plain net gets worse, in training error too; a residual one does not.
 
     Ctrl-C finishes the step and saves; the same command goes on from there.
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         plots.subplots()  # without matplotlib, better now than after hours
         given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "lr": lr, "seed": seed}
@@ -46,15 +69,16 @@ def degradation(
         except training.Interrupted:
             out.print("Stopped and saved. The same command goes on from there.")
             raise typer.Exit(130) from None
+        sentences = study.verdict(curves)
+        recipe = {name: value for name, value in dataclasses.asdict(config).items() if name != "model"}
+        numbers = {"recipe": recipe, "curves": [c._asdict() for c in curves], "verdict": sentences}
+        take(numbers)
         table = Table("network", title=f"Errors on {config.dataset} after {epochs} epochs, by one recipe")
         for heading in ("training error", "test error"):
             table.add_column(heading, justify="right")
         for curve in curves:
             table.add_row(curve.model, f"{curve.train[-1]:.2%}", f"{curve.test[-1]:.2%}")
         show(table)
-        sentences = study.verdict(curves)
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
-        recipe = {name: value for name, value in dataclasses.asdict(config).items() if name != "model"}
-        numbers = {"recipe": recipe, "curves": [c._asdict() for c in curves], "verdict": sentences}
         write(folder, "degradation", numbers, study.draw(curves))

@@ -8,7 +8,19 @@ import typer
 from rich.table import Table
 
 from tinyres import checkpoints, data, models
-from tinyres.console import Threads, UserError, errors, out, use_threads
+from tinyres.console import (
+    DATA,
+    MODEL,
+    RESULTS,
+    Json,
+    Threads,
+    UserError,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    use_threads,
+)
 from tinyres.files import write_whole
 from tinyres.nn import Module
 from tinyres.nn.init import manual_seed
@@ -23,20 +35,35 @@ LARGEST = 20_000_000  # bytes of a page that a browser on a phone still opens
 
 @app.command("explain")
 def explain(
-    model: Annotated[str, typer.Argument(help="Any of the family, e.g. resnet20.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Any of the family, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
+        ),
+    ],
     image: Annotated[
         Path | None, typer.Argument(help="A PNG or JPEG file; one of the built-in shapes by default.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Take weights, size and classes from this checkpoint of the model.")
+        Path | None,
+        typer.Option(help="Take weights, size and classes from this checkpoint of the model.", rich_help_panel=MODEL),
     ] = None,
     label: Annotated[
-        int | None, typer.Option(help="Number of the image's class; the shape's own, or the most likely one.")
+        int | None,
+        typer.Option(
+            help="Number of the image's class; the shape's own, or the most likely one.", rich_help_panel=DATA
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights at random, and of the built-in shape.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of weights at random, and of the built-in shape.", min=0, rich_help_panel=MODEL)
+    ] = 0,
     out_file: Annotated[
-        Path | None, typer.Option("--out", help="The page; study/explain/MODEL.html by default.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--out", help="The page; study/explain/MODEL.html by default.", show_default=False, rich_help_panel=RESULTS
+        ),
     ] = None,
+    json_file: Json = None,
     threads: Threads = None,
 ) -> None:
     """Backprop, step by step: a page on which to walk through a forward and a backward pass, node by node.
@@ -44,7 +71,7 @@ def explain(
     The page is one file and works offline. With a checkpoint, batch norm uses its running statistics, as in use;
     without, those of the image, as in training.
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         page.find_jinja()  # better now than after the work
         path = Path("study", "explain", f"{model}.html") if out_file is None else out_file
@@ -74,7 +101,9 @@ def explain(
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, html)
-        out.print(_table(passes, model))
+        found = _numbers(passes, model)
+        take(found)
+        out.print(_table(found))
         for sentence in _verdict(passes):
             out.print(sentence, soft_wrap=True)
         out.print(f"Written: {path} ({len(html) / 1e6:.1f} MB). Open it in a browser.", soft_wrap=True)
@@ -98,15 +127,39 @@ def _normalised(picture: Array, info: dict[str, Any]) -> Array:
     return (picture.astype(np.float32) / 255 - mean) / std
 
 
-def _table(passes: study.Passes, model: str) -> Table:
-    table = Table("block", title=f"{model}: what comes out of each block, and what comes back to it")
-    for heading in ("operations", "shape", "norm of value", "norm of gradient"):
-        table.add_column(heading, justify="right")
+def _numbers(passes: study.Passes, model: str) -> dict[str, Any]:
+    """The answer, and of each block what comes out of it and what comes back to it."""
+    blocks = []
     for block in passes.blocks:
         step = passes.steps[block.cells[-1].step]
-        numbers = (page.statistics(array)["norm"] for array in (step.value, step.gradient) if array is not None)
-        norms = (f"{float(norm):.4g}" for norm in numbers)
-        table.add_row(block.title, f"{len(block.cells)}", " × ".join(map(str, step.value.shape[1:])) or "1", *norms)
+        value, gradient = (_norm(array) for array in (step.value, step.gradient))
+        shape = list(step.value.shape[1:])
+        blocks.append(
+            {
+                "block": block.title,
+                "operations": len(block.cells),
+                "shape": shape,
+                "norm_of_value": value,
+                "norm_of_gradient": gradient,
+            }
+        )
+    answer = {"loss": passes.loss, "label": passes.label, "probabilities": passes.probabilities.tolist()}
+    return {"model": model, "steps": len(passes.steps), **answer, "blocks": blocks}
+
+
+def _norm(array: Array | None) -> float | None:
+    return None if array is None else float(page.statistics(array)["norm"])
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table("block", title=f"{found['model']}: what comes out of each block, and what comes back to it")
+    for heading in ("operations", "shape", "norm of value", "norm of gradient"):
+        table.add_column(heading, justify="right")
+    for block in found["blocks"]:
+        norms = (block["norm_of_value"], block["norm_of_gradient"])
+        cells = ("" if norm is None else f"{norm:.4g}" for norm in norms)
+        shape = " × ".join(map(str, block["shape"])) or "1"
+        table.add_row(block["block"], f"{block['operations']}", shape, *cells)
     return table
 
 

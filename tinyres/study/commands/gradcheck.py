@@ -5,7 +5,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres.console import errors, out, show
+from tinyres import ops as operations
+from tinyres.console import (
+    Json,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    show,
+)
 from tinyres.study import gradcheck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 
@@ -13,28 +21,36 @@ from tinyres.study.commands.shared import Out, app, folder_for, write
 @app.command("gradcheck")
 def gradcheck(
     ops: Annotated[
-        list[str], typer.Argument(metavar="OP...", help="Operations, such as exp, relu, batch_norm; a panel for each.")
+        list[str],
+        typer.Argument(
+            metavar="OP...",
+            help="Operations, such as exp, relu, batch_norm; a panel for each.",
+            autocompletion=one_of(operations.__all__),
+        ),
     ],
     seed: Annotated[int, typer.Option(help="Of the numbers and the direction; one seed, one result.", min=0)] = 0,
     out_folder: Out = None,
+    json_file: Json = None,
 ) -> None:
     """Gradcheck, explained: the error of a difference quotient by the size of its step, in float64 and float32."""
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         found = [study.errors(op, seed) for op in ops]
         figure = study.draw(found)
         folder = folder_for("gradcheck", out_folder)
+        sentences = [sentence for one in found for sentence in study.verdict(one)]
+        curves = {one.op: {k: c._asdict() for k, c in one.curves.items()} for one in found}
+        about = {one.op: {"derivative": one.derivative, "kink": one.kink} for one in found}
+        numbers = {"seed": seed, "steps": study.STEPS.tolist(), "operations": about, "curves": curves}
+        numbers["verdict"] = sentences
+        take(numbers)
         table = Table("operation", "dtype", title="Relative error of the central difference where it is least")
         for heading in ("best step", "predicted", "error", "predicted", "kink from"):
             table.add_column(heading, justify="right")
         for one in found:
             for dtype, curve in one.curves.items():
-                numbers = curve.best_step, curve.predicted_step, curve.best_error, curve.predicted_error, one.kink
-                table.add_row(one.op, dtype, *("-" if n is None else f"{n:.1e}" for n in numbers))
+                row = curve.best_step, curve.predicted_step, curve.best_error, curve.predicted_error, one.kink
+                table.add_row(one.op, dtype, *("-" if n is None else f"{n:.1e}" for n in row))
         show(table)
-        sentences = [sentence for one in found for sentence in study.verdict(one)]
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
-        curves = {one.op: {k: c._asdict() for k, c in one.curves.items()} for one in found}
-        about = {one.op: {"derivative": one.derivative, "kink": one.kink} for one in found}
-        result = {"seed": seed, "steps": study.STEPS.tolist(), "operations": about, "curves": curves}
-        write(folder, "gradcheck", {**result, "verdict": sentences}, figure)
+        write(folder, "gradcheck", numbers, figure)

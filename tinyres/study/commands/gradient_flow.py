@@ -6,18 +6,42 @@ import typer
 from rich.table import Table
 
 from tinyres import models, plots
-from tinyres.console import DataOption, Threads, busy, configuration, errors, out, prepare_kernels, show, use_threads
+from tinyres.console import (
+    MODEL,
+    DataOption,
+    Json,
+    Threads,
+    busy,
+    configuration,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    prepare_kernels,
+    show,
+    use_threads,
+)
 from tinyres.recipe import load_data
 from tinyres.study import gradient_flow as study
 from tinyres.study import probe
 from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
+from tinyres.study.variants import ACTIVATIONS
 
 
 @app.command("gradient-flow")
 def gradient_flow(
-    names: Annotated[list[str], typer.Argument(metavar="MODEL...", help="E.g. plain20 resnet20 plain56 resnet56.")],
-    activation: Annotated[str, typer.Option(help="relu or sigmoid.")] = "relu",
-    batch_norm: Annotated[bool, typer.Option(help="With batch norm, or a bias in its place.")] = True,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="E.g. plain20 resnet20 plain56 resnet56.", autocompletion=one_of(models.FAMILY)
+        ),
+    ],
+    activation: Annotated[
+        str, typer.Option(help="relu or sigmoid.", autocompletion=one_of(ACTIVATIONS), rich_help_panel=MODEL)
+    ] = "relu",
+    batch_norm: Annotated[
+        bool, typer.Option(help="With batch norm, or a bias in its place.", rich_help_panel=MODEL)
+    ] = True,
     steps: Steps = 100,
     dataset: Dataset = "auto",
     data: DataOption = None,
@@ -27,9 +51,10 @@ def gradient_flow(
     seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
+    json_file: Json = None,
 ) -> None:
     """What each layer leaves of the gradient, and the product over the depth, while nets train."""
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         for name in names:
             models.check_name(name)
@@ -47,6 +72,15 @@ def gradient_flow(
                 flows.append(
                     study.gradient_flow(name, config, found, steps, activation=activation, batch_norm=batch_norm)
                 )
+        sentences = study.verdict(flows)
+        for flow in flows:
+            if flow.moments[-1].step < steps:
+                sentences.append(f"{flow.title}: diverged after step {flow.moments[-1].step}; try a lower --lr.")
+        nets = [
+            {"model": flow.model, "variant": flow.variant, "moments": probe.as_dicts(flow.moments)} for flow in flows
+        ]
+        numbers = {**probe.described(config, found, steps), "networks": nets, "verdict": sentences}
+        take(numbers)
         table = Table("network", title=f"Gradients on {len(found.train[1]):,} images of {config.dataset}")
         for heading in ("step", "loss", "dL/dy, first / last", "per layer", "closed", "dead"):
             table.add_column(heading, justify="right")
@@ -58,14 +92,6 @@ def gradient_flow(
                 table.add_row("" if step else flow.model, *row, end_section=step == flow.moments[-1].step)
         show(table)
         out.print("Closed activations and dead channels: of the layer that has most.", soft_wrap=True)
-        sentences = study.verdict(flows)
-        for flow in flows:
-            if flow.moments[-1].step < steps:
-                sentences.append(f"{flow.title}: diverged after step {flow.moments[-1].step}; try a lower --lr.")
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
-        nets = [
-            {"model": flow.model, "variant": flow.variant, "moments": probe.as_dicts(flow.moments)} for flow in flows
-        ]
-        options = probe.described(config, found, steps)
-        write(folder, "gradient-flow", {**options, "networks": nets, "verdict": sentences}, study.draw(flows))
+        write(folder, "gradient-flow", numbers, study.draw(flows))

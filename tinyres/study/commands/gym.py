@@ -7,15 +7,28 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tinyres.console import errors, out, show
+from tinyres.console import (
+    Json,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    show,
+)
 from tinyres.study import gym as study
 from tinyres.study.commands.shared import app
 
 gym = typer.Typer(help="Gradients broken on purpose, for you to mend.", no_args_is_help=False)
 app.add_typer(gym, name="gym")
 
+NAMES = [level.name for level in study.LEVELS]
 Folder = Annotated[Path, typer.Option("--folder", help="Where the levels are.")]
-Which = Annotated[str | None, typer.Argument(metavar="[LEVEL]", help="Number or name; the one begun last by default.")]
+Which = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[LEVEL]", help="Number or name; the one begun last by default.", autocompletion=one_of(NAMES)
+    ),
+]
 HERE = Path("gym")
 
 
@@ -25,7 +38,7 @@ def chosen(folder: Path, level: str | None) -> study.Level:
 
 
 @gym.callback(invoke_without_command=True)
-def levels(context: typer.Context, folder: Folder = HERE) -> None:
+def levels(context: typer.Context, folder: Folder = HERE, json_file: Json = None) -> None:
     """Gradients broken on purpose, one level at a time: start, read the smallest failing case, mend, check.
 
     Without a command: the levels, and which are solved.
@@ -33,13 +46,18 @@ def levels(context: typer.Context, folder: Folder = HERE) -> None:
     if context.invoked_subcommand:
         context.default_map = {context.invoked_subcommand: {"folder": folder}}  # --folder counts wherever it stands
         return
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         done = study.progress(folder)
+        states = [_state(level, done, folder) for level in study.LEVELS]
+        found = [
+            {"number": level.number, "name": level.name, "op": level.op, "file": level.mutant.file, "state": state}
+            for level, state in zip(study.LEVELS, states, strict=True)
+        ]
+        take({"levels": found, "damaged": done.damaged})
         table = Table("", "level", "file", "", title="Each file has one fault; its gradient is wrong")
-        for level in study.LEVELS:
-            begun = (folder / level.name / level.file).exists()
-            state = Text("solved", "green") if level.name in done.solved else "begun" if begun else ""
-            table.add_row(f"{level.number}", level.op, level.mutant.file, state)
+        for level, state in zip(study.LEVELS, states, strict=True):
+            shown = Text(state or "", "green" if state == "solved" else "")
+            table.add_row(f"{level.number}", level.op, level.mutant.file, shown)
         show(table)
         if done.damaged:
             out.print(
@@ -50,10 +68,19 @@ def levels(context: typer.Context, folder: Folder = HERE) -> None:
         out.print(f"{len(done.solved)} of {len(study.LEVELS)} solved. {rest}", soft_wrap=True)
 
 
+def _state(level: study.Level, done: study.Progress, folder: Path) -> str | None:
+    if level.name in done.solved:
+        return "solved"
+    return "begun" if (folder / level.name / level.file).exists() else None
+
+
 @gym.command()
 def start(
     level: Annotated[
-        str | None, typer.Argument(metavar="[LEVEL]", help="Number or name; the first unsolved by default.")
+        str | None,
+        typer.Argument(
+            metavar="[LEVEL]", help="Number or name; the first unsolved by default.", autocompletion=one_of(NAMES)
+        ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Begin anew; what you had is kept as FILE.before.")] = False,
     folder: Folder = HERE,

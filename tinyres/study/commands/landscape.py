@@ -1,7 +1,6 @@
 """`tinyres study landscape`."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +11,15 @@ from rich.table import Table
 from tinyres import models, plots
 from tinyres import train as training
 from tinyres.console import (
+    MEASUREMENT,
     DataOption,
+    Json,
     Threads,
     UserError,
     configuration,
     errors,
+    numbers_to,
+    one_of,
     out,
     prepare_kernels,
     progress,
@@ -25,7 +28,7 @@ from tinyres.console import (
 )
 from tinyres.study import degradation
 from tinyres.study import landscape as study
-from tinyres.study.commands.shared import Names, Out, Seed, app, folder_for, write
+from tinyres.study.commands.shared import Names, Out, app, folder_for, write
 
 TRAINING = "Training, where no runs are given"
 NETWORKS = "plain56,resnet56"
@@ -40,15 +43,20 @@ def landscape(
             show_default=False,
         ),
     ] = None,
-    points: Annotated[int, typer.Option(help="Points along each direction; odd.")] = 25,
-    radius: Annotated[float, typer.Option(help="Largest step, in lengths of the weights.")] = 1.0,
-    images: Annotated[int, typer.Option(help="Training images to measure the loss on.")] = 500,
+    points: Annotated[int, typer.Option(help="Points along each direction; odd.", rich_help_panel=MEASUREMENT)] = 25,
+    radius: Annotated[
+        float, typer.Option(help="Largest step, in lengths of the weights.", rich_help_panel=MEASUREMENT)
+    ] = 1.0,
+    images: Annotated[
+        int, typer.Option(help="Training images to measure the loss on.", rich_help_panel=MEASUREMENT)
+    ] = 500,
     networks: Annotated[
         str | None,
         typer.Option(
             help=f"Networks to train, with commas between; {NETWORKS} by default.",
             show_default=False,
             rich_help_panel=TRAINING,
+            autocompletion=one_of(models.FAMILY, commas=True),
         ),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Epochs of each network.", rich_help_panel=TRAINING)] = 20,
@@ -57,19 +65,25 @@ def landscape(
         typer.Option(help="Train on so many images only; all by default.", rich_help_panel=TRAINING),
     ] = None,
     dataset: Annotated[
-        str, typer.Option(help="cifar10, cifar100, shapes, or auto.", rich_help_panel=TRAINING)
+        str,
+        typer.Option(
+            help="cifar10, cifar100, shapes, or auto.",
+            rich_help_panel=TRAINING,
+            autocompletion=one_of(("auto",), training.DATASETS),
+        ),
     ] = "auto",
     data: DataOption = None,
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=MEASUREMENT)] = 0,
     threads: Threads = None,
     out_folder: Out = None,
+    json_file: Json = None,
 ) -> None:
     """The loss around trained networks, in two random directions: of a plain and a residual one.
 
     Shows runs that are there, or trains networks first, as the degradation study does. Ctrl-C stops after the step or
     point it is at and saves; the same command goes on from there.
     """
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         plots.subplots()  # without matplotlib, better now than after hours
         study.grid(points, radius)  # so are mistakes
@@ -100,6 +114,15 @@ def landscape(
             out.print("Stopped and saved. The same command goes on from there.")
             raise typer.Exit(130) from None
         found = [study.sharpness(surface) for surface in surfaces]
+        sentences = study.verdict(found)
+        numbers: dict[str, Any] = {"points": points, "radius": radius, "images": images, "seed": seed}
+        numbers["runs"] = [str(run) for run in runs]
+        numbers["networks"] = [
+            net._asdict() | {"losses": s.losses.tolist(), "errors": s.errors.tolist()}
+            for net, s in zip(found, surfaces, strict=True)
+        ]
+        numbers["verdict"] = sentences
+        take(numbers)
         title = f"Loss around trained networks, {points} x {points} points, {images:,} training images"
         table = Table("network", title=title)
         headings = ("loss", "error", f"loss at {radius / 2:g}", f"loss at {radius:g}", "within 1", "not convex")
@@ -111,17 +134,9 @@ def landscape(
                 net.name, f"{net.loss:.3f}", f"{net.error:.1%}", *rises, f"{net.basin:.0%}", f"{net.bent:.0%}"
             )
         show(table)
-        sentences = study.verdict(found)
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
-        numbers: dict[str, Any] = {"points": points, "radius": radius, "images": images, "seed": seed}
-        numbers["runs"] = [str(run) for run in runs]
-        numbers["networks"] = [
-            net._asdict() | {"losses": s.losses.tolist(), "errors": s.errors.tolist()}
-            for net, s in zip(found, surfaces, strict=True)
-        ]
-        numbers = json.loads(json.dumps(numbers), parse_constant=lambda name: None)  # JSON has no infinity
-        write(folder, "landscape", numbers | {"verdict": sentences}, study.draw(surfaces))
+        write(folder, "landscape", numbers, study.draw(surfaces))
 
 
 def _train(networks: list[str], given: dict[str, Any], folder: Path) -> list[Path]:

@@ -8,7 +8,20 @@ import typer
 from rich.table import Table
 
 from tinyres import models, plots
-from tinyres.console import Threads, busy, errors, out, prepare_kernels, show, use_threads
+from tinyres.console import (
+    MEASUREMENT,
+    RESULTS,
+    Json,
+    Threads,
+    busy,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    prepare_kernels,
+    show,
+    use_threads,
+)
 from tinyres.nn.init import manual_seed
 from tinyres.study import memory as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
@@ -16,12 +29,23 @@ from tinyres.study.commands.shared import Out, app, folder_for, write
 
 @app.command("memory")
 def memory(
-    model: Annotated[str, typer.Argument(help="Any of the family, e.g. resnet20.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Any of the family, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
+        ),
+    ],
     batch_size: Annotated[
-        int | None, typer.Option(help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False, rich_help_panel=MEASUREMENT
+        ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Height and width; what the model was designed for.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Height and width; what the model was designed for.", show_default=False, rich_help_panel=MEASUREMENT
+        ),
     ] = None,
     segment: Annotated[
         list[int] | None,
@@ -29,15 +53,21 @@ def memory(
             help="Blocks in a checkpoint; may be given several times. By default 1, the square root of a stage's and "
             "of all, and a whole stage.",
             show_default=False,
+            rich_help_panel=MEASUREMENT,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="How many to time, of each kind, in turns.")] = 5,
-    top: Annotated[int, typer.Option(help="How many of the arrays to list, the largest first.", min=0)] = 10,
+    steps: Annotated[
+        int, typer.Option(help="How many to time, of each kind, in turns.", rich_help_panel=MEASUREMENT)
+    ] = 5,
+    top: Annotated[
+        int, typer.Option(help="How many of the arrays to list, the largest first.", min=0, rich_help_panel=RESULTS)
+    ] = 10,
     out_folder: Out = None,
+    json_file: Json = None,
     threads: Threads = None,
 ) -> None:
     """What the tape keeps alive over a training step, and the trade of checkpoints: less memory, more time."""
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         plots.subplots()  # without matplotlib, better now than after the work
         models.check_name(model)
@@ -51,12 +81,7 @@ def memory(
             found = study.memory(net, batch_size=batch, image_size=size, segments=segment or None, steps=steps)
         predicted = study.predicted_bytes(net, batch, size)
         folder = folder_for("memory", out_folder)
-        _print_kept(found[0], top)
-        _print_shares(found[0])
-        _print_trade(found)
         sentences = study.verdict(found, predicted)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         numbers = {
             "model": model, "batch_size": batch, "image_size": size, "predicted_bytes": predicted, "verdict": sentences,
             "steps": [
@@ -68,6 +93,12 @@ def memory(
                 for step in found
             ],
         }  # fmt: skip
+        take(numbers)
+        _print_kept(found[0], top)
+        _print_shares(found[0])
+        _print_trade(found)
+        for sentence in sentences:
+            out.print(sentence, soft_wrap=True)
         write(folder, "memory", numbers, study.draw(found))
 
 

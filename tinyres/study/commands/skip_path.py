@@ -5,8 +5,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import plots
-from tinyres.console import DataOption, Threads, busy, configuration, errors, out, prepare_kernels, show, use_threads
+from tinyres import models, plots
+from tinyres.console import (
+    DataOption,
+    Json,
+    Threads,
+    busy,
+    configuration,
+    errors,
+    numbers_to,
+    one_of,
+    out,
+    prepare_kernels,
+    show,
+    use_threads,
+)
 from tinyres.recipe import load_data
 from tinyres.study import probe
 from tinyres.study import skip_path as study
@@ -15,7 +28,12 @@ from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, S
 
 @app.command("skip-path")
 def skip_path(
-    name: Annotated[str, typer.Argument(metavar="MODEL", help="A residual network, e.g. resnet20.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A residual network, e.g. resnet20.", autocompletion=one_of(models.FAMILY)
+        ),
+    ],
     steps: Steps = 100,
     dataset: Dataset = "auto",
     data: DataOption = None,
@@ -25,9 +43,10 @@ def skip_path(
     seed: Seed = 0,
     threads: Threads = None,
     out_folder: Out = None,
+    json_file: Json = None,
 ) -> None:
     """Split the gradient at each block: what came through the shortcut, and what through the residual branch."""
-    with errors():
+    with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         study.check(name)
         plots.subplots()  # without matplotlib, better now than after minutes
@@ -40,6 +59,12 @@ def skip_path(
         prepare_kernels()
         with busy(f"{name}: {steps} steps"):
             moments = study.skip_path(name, config, found, steps)
+        sentences = study.verdict(name, moments)
+        if moments[-1].step < steps:
+            sentences.append(f"Diverged after step {moments[-1].step}; try a lower --lr.")
+        options = {"model": name, **probe.described(config, found, steps)}
+        numbers = {**options, "moments": probe.as_dicts(moments), "verdict": sentences}
+        take(numbers)
         table = Table("block", "shortcut", title=f"{name} on {len(found.train[1]):,} images of {config.dataset}")
         shown = moments[:1] + moments[1:][-1:]
         for moment in shown:
@@ -50,13 +75,8 @@ def skip_path(
             table.add_row(rows[0].block, rows[0].kind, *(text for pair in cells for text in pair))
         show(table)
         out.print("Ratio: norm of the part through the shortcut, by that through the branch.", soft_wrap=True)
-        sentences = study.verdict(name, moments)
-        if moments[-1].step < steps:
-            sentences.append(f"Diverged after step {moments[-1].step}; try a lower --lr.")
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
-        options = {"model": name, **probe.described(config, found, steps)}
-        numbers = {**options, "moments": probe.as_dicts(moments), "verdict": sentences}
         write(folder, "skip-path", numbers, study.draw(name, moments))
 
 
