@@ -25,7 +25,7 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 import tinyres as tr
-from tinyres import checkpoints, cli, machine, models, profile, train
+from tinyres import checkpoints, cli, machine, models, profile, progress, train
 from tinyres import console as console_module
 from tinyres.data import cifar, download
 from tinyres.runs import read_config
@@ -116,7 +116,19 @@ def contents(folder):
 # ---------------------------------------------------------------- help
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["recipes"], ["eval"], ["compare"], ["predict"], ["export"], ["summary"], ["profile"], ["warmup"]],
+    [
+        [],
+        ["train"],
+        ["lr-find"],
+        ["recipes"],
+        ["eval"],
+        ["compare"],
+        ["predict"],
+        ["export"],
+        ["summary"],
+        ["profile"],
+        ["warmup"],
+    ],
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(command, option):
@@ -301,7 +313,7 @@ def test_compare_needs_runs(run, tmp_path):
 
 
 def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
-    step = console_module.Bar.step
+    step = progress.ProgressBar.on_batch_end
 
     def stop(self, run, *arguments):
         step(self, run, *arguments)
@@ -309,7 +321,7 @@ def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(console_module.Bar, "step", stop)
+        patch.setattr(progress.ProgressBar, "on_batch_end", stop)
         result = tinyres(*TRAIN, "--out", tmp_path / "other")
     assert result.exit_code == 130
     assert "Stopped and saved at step 6 of 8. To go on:" in result.stdout
@@ -408,6 +420,22 @@ def test_verify_of_a_run_that_was_stopped_before_it_used_its_new_epochs(run):
     assert "Certified: steps 4 to 8" in good("verify", run)
     (run / "config.json").write_text(json.dumps({**config, "epochs": 1}))
     assert "belongs to a run with another configuration" in bad("verify", run)
+
+
+def test_lr_find_suggests_what_it_measured_and_draws_it(tmp_path):
+    options = ["lr-find", *TRAIN[1:5], "--batch-size", "12", "--steps", "12", "--highest", "1"]
+    text = good(*options, "--plot", "rates.svg")
+    assert "Written: rates.svg" in text
+    assert (tmp_path / "rates.svg").read_bytes().startswith(b"<?xml")
+    found = json.loads(tinyres(*options, "--json", "-").stdout)
+    assert found["suggestion"] == found["rates"][int(np.argmin(found["smoothed"]))]
+    assert f"Suggestion: --lr {found['suggestion']:.2g}" in text
+    config = train.Config(dataset="shapes", model="tiny", batch_size=12, validation=0)
+    assert found["losses"] == tr.lr_find(train.Run(config, None), steps=12, highest=1.0).losses
+    assert not (tmp_path / "runs").exists()
+    assert "--lowest, highest: got 2.0 and 1.0" in bad(*options, "--lowest", "2")
+    assert "--steps: got 3, expected 10 or more" in bad(*options, "--steps", "3")
+    assert "expected a name that ends in one of .png, .svg, .pdf" in bad(*options, "--plot", "rates.gif")
 
 
 # ---------------------------------------------------------------- predict
@@ -952,13 +980,13 @@ def test_bad_split_model_and_size(run):
 
 
 def test_divergence_is_one_message(tmp_path, monkeypatch):
-    step = console_module.Bar.step
+    step = progress.ProgressBar.on_batch_end
 
     def poison(self, run, *arguments):
         step(self, run, *arguments)
         run.model.fc.bias.data[0] = np.nan
 
-    monkeypatch.setattr(console_module.Bar, "step", poison)
+    monkeypatch.setattr(progress.ProgressBar, "on_batch_end", poison)
     with np.errstate(invalid="ignore"):
         message = bad(*TRAIN, "--out", tmp_path / "run")
     assert "the loss became nan at step 1 (epoch 1), at learning rate" in message
@@ -1015,7 +1043,7 @@ def test_ctrl_c_while_it_starts_leaves_without_a_traceback():
 
 
 def test_second_ctrl_c_is_announced_and_leaves_with_130(tmp_path, monkeypatch):
-    step = console_module.Bar.step
+    step = progress.ProgressBar.on_batch_end
 
     def stop(self, run, *arguments):
         step(self, run, *arguments)
@@ -1023,7 +1051,7 @@ def test_second_ctrl_c_is_announced_and_leaves_with_130(tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(console_module.Bar, "step", stop)
+    monkeypatch.setattr(progress.ProgressBar, "on_batch_end", stop)
     result = tinyres(*TRAIN, "--out", tmp_path / "run")
     assert result.exit_code == 130
     assert "Finishing the step, and saving. Ctrl-C again stops at once, and loses 2 steps." in result.stdout

@@ -200,8 +200,10 @@ def clock(monkeypatch):
     return clock
 
 
-def test_time_goes_to_what_took_it(clock):
+def test_time_goes_to_what_took_it(clock, monkeypatch):
     kernels = tr.backend.active
+    for shared in ("measures", "takes_pending"):  # else a convolution does a batch norm's work, at some SIMD widths
+        monkeypatch.setattr(kernels, shared, lambda *shapes, **window: False)
     for name, seconds in {
         "conv2d": 1, "conv2d_input_grad": 2, "conv2d_weight_grad": 4, "batch_norm_statistics": 8,
         "batch_norm_apply": 16, "batch_norm_grad": 32, "add_to": 64, "avg_pool2d": 128, "avg_pool2d_grad": 256,

@@ -121,15 +121,17 @@ def test_sums_keep_no_array():
 
 def test_arrays_by_hand(steps):
     """Of a basic block with batch N, C channels and P pixels: the batch norms keep their inputs, the first convolution
-    what came in, the second the first ReLU's output, the second batch norm its own output."""
+    what came in, the second the first ReLU's output, the second batch norm its own output. Where a vector has no more
+    numbers than there are channels, the second convolution computes its input from the batch norm's as it loads it."""
     pixels = 2 * 8 * 8 * 8 * FLOAT
     kept = [
         (k.op, k.module, k.why, k.bytes) for k in steps[0].kept if k.module.startswith("layer1.0") and k.bytes > 999
     ]
+    pending = tr.backend.active.takes_pending((2, 8, 8, 8), (8, 8, 3, 3), FLOAT, stride=(1, 1), padding=(1, 1))
     assert kept == [
         ("conv2d", "layer1.0.conv1", "input, for dL/dw", pixels),
         ("batch_norm", "layer1.0.bn1", "input, for z", pixels),
-        ("conv2d", "layer1.0.conv2", "input, for dL/dw", pixels),
+        *([] if pending else [("conv2d", "layer1.0.conv2", "input, for dL/dw", pixels)]),
         ("batch_norm", "layer1.0.bn2", "input, for z", pixels),
         ("batch_norm", "layer1.0.bn2", "output, as ReLU's mask", pixels),
     ]

@@ -42,6 +42,14 @@ def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: flo
         return figure, figure.subplots(rows, columns, **options)
 
 
+def kind_of(path: str | Path) -> str:
+    """Of which kind a picture of this name is; with the errors of `save`, before there is any work to lose."""
+    kind = Path(path).suffix[1:].lower()
+    if kind not in FORMATS:
+        raise ValueError(f"{path}: expected a name that ends in one of {', '.join('.' + kind for kind in FORMATS)}")
+    return kind
+
+
 def save(figure: "Figure", path: str | Path) -> None:
     """Write a picture; the name's suffix says of which kind.
 
@@ -54,9 +62,7 @@ def save(figure: "Figure", path: str | Path) -> None:
     """
     import matplotlib
 
-    kind = Path(path).suffix[1:].lower()
-    if kind not in FORMATS:
-        raise ValueError(f"{path}: expected a name that ends in one of {', '.join('.' + kind for kind in FORMATS)}")
+    kind = kind_of(path)
     buffer = io.BytesIO()
     dates = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with matplotlib.rc_context(_LOOK):

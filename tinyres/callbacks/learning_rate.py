@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tinyres import plots
 from tinyres.callback import Callback, Training
 from tinyres.loop import Loop
 from tinyres.lr_find import Found, lr_find
@@ -37,6 +38,8 @@ class LearningRateFinder(Callback):
     def __init__(self, plot: str | Path | None = None, *, share: float = 1.0, **options: Any) -> None:
         if not share > 0:
             raise ValueError(f"share: got {share}, expected more than 0")
+        if plot is not None:
+            plots.kind_of(plot)
         self.plot, self.share, self.options = plot, share, _known(options)
         self.found: Found | None = None
 
@@ -48,7 +51,7 @@ class LearningRateFinder(Callback):
         self.found = lr_find(training, **self.options)
         training.use_lr(self.found.suggestion * self.share)
         if self.plot is not None:
-            self.found.plot().savefig(self.plot, dpi=130)
+            plots.save(self.found.plot(), self.plot)
 
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import io
+import itertools
 import re
 import sys
 import warnings
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.core import TyperGroup
 
 import tinyres as tr
-from tinyres.cli import compare, evaluate, export, predict, profile, recipes, summary, train, verify, warmup
+from tinyres.cli import compare, evaluate, export, lr_find, predict, profile, recipes, summary, train, verify, warmup
 from tinyres.console import out
 from tinyres.parallel.launch import launch
 from tinyres.study.commands import app as study
@@ -27,7 +28,7 @@ class Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not ctx.resilient_parsing:  # a shell that completes asks for files there
-            following = zip(args, [*args[1:], "--"], strict=True)
+            following = itertools.pairwise([*args, "--"])
             args = ["--json=-" if a == "--json" and b != "-" and b.startswith("-") else a for a, b in following]
         return super().parse_args(ctx, args)
 
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 for name, command in (
     ("train", train.train),
+    ("lr-find", lr_find.lr_find),
     ("recipes", recipes.recipes),
     ("verify", verify.verify),
     ("eval", evaluate.evaluate),

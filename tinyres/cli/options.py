@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres import models
-from tinyres.console import MODEL, one_of
+from tinyres import models, recipes
+from tinyres import train as training
+from tinyres.console import DATA, MODEL, RECIPE, UserError, one_of
 
 ImageSize = Annotated[
     int | None,
@@ -46,6 +47,57 @@ Checkpoint = Annotated[
 ]
 
 
+DatasetOption = Annotated[
+    str,
+    typer.Option(
+        help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (with --no-flip: a mirrored digit or "
+        "character is another one), folder (pictures of your own in --data, train/CLASS/*.jpg and "
+        "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes.",
+        autocompletion=one_of(("auto", "folder"), training.DATASETS),
+        rich_help_panel=DATA,
+    ),
+]
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.",
+        autocompletion=one_of(models.FAMILY),
+        rich_help_panel=MODEL,
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Start from a recipe that `tinyres recipes` lists; other options change it.",
+        show_default=False,
+        autocompletion=one_of(recipes.names()),
+        rich_help_panel=RECIPE,
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Start from a file: TOML as `tinyres recipes NAME` prints it, or another run's config.json.",
+        show_default=False,
+        rich_help_panel=RECIPE,
+    ),
+]
+
+
 def given(**options: Any) -> dict[str, Any]:
     """The options of a model that are not left to it."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def starting_point(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
+    """What a recipe or a file sets, for this model where one was asked for."""
+    if name is not None and file is not None:
+        raise UserError("--recipe, --config: got both, expected one to start from")
+    try:
+        recipe = recipes.find(name) if name is not None else recipes.read(file) if file is not None else None
+    except ValueError as error:
+        raise UserError(f"--{error}" if name is not None else f"--config: {error}") from None
+    except OSError as error:
+        raise UserError(f"--config: got {file}, expected a file that can be read ({error.strerror})") from None
+    return recipe.settings(model) if recipe else {}

@@ -7,10 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres import models, parallel, recipes
+from tinyres import parallel
 from tinyres import train as training
 from tinyres.backend import num_threads
-from tinyres.cli.options import Shortcut, Stem
+from tinyres.cli.options import (
+    ConfigFile,
+    DatasetOption,
+    ModelOption,
+    RecipeOption,
+    Shortcut,
+    Stem,
+    starting_point,
+)
 from tinyres.console import (
     DATA,
     MACHINE,
@@ -40,16 +48,7 @@ OPTIMIZERS = ("sgd", "adamw")
 
 def train(
     context: typer.Context,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (with --no-flip: a mirrored digit or "
-            "character is another one), folder (pictures of your own in --data, train/CLASS/*.jpg and "
-            "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes.",
-            autocompletion=one_of(("auto", "folder"), training.DATASETS),
-            rich_help_panel=DATA,
-        ),
-    ] = "auto",
+    dataset: DatasetOption = "auto",
     data: DataOption = DEFAULTS.data,
     image_size: Annotated[
         int | None,
@@ -68,14 +67,7 @@ def train(
         int | None,
         typer.Option(help="Train on so many images only, chosen at random; not of a folder.", rich_help_panel=DATA),
     ] = DEFAULTS.subset,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.",
-            autocompletion=one_of(models.FAMILY),
-            rich_help_panel=MODEL,
-        ),
-    ] = DEFAULTS.model,
+    model: ModelOption = DEFAULTS.model,
     stem: Stem = DEFAULTS.stem,
     shortcut: Shortcut = DEFAULTS.shortcut,
     weights: Annotated[
@@ -99,24 +91,8 @@ def train(
             help="Classes to tell apart; must be those of the data, and is by default.", rich_help_panel=MODEL
         ),
     ] = DEFAULTS.num_classes,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="Start from a recipe that `tinyres recipes` lists; other options change it.",
-            show_default=False,
-            autocompletion=one_of(recipes.names()),
-            rich_help_panel=RECIPE,
-        ),
-    ] = None,
-    config_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            help="Start from a file: TOML as `tinyres recipes NAME` prints it, or another run's config.json.",
-            show_default=False,
-            rich_help_panel=RECIPE,
-        ),
-    ] = None,
+    recipe: RecipeOption = None,
+    config_file: ConfigFile = None,
     epochs: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
     optimizer: Annotated[
@@ -265,7 +241,7 @@ def train(
         fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
         fields["shards"] = parallel.world_size() if shards is None else shards
         given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-        start = _settings(recipe, config_file, model if "model" in given else None)
+        start = starting_point(recipe, config_file, model if "model" in given else None)
         fields |= {name: value for name, value in start.items() if name not in given}
         if resume:
             if recipe is not None or config_file is not None:
@@ -309,19 +285,6 @@ def _every(text: str | None) -> training.Every | None:
         return None if text is None else training.Every.parse(text)
     except ValueError as error:
         raise UserError(f"--checkpoint-every: {error}") from None
-
-
-def _settings(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
-    """What a recipe or a file sets, for this model where one was asked for."""
-    if name is not None and file is not None:
-        raise UserError("--recipe, --config: got both, expected one to start from")
-    try:
-        recipe = recipes.find(name) if name is not None else recipes.read(file) if file is not None else None
-    except ValueError as error:
-        raise UserError(f"--{error}" if name is not None else f"--config: {error}") from None
-    except OSError as error:
-        raise UserError(f"--config: got {file}, expected a file that can be read ({error.strerror})") from None
-    return recipe.settings(model) if recipe else {}
 
 
 def _config_to_resume(given: list[str], folder: Path | None, fields: dict[str, Any]) -> training.Config:

@@ -11,8 +11,8 @@ from tinyres.data.stream import Pictures
 
 
 def as_images(x: Any, name: str = "x") -> Any:
-    """Images of shape (N, C, H, W), uint8 or float32, of an array with or without an axis of channels; `Pictures`, which
-    are read when they are needed, as they are.
+    """Images of shape (N, C, H, W), uint8 or float32, of an array with or without an axis of channels; `Pictures`, read
+    when they are needed, as they are.
 
     Raises
     ------

@@ -1,0 +1,91 @@
+"""`tinyres lr-find`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from tinyres import lr_find as finding
+from tinyres import plots
+from tinyres import train as training
+from tinyres.cli.options import ConfigFile, DatasetOption, ModelOption, RecipeOption, starting_point
+from tinyres.console import (
+    MEASUREMENT,
+    RECIPE,
+    RESULTS,
+    RUN,
+    DataOption,
+    Json,
+    Threads,
+    UserError,
+    busy,
+    configuration,
+    errors,
+    numbers_to,
+    out,
+    prepare_kernels,
+    reading,
+    show,
+    use_threads,
+)
+
+DEFAULTS = training.Config()
+ROWS = 12  # of the table
+
+
+def lr_find(
+    context: typer.Context,
+    dataset: DatasetOption = "auto",
+    data: DataOption = DEFAULTS.data,
+    model: ModelOption = DEFAULTS.model,
+    recipe: RecipeOption = None,
+    config_file: ConfigFile = None,
+    batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
+    lowest: Annotated[float, typer.Option(help="Rate to begin at.", rich_help_panel=MEASUREMENT)] = 1e-4,
+    highest: Annotated[float, typer.Option(help="Rate to end at.", rich_help_panel=MEASUREMENT)] = 10.0,
+    steps: Annotated[int, typer.Option(help="Steps at most.", rich_help_panel=MEASUREMENT)] = 100,
+    seed: Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=RUN)] = DEFAULTS.seed,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw loss against rate: a file.png, .svg or .pdf.", show_default=False, rich_help_panel=RESULTS
+        ),
+    ] = None,
+    json_file: Json = None,
+    threads: Threads = None,
+) -> None:
+    """Try learning rates before a training: which one to give to train --lr.
+
+    Some steps at rates that rise, until the loss explodes (Smith, 2017); the suggestion is where it was lowest: a hint,
+    so try half of it and its double too. All else is as in train with the same options.
+    """
+    with errors(), numbers_to(json_file) as take:
+        use_threads(threads)
+        if plot is not None:
+            plots.kind_of(plot)
+        fields = {f.name: context.params.get(f.name, getattr(DEFAULTS, f.name)) for f in dataclasses.fields(DEFAULTS)}
+        given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
+        start = starting_point(recipe, config_file, model if "model" in given else None)
+        fields |= {name: value for name, value in start.items() if name not in given}
+        config = configuration(fields | {"validation": 0})  # nothing is chosen by it
+        with reading() as progress:
+            run = training.Run(config, None, progress=progress)
+        prepare_kernels()
+        with busy(f"Training {config.model} on {config.dataset} at rates from {lowest:g} to {highest:g}"):
+            try:
+                found = finding(run, lowest=lowest, highest=highest, steps=steps)
+            except ValueError as error:
+                raise UserError(f"--{error}") from None
+        if plot is not None:
+            plots.save(found.plot(), plot)
+        take(found._asdict())
+        table = Table("learning rate", "loss", "smoothed", title=f"{config.model} on {config.dataset}")
+        every = -(-len(found.rates) // ROWS)
+        for rate, loss, smooth in list(zip(found.rates, found.losses, found.smoothed, strict=True))[::every]:
+            table.add_row(f"{rate:.3g}", f"{loss:.4f}", f"{smooth:.4f}")
+        show(table)
+        out.print(f"Suggestion: --lr {found.suggestion:.2g}", soft_wrap=True)
+        if plot is not None:
+            out.print(f"Written: {plot}", soft_wrap=True)
