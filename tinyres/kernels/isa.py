@@ -86,11 +86,17 @@ def choose(word: str, there: list[InstructionSet]) -> InstructionSet:
     )
 
 
-def _lower(to: InstructionSet) -> None:
-    """Have Numba compile for a lesser processor than this one; in all of this process."""
+def _lower(to: InstructionSet, *, asked: bool) -> None:
+    """Have Numba compile for any processor that has these instructions, and not for this one; in all of this process.
+
+    Also where this one has no more: what LLVM knows of a Zen 3 makes it keep a sum of a tile on the stack.
+    """
+    before = numba.config.CPU_NAME, numba.config.CPU_FEATURES
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = to.cpu, ""
     *_, beyond = cpu_target.target_context.codegen().magic_tuple()  # features, as they were when it was first asked
-    if beyond:
+    if beyond and not asked:
+        numba.config.CPU_NAME, numba.config.CPU_FEATURES = before
+    elif beyond:
         raise UnknownInstructionSet(
             f"{VARIABLE}: got {to.name!r}, but Numba has compiled for this processor already: import tinyres before"
         )
@@ -103,5 +109,6 @@ ACTIVE = choose(os.environ.get(VARIABLE, ""), _there)
 THERE = tuple(s.name for s in _there)
 """What ``TINYRES_SIMD`` may name, the best first."""
 
-if ACTIVE is not _there[0]:
-    _lower(ACTIVE)
+_asked = ACTIVE is not _there[0]
+if _asked or (ACTIVE.cpu and numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None):
+    _lower(ACTIVE, asked=_asked)
