@@ -1,8 +1,9 @@
 """Ways to vary a picture before it is cut and normalised: what a `Loader` takes as its `transform`.
 
 Each is called as ``transform(image, rng)`` on a uint8 array of shape (C, H, W), grey (C = 1) or in colour (C = 3), and
-draws from `rng` alone; Pillow does the work on pixels. Names, parameters and ranges are torchvision's. A function of
-one's own with the same two arguments goes wherever these do.
+draws from `rng` alone; Pillow does the work on pixels. Names, parameters, ranges and pixels are torchvision's, which
+says `num_ops` for `RandAugment.n`, and `TrivialAugmentWide`. A function of one's own with the same two arguments goes
+wherever these do.
 """
 
 import math
@@ -109,8 +110,8 @@ class RandomResizedCrop:
     Notes
     -----
     With area a H W and ratio r, the rectangle is sqrt(a r) wide and sqrt(a / r) high, rounded. Where ten in a row are
-    larger than the picture on a side, it is the largest in the middle whose ratio is allowed. Scaled bilinearly, with
-    the filter as wide as a new pixel.
+    larger than the picture on a side, it is the largest in the middle whose ratio is allowed, and a pixel wide and high
+    at least (torchvision's may have none). Scaled bilinearly, with the filter as wide as a new pixel.
 
     References
     ----------
@@ -185,7 +186,8 @@ class ColorJitter:
     Notes
     -----
     A factor f takes each pixel p to f p + (1 - f) q, cut off at 0 and 255, where q is 0, the mean grey of the picture,
-    or the pixel's own grey. All is drawn whether it is used or not: to leave one out does not change the others.
+    or the pixel's own grey. Hue turns in steps of 1/255, towards 0, and what goes through it loses a little, even if it
+    turns by less than a step. All is drawn whether it is used or not: to leave one out does not change the others.
 
     References
     ----------
@@ -243,9 +245,9 @@ def _sharpness(picture: Image.Image, factor: float) -> Image.Image:
 
 
 def _hue(picture: Image.Image, turn: float) -> Image.Image:
-    steps = int(turn * 255) % 256
-    if picture.mode == "L" or not steps:  # to HSV and back would lose some of a picture that stays as it is
+    if picture.mode == "L" or turn == 0:  # what is not set: to HSV and back would lose some of it
         return picture
+    steps = int(turn * 255) % 256
     hue, saturation, value = picture.convert("HSV").split()
     hue = hue.point([(i + steps) % 256 for i in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
@@ -311,6 +313,9 @@ class RandAugment:
     colour, contrast and sharpness times 1 + 0.9 s, each in either direction; posterized to 8 - 4 s bits; solarized,
     which inverts what is 255 - 255 s or brighter (white even at 0, as in torchvision); contrast stretched to 0 to 255;
     histogram equalized; or left as it is. What comes in from outside is black.
+
+    Amounts are computed in float64. torchvision's are float32, and their last digits depend on the processor: there, a
+    few pixels may differ by 1, and a shift of 16 pixels (`TrivialAugment`) is one of 15 on some.
 
     References
     ----------
