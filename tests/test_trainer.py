@@ -241,13 +241,8 @@ def test_moments_come_in_their_order(data):
 
 @pytest.mark.parametrize(("step", "story"), [(3, "[(bBbBbB!]."), (5, "[(bBbBbBbBbB)].")])
 def test_a_callback_ends_the_training(data, step, story):
-    class Ender(callbacks.Callback):
-        def on_batch_end(self, training, logs):
-            if training.step == step:
-                training.stop("enough")
-
     diary = Diary()
-    ours = trainer(callbacks=[Ender(), diary])
+    ours = trainer(callbacks=[Ender(step), diary])
     ours.fit(*data)
     assert "".join(diary.moments) == story
     assert (ours.run.step, ours.run.stopped) == (step, "enough")
@@ -376,6 +371,17 @@ def test_a_rate_that_was_found_is_trained_at_and_gone_on_with(data, tmp_path):
     assert again.callbacks[0].found is None
 
 
+class Ender(callbacks.Callback):
+    """Has enough after so many steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_batch_end(self, training, logs):
+        if training.step == self.step:
+            training.stop("enough")
+
+
 class Stopper(callbacks.Callback):
     """Presses Ctrl-C after so many steps."""
 
@@ -404,6 +410,41 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_fact
     again.fit(*data, validation=0.2, resume=True)
     assert again.history == whole.history
     assert bits(again.model) == bits(whole.model)
+
+
+def test_what_is_left_of_a_stopped_training_is_the_average(data):
+    stopped, ended = trainer(ema=0.8, callbacks=[Stopper(7)]), trainer(ema=0.8, callbacks=[Ender(7)])
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(*data)
+    ended.fit(*data)
+    assert bits(stopped.model) == bits(ended.model)
+
+
+def test_an_error_in_a_step_is_the_one_that_is_told(data):
+    """Not one of the average, which cannot take its place while a graph holds the weights."""
+    ours = trainer(ema=0.8, loss=lambda logits, y: logits.sum())
+    with pytest.raises(ValueError, match=r"loss: got shape \(\) of it, expected a Tensor of shape \(12,\)"):
+        ours.fit(*data)
+
+
+@given(st.sampled_from([{"validation": 1.5}, {"sample_weight": [1.0]}, {"resume": True}, "lr_find", "callback"]))
+def test_what_failed_or_was_only_tried_leaves_no_trace(how):
+    x, y = pictures("train")
+    ours, fresh = trainer(epochs=1), trainer(epochs=1)
+    if how == "lr_find":
+        ours.lr_find(x[:20] // 2, np.arange(20), steps=10)
+    elif how == "callback":
+        ours.callbacks.append(callbacks.EMA(0.5))  # too late for the configuration
+        with pytest.raises(ValueError, match="EMA: the run was made with"):
+            ours.fit(x // 2, np.arange(50))
+        ours.callbacks.clear()
+    else:
+        with pytest.raises(ValueError, match="expected"):
+            ours.fit(x // 2, np.arange(50), **how)
+    ours.fit(x, y)
+    fresh.fit(x, y)
+    assert ours.classes == fresh.classes
+    assert bits(ours.model) == bits(fresh.model)
 
 
 def test_other_images_or_settings_do_not_go_on(data, tmp_path):

@@ -368,7 +368,11 @@ class Run(Loop):
                 arrays |= {f"slow.{k}": v for k, v in self.model.state_dict().items()}
         arrays |= {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
         arrays |= {f"callback.{k}": v for k, v in self.callbacks.state_dict().items()}
-        info = {
+        return arrays, self.description()
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says besides arrays, as JSON holds it."""
+        return {
             "model": self.model_info,
             **self.info,
             "config": dataclasses.asdict(self.config),
@@ -377,7 +381,6 @@ class Run(Loop):
             "history": self.history,
             "simd": machine.simd(),
         }
-        return arrays, info
 
     def _restore(self, path: Path, arrays: dict[str, Array], info: dict[str, Any]) -> None:
         if not self.config.extends(info.get("config")):

@@ -1,5 +1,6 @@
 """Training for whoever has arrays in hand, or batches of their own: Keras's words over the command line's loop."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -182,33 +183,52 @@ class Trainer:
         Diverged
             Where the loss is not finite any more.
         KeyboardInterrupt
-            By Ctrl-C, after the step was finished and, with a folder, saved.
+            By Ctrl-C, after the step was finished and, with a folder, saved. The network has the weights of that step,
+            or their average with ``ema``.
         """
         if resume and self.folder is None:
             raise ValueError("resume: got True, expected False without a folder: give one to the Trainer")
-        if resume and holds_run(self.folder or ""):
-            self.config = self._config_of_the_run()
-        if _are_batches(x, y):
-            if sample_weight is not None or class_weight is not None:
-                raise ValueError("sample_weight, class_weight: expected None with batches, which are (x, y, weight)")
-            train = self._batches(x)
-            held = None if validation is None else self._batches(validation, "validation")
-        else:
-            train, held = self._arrays(as_images(x), y, validation, (sample_weight, class_weight))
-        began = resume and has_begun(self.folder or "")
-        self.run = Run(self.config, self.folder, resume=resume, given=self._given(train, held, fresh=not began))
+        with self._undone():
+            if resume and holds_run(self.folder or ""):
+                self.config = self._config_of_the_run()
+            if _are_batches(x, y):
+                if sample_weight is not None or class_weight is not None:
+                    raise ValueError(
+                        "sample_weight, class_weight: expected None with batches, which are (x, y, weight)"
+                    )
+                train = self._batches(x)
+                held = None if validation is None else self._batches(validation, "validation")
+            else:
+                train, held = self._arrays(as_images(x), y, validation, (sample_weight, class_weight))
+            began = resume and has_begun(self.folder or "")
+            self.run = Run(self.config, self.folder, resume=resume, given=self._given(train, held, fresh=not began))
+            self._train(self.run)
+        return self.history
+
+    def _train(self, run: Run) -> None:
+        """To its end, or as far as it gets, and take up what came of it."""
         bar = [ProgressBar()] if self.verbose else []
-        for note in self.run.notes if bar else []:
+        for note in run.notes if bar else []:
             bar[0].print(note)
         try:
-            self.run.train_to(self.run.total_steps, _Averaged(), *self.callbacks, *bar)
+            run.train_to(run.total_steps, _Averaged(), *self.callbacks, *bar)
         except Interrupted:
+            _Averaged().on_train_end(run)
             raise KeyboardInterrupt from None
         finally:
-            self.history, self.config = self.run.history, self.run.config
-            self._info = self.run.state()[1]
-            self.mean, self.std = (np.array(self.run.info[key], np.float32) for key in ("mean", "std"))
-        return self.history
+            self.history, self.config = run.history, run.config
+            self._info = run.description()
+            self.mean, self.std = (np.array(run.info[key], np.float32) for key in ("mean", "std"))
+
+    @contextlib.contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Where no step of a run is done at the end of this block, all is as it was before."""
+        before = dict(vars(self))
+        try:
+            yield
+        finally:
+            if self.run is before["run"] or not (self.run and self.run.step):
+                vars(self).update(before)
 
     def lr_find(self, x: Any, y: Any = None, **options: Any) -> Found:
         """Try learning rates on these images, see `tinyres.lr_find`; nothing is learnt.
@@ -221,8 +241,9 @@ class Trainer:
         >>> 1e-4 <= found.suggestion <= 10
         True
         """
-        train = self._batches(x) if _are_batches(x, y) else self._arrays(as_images(x), y, None, (None, None))[0]
-        return lr_find(Run(self.config, None, given=self._given(train, None, fresh=True)), **options)
+        with self._undone():
+            train = self._batches(x) if _are_batches(x, y) else self._arrays(as_images(x), y, None, (None, None))[0]
+            return lr_find(Run(self.config, None, given=self._given(train, None, fresh=True)), **options)
 
     # ---------------------------------------------------------------- what was learnt
     def logits(self, x: Any) -> Array:
