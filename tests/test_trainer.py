@@ -412,6 +412,41 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path_fact
     assert bits(again.model) == bits(whole.model)
 
 
+@pytest.mark.parametrize("step", [7, 8, 9])  # epochs have 4
+def test_the_best_weights_are_known_after_a_stop(data, tmp_path, monkeypatch, step):
+    def fit(folder, *stopper, resume=False):
+        early = callbacks.EarlyStopping(patience=2)
+        ours = trainer(epochs=9, callbacks=[*stopper, early], folder=folder, schedule="constant")
+        ours.fit(*data, validation=0.2, resume=resume)
+        return bits(ours.model)
+
+    monkeypatch.setattr(loop, "evaluate", lambda *_, losses=[1.0, 0.5, 0.8, 0.9] * 2: (losses.pop(0), 0.5))
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "run", Stopper(step))
+    assert fit(tmp_path / "run", resume=True) == whole
+
+
+def test_callbacks_take_up_what_was_saved_once(tmp_path):
+    class Counts(callbacks.Callback):
+        count = 0
+
+        def on_batch_end(self, training, logs):
+            self.count += 1
+
+        def state_dict(self):
+            return {"count": np.array(self.count)}
+
+        def load_state_dict(self, state):
+            self.count = int(state["count"])
+
+    train.Run(config(), tmp_path / "run").train_to(4, Counts())  # an epoch
+    again, counts = train.Run(config(), tmp_path / "run", resume=True), Counts()
+    for step in (6, 8):
+        again.train_to(step, counts)
+    assert counts.count == 8
+
+
 def test_what_is_left_of_a_stopped_training_is_the_average(data):
     stopped, ended = trainer(ema=0.8, callbacks=[Stopper(7)]), trainer(ema=0.8, callbacks=[Ender(7)])
     with pytest.raises(KeyboardInterrupt):

@@ -226,8 +226,9 @@ class Run(Loop):
         """Train until `step` steps of the run are done. Parameters and errors as in `fit`."""
         heard = Callbacks(callbacks)
         heard.load_state_dict(self._of_callbacks)
+        self._of_callbacks = {}  # from here on they know themselves
         self._clock = time.monotonic()
-        self.advance(step, Callbacks([_Files(self, every or Every()), *heard.callbacks]))
+        self.advance(step, Callbacks([*heard.callbacks, _Files(self, every or Every())]))  # what is saved, all know
 
     def _test(self) -> dict[str, float]:
         chosen = "best" if self.config.validation else "last"
