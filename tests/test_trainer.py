@@ -571,6 +571,8 @@ def test_what_does_not_fit_is_told(x, y, options, message):
         ({"epoch": 3}, TypeError, "epoch: no setting of a training; did you mean epochs?"),
         ({"dataset": "cifar10"}, TypeError, "dataset: no setting"),
         ({"epochs": 0}, ValueError, "epochs: got 0"),
+        ({"ema": 0.5, "callbacks": [callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected none beside"),
+        ({"callbacks": [callbacks.EMA(0.5), callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected none beside"),
         ({"callbacks": [print]}, TypeError, "callbacks: got <built-in function print>, expected instances"),
         ({"model": "resnet21"}, ValueError, "there is no 'resnet21'"),
         ({"model": 3}, TypeError, "model: got a int, expected a name of the family or a Module"),
@@ -607,8 +609,18 @@ def test_a_monitor_knows_what_is_better():
     assert Monitor("validation_accuracy").best(history) == Monitor("train_loss").best(history) == 1
     assert Monitor("train_loss", "max").best(history) == 0
     assert Monitor("train_loss").best([]) == -1
-    with pytest.raises(ValueError, match=r"monitor: got 'validation_los', expected one of .*without validation images"):
+    with pytest.raises(ValueError, match="monitor: got 'validation_los', expected one of validation_accuracy, train_"):
         Monitor("validation_los").best(history)
+
+
+@pytest.mark.parametrize(
+    "callback", [callbacks.EarlyStopping(), callbacks.ModelCheckpoint("a", monitor="validation_accuracy")]
+)
+def test_a_monitor_that_will_have_no_number_says_so_before_the_first_step(callback):
+    diary = Diary()
+    with pytest.raises(ValueError, match=r"monitor: got 'validation_.*, expected train_loss .* without validation"):
+        trainer(callbacks=[callback, diary]).fit(X, Y)
+    assert diary.moments == ["."]
 
 
 def test_batches_that_change_are_told():

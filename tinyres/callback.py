@@ -24,12 +24,14 @@ class Training(Protocol):
     steps_per_epoch : int
     history : list of dict
         The records of the epochs so far, as `Callback.on_epoch_end` gets them.
+    validation : Loader, Batches or None
     stopped : str or None
         Why it ends early, where it does.
     """
 
     model: Module
     loader: Any
+    validation: Any
     optimizer: Optimizer
     config: Config
     folder: Path | None

@@ -33,6 +33,8 @@ class EMA(Callback):
         self.decay = decay
 
     def configure(self, config: Config) -> Config:
+        if config.ema not in (0, self.decay):
+            raise ValueError(f"ema: got {config.ema}, expected none beside this callback, or its own {self.decay}")
         return dataclasses.replace(config, ema=self.decay)
 
     def on_train_begin(self, training: Training) -> None:

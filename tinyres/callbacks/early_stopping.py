@@ -57,6 +57,7 @@ class EarlyStopping(Callback):
         self.restore_best, self.weights = restore_best, dict[str, Array]()
 
     def on_train_begin(self, training: Training) -> None:
+        self.monitor.expect(training)
         if not training.history:
             self.weights = {}
         self._look(training)

@@ -41,6 +41,10 @@ class ModelCheckpoint(Callback):
     def __init__(self, path: str | Path, *, monitor: str | None = None, mode: str = "auto") -> None:
         self.path, self.monitor = str(path), Monitor(monitor, mode) if monitor is not None else None
 
+    def on_train_begin(self, training: Training) -> None:
+        if self.monitor:
+            self.monitor.expect(training)
+
     def on_epoch_end(self, training: Training, logs: Logs) -> None:
         if self.monitor and self.monitor.best(training.history) != len(training.history) - 1:
             return

@@ -1,6 +1,6 @@
 """The quantity that a callback watches, and whether it got better."""
 
-from tinyres.callback import Logs
+from tinyres.callback import Logs, Training
 
 
 class Monitor:
@@ -35,11 +35,18 @@ class Monitor:
         rises = name.endswith("accuracy") if mode == "auto" else mode == "max"
         self.name, self.sign, self.min_delta = name, 1 if rises else -1, min_delta
 
+    def expect(self, training: Training) -> None:
+        """Say before the first step that there will be no such number, for want of validation images."""
+        if self.name in ("validation_loss", "validation_accuracy") and training.validation is None:
+            raise ValueError(
+                f"monitor: got {self.name!r}, expected train_loss or train_accuracy without validation images; or give "
+                "fit such images"
+            )
+
     def value(self, record: Logs) -> float:
         """The number in a record."""
         if self.name not in record:
-            held = "; without validation images there are none of these" if self.name.startswith("validation") else ""
-            raise ValueError(f"monitor: got {self.name!r}, expected one of {', '.join(record)}{held}")
+            raise ValueError(f"monitor: got {self.name!r}, expected one of {', '.join(record)}")
         return record[self.name]
 
     def best(self, history: list[Logs]) -> int:
