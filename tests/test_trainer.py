@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from support.runs import config, pictures, stop
 
 import tinyres as tr
-from tinyres import callbacks, checkpoints, loop, train
+from tinyres import callbacks, checkpoints, evaluation, loop, train
 from tinyres.callbacks.monitor import Monitor
 from tinyres.data.labelled import Labels, as_images
 
@@ -75,6 +75,50 @@ def test_a_loader_is_trained_on_as_it_is(data):
     assert ours.run.loader is loader
     assert len(ours.predict(loader)) == len(data[1])
     assert ours.evaluate(loader)["accuracy"] == pytest.approx(ours.history[-1]["validation_accuracy"])
+
+
+class Anew(list):
+    """Batches in another order each time."""
+
+    def __iter__(self):
+        self.append(self.pop(0))
+        return super().__iter__()
+
+
+def test_batches_are_scored_by_their_own_labels_in_whatever_order(data):
+    ours = trainer(epochs=4)  # with a batch_size, which says nothing of these
+    ours.fit(*data)
+    expected = ours.evaluate(*data)
+    loader = tr.data.Loader(*data, 10, mean=ours.mean, std=ours.std)
+    assert expected["accuracy"] > 0.2  # 0.1 by chance
+    for batches in (loader, Anew(loader.epoch(0)), [(x, np.eye(10)[y]) for x, y in loader.epoch(0)]):
+        # sums of other batches: float32 in the network
+        assert ours.evaluate(batches) == pytest.approx(expected, rel=1e-5)
+
+
+def test_classes_of_probabilities_and_of_mixtures_are_all_of_them(data):
+    images, labels = data
+    for loader in (
+        tr.data.Loader(images, np.eye(12, dtype=np.float32)[labels], 12),
+        tr.data.Loader(images, labels, 12, mix=tr.data.Mix(12, 0.2)),
+    ):
+        ours = tr.Trainer("tiny", epochs=1, verbose=False)
+        ours.fit(loader)
+        assert ours.classes == list(range(12))
+
+
+def test_scores_are_of_the_images_that_a_loader_gives(data):
+    images, labels = data
+    model = tr.models.create("tiny")
+    plain = {"shuffle": False}
+    whole = evaluation.score(model, tr.data.Loader(images, labels, 12, **plain))
+    soft = evaluation.score(model, tr.data.Loader(images, np.eye(10, dtype=np.float32)[labels], 12, **plain))
+    assert (soft.confusion == whole.confusion).all()
+    some = evaluation.score(model, tr.data.Loader(images, labels, 12, weight=np.ones(50), drop_last=True, **plain))
+    assert (some.logits == whole.logits[:48]).all()
+    for options in ({"shuffle": True}, {"part": (0, 2), **plain}, {"mix": tr.data.Mix(10, 0.2), **plain}):
+        with pytest.raises(ValueError, match="loader: got one with shuffle="):
+            evaluation.score(model, tr.data.Loader(images, labels, 12, **options))
 
 
 # ---------------------------------------------------------------- any images, any labels
@@ -600,8 +644,10 @@ def test_a_network_for_other_classes_is_refused():
 
 
 def test_nothing_is_predicted_before_anything_is_learnt():
-    with pytest.raises(RuntimeError, match="'tiny' has not been made yet: call fit first"):
-        trainer().predict(X)
+    for ours in (trainer(), trainer(tr.models.create("tiny"))):
+        for use in (ours.predict, ours.scores, ours.save):
+            with pytest.raises(RuntimeError, match="call fit first"):
+                use(X)
 
 
 def test_a_monitor_knows_what_is_better():
@@ -621,6 +667,19 @@ def test_a_monitor_that_will_have_no_number_says_so_before_the_first_step(callba
     with pytest.raises(ValueError, match=r"monitor: got 'validation_.*, expected train_loss .* without validation"):
         trainer(callbacks=[callback, diary]).fit(X, Y)
     assert diary.moments == ["."]
+
+
+def test_images_that_are_not_those_of_the_network_are_told():
+    ours = trainer(epochs=1)
+    ours.fit(X, Y)
+    with pytest.raises(
+        ValueError, match=r"x: got images of shape \(3, 1, 8, 8\), expected \(N, 3, H, W\); of one image"
+    ):
+        ours.predict(X[0])
+    with pytest.raises(ValueError, match="x: got no batches"):
+        ours.predict([])
+    assert (ours.logits(list(X)) == ours.logits(X)).all()
+    assert ours.evaluate(list(X), list(Y)) == ours.evaluate(X, Y)
 
 
 def test_batches_that_change_are_told():

@@ -20,7 +20,8 @@ BINS = 15  # of confidence: as many as Guo et al. have
 def evaluate(model: Module, loader: Loader | Batches, *, flip: bool = False) -> tuple[float, float]:
     """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
 
-    Several processes share out the batches, and find the same. `flip` as in `score`.
+    All images count alike, also where batches have weights. Several processes share out the batches, and find the same.
+    `flip` as in `score`.
 
     Examples
     --------
@@ -33,7 +34,7 @@ def evaluate(model: Module, loader: Loader | Batches, *, flip: bool = False) -> 
     """
     found = np.zeros((len(loader), 3))  # of each batch; processes take turns, and the sums are in one order
     for batch, logits, y in _batches(model, loader, flip):
-        right = (logits.argmax(1) == (y if y.ndim == 1 else y.argmax(1))).sum()
+        right = (logits.argmax(1) == _classes(y)).sum()
         found[batch] = ops.cross_entropy(Tensor(logits), y).item() * len(y), right, len(y)
     loss, correct, images = (sum(values) for values in parallel.all_reduce(found).T.tolist())
     return loss / images, int(correct) / int(images)
@@ -46,9 +47,15 @@ def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
     ----------
     model : Module
     loader : Loader
+        Of labels that are probabilities, the most probable class counts.
     flip : bool
         Whether to look at each image mirrored as well, and take the mean of both logits. It costs twice the time, and
         is another classifier than the network alone: say so where its accuracy stands.
+
+    Raises
+    ------
+    ValueError
+        Where the loader shuffles, mixes, or makes parts of batches.
 
     Examples
     --------
@@ -58,12 +65,21 @@ def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
     >>> score(tr.models.resnet20(), loader).confusion.sum()
     np.int64(20)
     """
+    if loader.shuffle or loader.mix or loader.part != (0, 1):
+        got = f"shuffle={loader.shuffle}, mix={loader.mix}, part={loader.part}"
+        raise ValueError(f"loader: got one with {got}, expected False, None, (0, 1): all images, in their order")
     parts = [(batch * loader.batch_size, logits) for batch, logits, _ in _batches(model, loader, flip)]
     width = np.array([parts[0][1].shape[1] if parts and parallel.rank() == 0 else 0])  # others may have no batch
-    found = np.zeros((len(loader.labels), int(parallel.all_reduce(width)[0])), np.float32)
+    count = sum(loader.images_of(batch) for batch in range(len(loader)))  # less than all with drop_last
+    found = np.zeros((count, int(parallel.all_reduce(width)[0])), np.float32)
     for start, logits in parts:
         found[start : start + len(logits)] = logits
-    return Scores(parallel.all_reduce(found), loader.labels)
+    return Scores(parallel.all_reduce(found), _classes(loader.labels[:count]))
+
+
+def _classes(labels: Array) -> Array:
+    """Of probabilities, the most probable class."""
+    return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def _batches(model: Module, loader: Loader | Batches, flip: bool) -> Iterator[tuple[int, Array, Array]]:

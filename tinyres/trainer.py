@@ -155,12 +155,14 @@ class Trainer:
         Parameters
         ----------
         x : array of shape (N, C, H, W) or (N, H, W), uint8 or float, or Pictures; or an iterable of batches
-            Images, which are normalised by their own mean and deviation. Or batches ``(x, y)`` that can be iterated
-            over again and again, see `tinyres.data.Batches`; or a `tinyres.data.Loader`: then as these are.
+            Images, which are normalised by their own mean and deviation. Or batches ``(x, y)`` or ``(x, y, weight)``
+            that can be iterated over again and again, see `tinyres.data.Batches`; or a `tinyres.data.Loader`: then as
+            these are.
         y : array of shape (N,), of whole numbers or strings
             Labels; none with batches.
         validation : float, (x, y) or iterable of batches, optional
-            Looked at after each epoch: a share of the images, held out at random, or images of their own.
+            Looked at after each epoch: a share of the images, held out at random, or images of their own. The mean
+            cross entropy and accuracy, in which all images count alike, whatever loss and weights are trained by.
         sample_weight : array of shape (N,), optional
             How much each image counts, 0 or more: the loss of a batch is the mean of weight times loss.
         class_weight : dict or "balanced", optional
@@ -249,19 +251,24 @@ class Trainer:
     def logits(self, x: Any) -> Array:
         """What the network says of images, float of shape (N, K); `x` as for `fit`, or batches of images alone.
 
+        Of batches, in the order in which they come: a loader that shuffles makes one of its own.
+
         Raises
         ------
         RuntimeError
             Before `fit`.
         """
-        model = self._trained()
+        model = self._fitted()
         training = model.training
         model.eval()
         try:
             with no_grad():
-                return np.concatenate([model(Tensor(batch)).data for batch in self._seen(x)])
+                found = [model(Tensor(batch)).data for batch in self._seen(x)]
         finally:
             model.train(training)
+        if not found:
+            raise ValueError("x: got no batches, expected one at least")
+        return np.concatenate(found)
 
     def predict_proba(self, x: Any) -> Array:
         """The probability of each class, float64 of shape (N, K), in the order of `classes`."""
@@ -273,20 +280,30 @@ class Trainer:
         return Labels(self.classes).named(self.logits(x).argmax(1))
 
     def scores(self, x: Any, y: Any = None) -> Scores:
-        """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`; of batches, those of their labels.
+        """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`; of batches, by their labels, or by
+        the most probable ones where these are probabilities.
 
         Raises
         ------
+        RuntimeError
+            Before `fit`.
         ValueError
             Where there is not a label for each image, or one of no class.
         """
+        self._fitted()
         if not _are_batches(x, y):
-            numbers = Labels(self.classes).numbers(np.asarray(y))
-            if len(numbers) != len(as_images(x)):
-                raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(as_images(x))} images")
-            return Scores(self.logits(x), numbers)
-        labels = [own for _, own, *_ in self._batches(x).epoch(0)]
-        return Scores(self.logits(x), np.concatenate([own if own.ndim == 1 else own.argmax(1) for own in labels]))
+            images, numbers = as_images(x), Labels(self.classes).numbers(np.asarray(y))
+            if len(numbers) != len(images):
+                raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(images)} images")
+            return Scores(self.logits(images), numbers)
+        labels: list[Array] = []
+
+        def images_alone() -> Iterator[Array]:  # in one go: the next may be in another order
+            for own, classes, *_ in self._batches(x, "batches").epoch(0):
+                labels.append(classes if classes.ndim == 1 else classes.argmax(1))
+                yield own
+
+        return Scores(self.logits(images_alone()), np.concatenate(labels))
 
     def evaluate(self, x: Any, y: Any = None) -> Logs:
         """``loss``, the mean cross entropy, and ``accuracy``."""
@@ -303,7 +320,7 @@ class Trainer:
         OSError
             Where it cannot be written; a file that was there is left as it was.
         """
-        weights = self._trained().state_dict()
+        weights = self._fitted().state_dict()
         checkpoints.save(path, {f"model.{name}": array for name, array in weights.items()}, self._info)
 
     @classmethod
@@ -350,7 +367,7 @@ class Trainer:
         if isinstance(batches, float):
             raise ValueError(f"{name}: got {batches}, expected batches, as for training: of these no share is held out")
         found = batches if isinstance(batches, Loader) else Batches(batches)
-        count = int(found.labels.max()) + 1 if isinstance(found, Loader) else found.num_classes
+        count = _num_classes(found)
         if name == "x" and not self.classes:
             self.classes = list(range(count))
         if count > len(self.classes):
@@ -397,8 +414,14 @@ class Trainer:
 
     def _seen(self, x: Any) -> Iterator[Array]:
         """Batches of images as the network is to see them."""
+        if isinstance(x, (list, tuple)) and x and all(np.ndim(image) < 4 for image in x):
+            x = as_images(x)  # each of them is an image
         if not _are_batches(x, None):
+            assert self.mean is not None
             images = as_images(x)
+            if images.shape[1] != len(self.mean):
+                expected = f"(N, {len(self.mean)}, H, W); of one image (C, H, W), x[None]"
+                raise ValueError(f"x: got images of shape {images.shape}, expected {expected}")
             none = np.zeros(len(images), np.int64)
             same: dict[str, Any] = {"mean": self.mean, "std": self.std}
             for batch, *_ in Loader(images, none, BATCH, **same, shuffle=False).epoch(0):
@@ -460,8 +483,13 @@ class Trainer:
 
     def _trained(self) -> Module:
         if isinstance(self.model, str):
-            raise RuntimeError(f"model: {self.model!r} has not been made yet: call fit first, or Trainer.load")
+            raise RuntimeError(f"model: {self.model!r} has not been made yet")
         return self.model
+
+    def _fitted(self) -> Module:
+        if self.mean is None:
+            raise RuntimeError("Trainer: got no images yet to learn from: call fit first, or take Trainer.load")
+        return self._trained()
 
     def _config_of_the_run(self) -> Config:
         """That of the run in the folder, perhaps with more epochs; settings that were given must agree with it."""
@@ -489,15 +517,25 @@ def _take(x: Any, index: Array) -> Any:
     return x.only(index) if isinstance(x, Pictures) else x[index]
 
 
+def _num_classes(loader: Loader | Batches) -> int:
+    if isinstance(loader, Batches):
+        return loader.num_classes
+    if loader.mix is not None:
+        return loader.mix.classes
+    return loader.labels.shape[1] if loader.labels.ndim == 2 else int(loader.labels.max()) + 1
+
+
 def _shape(loader: Loader | Batches) -> tuple[int, ...]:
     """Channels, height and width of what the network is to see."""
-    if isinstance(loader, Loader) and loader.transform is None:
+    if isinstance(loader, Batches):
+        return loader.shape
+    if loader.transform is None:
         return loader.images.shape[1:]
     return next(loader.epoch(0))[0].shape[1:]
 
 
 def _are_batches(x: Any, y: Any) -> bool:
-    """Whether it is not one array: a list of arrays is one, a list of pairs is not."""
+    """Whether it is not one array; a list is batches where no labels go with it."""
     if y is not None or isinstance(x, (np.ndarray, Tensor, Pictures)):
         return False
     return isinstance(x, Loader) or not hasattr(x, "__array__")
