@@ -262,6 +262,15 @@ def loop_alone():
     return result.stdout.splitlines()
 
 
+@mpi
+def test_a_trainer_learns_the_same_on_any_number_of_processes(tmp_path):
+    told = [run(count, PROGRAMS, "trainer", tmp_path / str(count))[0] for count in (1, 2)]
+    lines = [[line for line in out.splitlines() if line.startswith("[[")] for out in told]
+    assert [len(found) for found in lines] == [1, 2]
+    assert len({*lines[0], *lines[1]}) == 1
+    assert (tmp_path / "1/a.csv").read_text() == (tmp_path / "2/a.csv").read_text()
+
+
 # ---------------------------------------------------------------- runs
 OPTIONS = {"dataset": "shapes", "model": "tiny", "validation": 8, "batch-size": 12, "epochs": 2, "shards": 4}
 RECIPE = [word for name, value in OPTIONS.items() for word in (f"--{name}", value)]

@@ -532,8 +532,14 @@ def test_other_images_or_settings_do_not_go_on(data, tmp_path):
         trainer(folder=tmp_path / "run", callbacks=[Stopper(3)]).fit(images, labels)
     with pytest.raises(FileExistsError, match="already holds a run"):
         trainer(folder=tmp_path / "run").fit(images, labels)
-    with pytest.raises(ValueError, match=r"resume: the run in .* has other images or labels, whose mean differs"):
+    with pytest.raises(ValueError, match=r"resume: the run in .* has other images, .*, whose mean differs"):
         trainer(folder=tmp_path / "run").fit(images // 2, labels, resume=True)
+    with pytest.raises(ValueError, match=r"resume: the run in .* has other .*, whose digest differs"):
+        trainer(folder=tmp_path / "run").fit(images, labels[::-1], resume=True)
+    with pytest.raises(ValueError, match=r"resume: the run in .* has other .*, whose digest differs"):
+        trainer(folder=tmp_path / "run").fit(images, labels, class_weight="balanced", resume=True)
+    with pytest.raises(ValueError, match=r"batch_size: got 128, but the run in .* has 12"):
+        tr.Trainer("tiny", "default", verbose=False, folder=tmp_path / "run").fit(images, labels, resume=True)
     with pytest.raises(ValueError, match=r"lr: got 0\.1, but the run in .* has 0\.05"):
         trainer(folder=tmp_path / "run", lr=0.1).fit(images, labels, resume=True)
     more = trainer(folder=tmp_path / "run", epochs=4)
@@ -598,6 +604,9 @@ X, Y = np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3
         ([(X, Y)], None, {}, "images of batch 0: got uint8"),
         ([(X / 255, Y / 1)], None, {}, "labels of batch 0: got float64 of shape (6,)"),
         ([(X / 255, Y[:4])], None, {}, "batch 0 has 6 images and 4 labels"),
+        ([(X / 255, Y, np.ones((6, 1)))], None, {}, "weights of batch 0: got float64 of shape (6, 1), expected a"),
+        ([(X / 255, Y, np.full(6, -1))], None, {}, "weights of batch 0: expected finite numbers, 0 or more"),
+        (tr.data.Loader(X, Y, 6, part=(1, 2)), None, {}, "part (1, 2) is made, expected (0, 1)"),
         ([X / 255], None, {}, "batch 0 is ndarray, expected (x, y) or (x, y, weight)"),
         ([], None, {}, "batches: got none"),
         ([(X / 255, Y)], None, {"sample_weight": np.ones(6)}, "expected None with batches"),
@@ -617,6 +626,12 @@ def test_what_does_not_fit_is_told(x, y, options, message):
         ({"epochs": 0}, ValueError, "epochs: got 0"),
         ({"ema": 0.5, "callbacks": [callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected none beside"),
         ({"callbacks": [callbacks.EMA(0.5), callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected none beside"),
+        (
+            {"label_smoothing": 0.1, "loss": lambda logits, y: logits.sum(1)},
+            ValueError,
+            "label_smoothing: got 0.1, exp",
+        ),
+        ({"model": tr.nn.Identity(), "weights": "a"}, ValueError, "weights: got a network as well, expected the name"),
         ({"callbacks": [print]}, TypeError, "callbacks: got <built-in function print>, expected instances"),
         ({"model": "resnet21"}, ValueError, "there is no 'resnet21'"),
         ({"model": 3}, TypeError, "model: got a int, expected a name of the family or a Module"),

@@ -264,7 +264,13 @@ class Loop:
             )
 
     def _check_batches(self) -> None:
-        """Every shard of every batch has an image."""
+        """The loader makes this process's part of each batch, and every shard of every batch has an image."""
+        here = self.shards.world.rank, self.shards.world.size
+        if self.loader.part != here:
+            raise ValueError(
+                f"part: got batches of which part {self.loader.part} is made, expected {here}, that of this process "
+                "among all: give arrays, or a Loader of that part"
+            )
         least = self.loader.images_of(len(self.loader) - 1)
         if least < self.config.shards:
             raise ValueError(

@@ -102,7 +102,8 @@ class Given(NamedTuple):
         How it can be made again: ``name`` and ``options`` of the family; or the name "given", for any other.
     train, validation : Loader or Batches
     info : dict
-        What a checkpoint says of images and classes: ``classes``, ``image_size``, ``resize``, ``mean``, ``std``.
+        What a checkpoint says of images and classes: ``classes``, ``image_size``, ``resize``, ``mean``, ``std``; and
+        perhaps ``digest``, of what a run that goes on must have again.
     loss : callable, optional
         See `tinyres.loop.Loop`.
     """
@@ -174,9 +175,10 @@ class Run(Loop):
         if given is None:
             given = self._read(progress, (last, saved[1]) if last and saved else None, recompute)
         elif saved:
-            for name in ("classes", "image_size", "mean", "std"):
-                if saved[1].get(name) != given.info[name]:
-                    raise ValueError(f"resume: the run in {folder} has other images or labels, whose {name} differs")
+            for name in ("classes", "image_size", "mean", "std", "digest"):
+                if saved[1].get(name) != given.info.get(name):
+                    what = "other images, labels or weights of them"
+                    raise ValueError(f"resume: the run in {folder} has {what}, whose {name} differs")
         self.model_info, self.info = given.model_info, given.info
         super().__init__(
             given.model, given.train, config, validation=given.validation, loss=given.loss, anomaly=anomaly

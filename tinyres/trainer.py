@@ -31,8 +31,10 @@ GENTLE = {"lr": 0.1, "pad": 0, "flip": False}
 """What differs from the defaults of `Config`, which are for CIFAR-10: not every image looks the same mirrored."""
 NOT_HERE = ("dataset", "data", "image_size", "num_classes", "model", "validation", "subset")
 """Fields of a `Config` that say what `fit` is given."""
+OF_THE_FAMILY = ("stem", "shortcut", "zero_init_residual", "weights", "freeze")
+"""Those that say how a network of the family is made: none of them is about one that is there."""
 OF_BATCHES = ("batch_size", "pad", "flip", "alternate_flip", "cutout", "mixup", "cutmix")
-"""And those that say how batches are made of arrays."""
+"""Those that say how batches are made of arrays."""
 
 Validation = float | tuple[Any, Any] | Iterable[Any] | None
 
@@ -50,7 +52,7 @@ class Trainer:
     callbacks : sequence of Callback
     loss : callable, optional
         Of logits, a Tensor (B, K), and labels, an array: a loss for each image, a Tensor (B,), to take the place of
-        cross entropy.
+        cross entropy in training.
     transform : callable, optional
         Varies each training image, see `tinyres.data.Loader`.
     folder : str or Path, optional
@@ -77,7 +79,7 @@ class Trainer:
     TypeError
         Where there is no such setting.
     ValueError
-        Where one makes no sense.
+        Where one makes no sense, or would have no effect, as one that says how a network is made beside a Module.
 
     Examples
     --------
@@ -109,8 +111,12 @@ class Trainer:
             raise TypeError(f"model: got a {type(model).__name__}, expected a name of the family or a Module")
         self.model, self.callbacks, self.loss = model, list(callbacks), loss
         self.transform, self.folder, self.verbose = transform, folder, verbose
-        self.given = set(settings)  # by name: what a run that goes on must agree with
+        self.given = set(settings)
+        self.agreed = set(settings)  # by name: what a run that goes on must agree with
         self.config = self._configure(recipe, settings)
+        if loss is not None and self.config.label_smoothing:
+            smoothing = self.config.label_smoothing
+            raise ValueError(f"label_smoothing: got {smoothing}, expected 0 with a loss of your own: smooth within it")
         self.classes: list[Any] = []
         self.mean: Array | None = None
         self.std: Array | None = None
@@ -124,6 +130,8 @@ class Trainer:
         for name in settings:
             if name not in known:
                 raise TypeError(f"{name}: no setting of a training{did_you_mean(name, known)}; there are {known}")
+            if name in OF_THE_FAMILY and isinstance(self.model, Module):
+                raise ValueError(f"{name}: got a network as well, expected the name of one, to be made in this way")
         name = self.model if isinstance(self.model, str) else "given"
         if isinstance(recipe, Config):
             base = dataclasses.asdict(recipe)
@@ -132,6 +140,8 @@ class Trainer:
         else:
             base = GENTLE
         base = {key: value for key, value in base.items() if key not in NOT_HERE}
+        if recipe is not None:
+            self.agreed |= base.keys()
         config = Config(**{**base, **settings, "dataset": "given", "model": name, "validation": 0})
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
@@ -450,9 +460,11 @@ class Trainer:
             self.model.conv1.freeze()
         freeze(self.model, config.freeze)
         mean, std = (train.mean, train.std) if isinstance(train, Loader) else (np.zeros(shape[0]), np.ones(shape[0]))
+        trained_on = {name: part for name in ("labels", "weight") if (part := getattr(train, name, None)) is not None}
         info = {
             "classes": list(map(str, self.classes)),
             "labels": self.classes,
+            "digest": checkpoints.state_digest(trained_on, {})[:16],
             "image_size": shape[1],
             "resize": data.short_side(shape[1]),
             "mean": mean.tolist(),
@@ -495,7 +507,7 @@ class Trainer:
         """That of the run in the folder, perhaps with more epochs; settings that were given must agree with it."""
         own = read_config(self.folder or "")
         chosen = {name for callback in self.callbacks for name in callback.sets}
-        for name in sorted(self.given - chosen) + ["model", "dataset"]:
+        for name in sorted(self.agreed - chosen) + ["model", "dataset"]:
             value, wanted = getattr(own, name), getattr(self.config, name)
             if name == "epochs" and wanted > value:
                 own = dataclasses.replace(own, epochs=wanted)

@@ -117,6 +117,23 @@ def loop():
     say(json.dumps([float(v) for p in net.parameters() for v in p.data.ravel()]))
 
 
+def trainer():
+    """What a Trainer learns on arrays; and that it has batches, which nobody has cut, refused."""
+    folder = sys.argv[2]
+    if launch():
+        tr.parallel.init()
+    with pytest.MonkeyPatch.context() as patch:
+        runs.install_tiny(patch)
+        x, y = runs.pictures("train")
+        saves = [tr.callbacks.CSVLogger(folder + "/a.csv"), tr.callbacks.ModelCheckpoint(folder + "/a.safetensors")]
+        net = tr.Trainer("tiny", epochs=2, batch_size=12, shards=2, folder=folder + "/run", callbacks=saves)
+        net.fit(x, y, validation=0.2, class_weight="balanced")
+        say(json.dumps([net.history, *map(float, net.logits(x[:2]).ravel())]))
+        if tr.parallel.world_size() > 1:
+            with pytest.raises(ValueError, match=r"part: got batches of which part \(0, 1\) is made, expected"):
+                tr.Trainer("tiny", epochs=1, shards=2, verbose=False).fit([(x / 255, y)])
+
+
 def batch_norm():
     """Finite differences: of the sum of both processes' losses, by each element of each one's x, weight and bias."""
     tr.parallel.init()
@@ -226,6 +243,7 @@ PROGRAMS = {
     "many": many,
     "shared": shared,
     "loop": loop,
+    "trainer": trainer,
     "tinyres": command,
     "volume": volume,
 }

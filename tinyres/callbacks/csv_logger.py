@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tinyres.callback import Callback, Logs, Training
 from tinyres.files import write_whole
+from tinyres.parallel.world import world
 
 
 class CSVLogger(Callback):
@@ -26,6 +27,8 @@ class CSVLogger(Callback):
         self.path = Path(path)
 
     def on_epoch_end(self, training: Training, logs: Logs) -> None:
+        if world().rank:
+            return
         text = io.StringIO()
         names = list(dict.fromkeys(name for record in training.history for name in record))
         table = csv.DictWriter(text, names, lineterminator="\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 from tinyres import checkpoints
 from tinyres.callback import Callback, Logs, Training
 from tinyres.callbacks.monitor import Monitor
+from tinyres.parallel.world import world
 
 
 class ModelCheckpoint(Callback):
@@ -55,5 +56,6 @@ class ModelCheckpoint(Callback):
             raise ValueError(
                 f"path: got {self.path!r}, expected numbers of the record by name: {names} ({error})"
             ) from error
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.save(path, *training.state())
+        if world().rank == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoints.save(path, *training.state())

@@ -6,6 +6,7 @@ from typing import Any
 
 from tinyres.callback import Callback, Logs, Training
 from tinyres.nn import Module
+from tinyres.parallel.world import world
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
 
@@ -55,6 +56,8 @@ class TensorBoard(Callback):
         self.writer: Any = None
 
     def on_train_begin(self, training: Training) -> None:
+        if world().rank:
+            return
         again = training.step + 1 if training.step else None
         self.writer = self.open(str(self.folder), purge_step=again, filename_suffix=f".{training.step}")
         if not training.step:
@@ -65,10 +68,14 @@ class TensorBoard(Callback):
             self.writer.file_writer.add_event(_graph(training.model, x[:1]))
 
     def on_batch_end(self, training: Training, logs: Logs) -> None:
+        if self.writer is None:  # of several processes the first writes
+            return
         for name in ("loss", "lr"):
             self.writer.add_scalar(f"step/{name}", logs[name], training.step)
 
     def on_epoch_end(self, training: Training, logs: Logs) -> None:
+        if self.writer is None:
+            return
         for name, value in logs.items():
             if name not in ("epoch", "step"):
                 self.writer.add_scalar(f"epoch/{name}", value, training.step)

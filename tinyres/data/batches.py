@@ -16,7 +16,8 @@ class Batches:
     ----------
     batches : iterable of (x, y) or (x, y, weight)
         x: float of shape (B, C, H, W), as the network is to see them, y: int of shape (B,), 0 to K - 1, or float of
-        shape (B, K); weight: float of shape (B,), of the loss of each. Arrays, or what NumPy takes for one.
+        shape (B, K); weight: of shape (B,), finite, 0 or more, of the loss of each in training. Arrays, or what NumPy
+        takes for one.
 
     Raises
     ------
@@ -28,6 +29,7 @@ class Batches:
     It is gone through once to see how many batches there are, and how large each is. Each epoch iterates over it anew;
     where it has a method ``set_epoch``, as samplers of PyTorch have, that is called before with the number of the
     epoch. Order and variation are its own: that a run goes on after a stop as if there had been none, it must see to.
+    Batches are whole, so that several processes cannot share them out in training.
 
     Examples
     --------
@@ -36,6 +38,8 @@ class Batches:
     >>> len(batches), batches.images_of(1), batches.num_classes, batches.shape
     (2, 4, 10, (3, 8, 8))
     """
+
+    part = (0, 1)  # as of a `Loader`: all of each batch
 
     def __init__(self, batches: Iterable[Any]) -> None:
         if not isinstance(batches, Iterable):
@@ -48,9 +52,7 @@ class Batches:
         self.batches = batches
         self.sizes: list[int] = []
         self.num_classes, shapes = 0, set()
-        for i, (x, y, *_) in enumerate(self._all(0)):
-            if len(x) != len(y) or not len(x):
-                raise ValueError(f"batches: batch {i} has {len(x)} images and {len(y)} labels, expected as many, not 0")
+        for x, y, *_ in self._all(0):
             self.sizes.append(len(x))
             self.num_classes = max(self.num_classes, int(y.max()) + 1 if y.ndim == 1 else y.shape[1])
             shapes.add(x.shape[1:])
@@ -97,5 +99,16 @@ class Batches:
                     f"batches: labels of batch {i}: got {y.dtype} of shape {y.shape}, expected int of shape (B,), "
                     "numbers of classes, or float of shape (B, K), probabilities"
                 )
+            if len(x) != len(y) or not len(x):
+                raise ValueError(f"batches: batch {i} has {len(x)} images and {len(y)} labels, expected as many, not 0")
             labels = y.astype(np.int64 if y.ndim == 1 else np.float32, copy=False)
-            yield (x.astype(np.float32, copy=False), labels, *(w.astype(np.float32, copy=False) for w in weight))
+            yield (x.astype(np.float32, copy=False), labels, *(_weights(w, len(x), i) for w in weight))
+
+
+def _weights(weight: np.ndarray, images: int, batch: int) -> np.ndarray:
+    if weight.shape != (images,) or weight.dtype.kind not in "fiu":
+        got = f"{weight.dtype} of shape {weight.shape}"
+        raise ValueError(f"batches: weights of batch {batch}: got {got}, expected a number for each of {images} images")
+    if not (np.isfinite(weight).all() and (weight >= 0).all()):
+        raise ValueError(f"batches: weights of batch {batch}: expected finite numbers, 0 or more")
+    return weight.astype(np.float32, copy=False)
