@@ -6,6 +6,7 @@ import itertools
 import pickle
 import re
 import signal
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from support.runs import config, pictures, stop
 import tinyres as tr
 from tinyres import callbacks, checkpoints, evaluation, loop, train
 from tinyres.callbacks.monitor import Monitor
-from tinyres.data.labelled import Labels, as_images
+from tinyres.data.labelled import Labels, as_images, statistics
 
 pytestmark = pytest.mark.usefixtures("tiny", "one_thread")
 
@@ -236,6 +237,47 @@ def test_class_weights_are_weights_of_samples(numbers, factor):
     balanced = labels.weights(y, None, "balanced")
     of_each = [balanced[y == k].sum() for k in np.unique(y)]
     assert of_each == pytest.approx([len(y) / len(of_each)] * len(of_each), rel=1e-5)  # as much each, N in all
+
+
+def test_balanced_are_the_images_that_are_trained_on(data):
+    ours = trainer(epochs=1)
+    ours.fit(*data, validation=0.5, class_weight="balanced")
+    weights = ours.run.loader.weight
+    of_each = np.bincount(ours.run.loader.labels, weights)
+    assert len(weights) == 25
+    assert of_each[of_each > 0] == pytest.approx(25 / np.count_nonzero(of_each), rel=1e-6)  # float32
+
+
+@given(st.integers(1, 600), st.floats(-1e6, 1e6), st.floats(1e-2, 1e3), st.integers(0, 9))
+@settings(max_examples=20)
+def test_mean_and_deviation_of_floats(n, offset, spread, seed):
+    x = np.random.default_rng(seed).normal(offset, spread, (n, 2, 3, 4)).astype(np.float32)
+    x[:, 1] = offset
+    mean, std = statistics(x)
+    assert mean == pytest.approx(x.mean((0, 2, 3), dtype=np.float64), rel=1e-6)  # float32, of which this is some bits
+    assert std[0] == pytest.approx(x[:, 0].std(dtype=np.float64), rel=1e-6)
+    assert std[1] == 1  # and not what rounding leaves of 0
+
+
+def test_statistics_of_many_floats_need_no_copy_of_them():
+    x = np.ones((4000, 1, 32, 32), np.float32)
+    tracemalloc.start()
+    statistics(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes / 2  # three copies of 256 images in float64 are 6 MiB, all images 16
+
+
+def test_predicting_bytes_needs_no_copy_of_them_as_floats():
+    net = tr.nn.Sequential(tr.nn.GlobalAvgPool2d(), tr.nn.Flatten(), tr.nn.Linear(3, 3))
+    ours = trainer(net, epochs=1)
+    ours.fit(X, Y)
+    x = np.zeros((8000, 3, 32, 32), np.uint8)
+    tracemalloc.start()
+    ours.predict(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < x.nbytes  # four batches of 250 as float32 are half of it, all images four times as much
 
 
 def test_a_class_that_counts_nothing_is_not_learnt(data):
@@ -598,6 +640,8 @@ X, Y = np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3
         (X, Y, {"sample_weight": [1.0]}, "sample_weight: got shape (1,), expected (6,)"),
         (X, Y, {"sample_weight": -np.ones(6)}, "expected finite numbers, 0 or more"),
         (X, Y, {"class_weight": "best"}, "class_weight: got 'best', expected 'balanced' or a dict"),
+        (X, Y, {"class_weight": [1.0] * 3}, "class_weight: got a list, expected 'balanced' or a dict"),
+        ([X[0], X[1, :, 1:]], Y[:2], {}, "x: got a list of arrays of different shapes"),
         (X, Y, {"class_weight": {7: 1.0}}, "class_weight: got a weight of 7"),
         (X, Y, {"resume": True}, "resume: got True, expected False without a folder"),
         (iter([(X, Y)]), None, {}, "which ends after one epoch"),

@@ -393,7 +393,8 @@ class Trainer:
         if len(numbers) != len(x):
             raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(x)} images")
         self.classes = labels.classes
-        weight = labels.weights(numbers, *weights)
+        labels.weights(numbers, *weights)  # whether they fit, all of them
+        rest = np.arange(len(x))
         held: Loader | Batches | None = None
         if isinstance(validation, (float, int)):
             if not 0 < (n := round(validation * len(x))) < len(x) or validation >= 1:
@@ -401,7 +402,9 @@ class Trainer:
             order = np.random.default_rng(self.config.seed).permutation(len(x))
             out, rest = np.sort(order[:n]), np.sort(order[n:])
             validation = _take(x, out), np.array(labels.classes)[numbers[out]]
-            x, numbers, weight = _take(x, rest), numbers[rest], None if weight is None else weight[rest]
+            x, numbers = _take(x, rest), numbers[rest]
+        sample, of_classes = weights
+        weight = labels.weights(numbers, None if sample is None else np.asarray(sample)[rest], of_classes)
         mean, std = statistics(x)
         if self.mean is not None and isinstance(self.model, Module):  # of the images that it learnt from
             mean, std = self.mean, self.std  # type: ignore[assignment]

@@ -1,6 +1,6 @@
 """Images and labels as people have them in hand, and what the network is to see of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from tinyres.data.statistics import channel_statistics
 from tinyres.data.stream import Pictures
+
+CHUNK = 256  # images that are looked at at a time: their copies in float64 are large
 
 
 def as_images(x: Any, name: str = "x") -> Any:
@@ -26,7 +28,7 @@ def as_images(x: Any, name: str = "x") -> Any:
     """
     if isinstance(x, Pictures):
         return x
-    array = np.asarray(x)
+    array = _as_one(x, name)
     if array.ndim == 3:
         array = array[:, None]
     expected = "expected uint8 or float of shape (N, C, H, W) or (N, H, W), with at least one image"
@@ -45,6 +47,15 @@ def as_images(x: Any, name: str = "x") -> Any:
     return array
 
 
+def _as_one(x: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(x)
+    except ValueError:  # NumPy's own message is about sequences
+        raise ValueError(
+            f"{name}: got a {type(x).__name__} of arrays of different shapes, expected images that are all of one shape"
+        ) from None
+
+
 def statistics(images: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel, float32, by which a `Loader` normalises these; of a channel that is
     the same everywhere the deviation is 1, so that it becomes 0.
@@ -57,10 +68,18 @@ def statistics(images: Any) -> tuple[np.ndarray, np.ndarray]:
     if images.dtype == np.uint8:
         mean, std = channel_statistics(images)
     else:
-        channels = images.transpose(1, 0, 2, 3).reshape(images.shape[1], -1)
-        mean = channels.mean(1, dtype=np.float64).astype(np.float32)
-        std = channels.std(1, dtype=np.float64).astype(np.float32)
+        first = images[0, :, 0, 0].astype(np.float64)
+        center = first + _mean(images, lambda chunk: chunk - first[:, None, None])  # of what is constant, to the bit
+        variance = _mean(images, lambda chunk: (chunk - center[:, None, None]) ** 2)
+        mean, std = center.astype(np.float32), np.sqrt(variance).astype(np.float32)
     return mean, np.where(std > 0, std, np.float32(1))
+
+
+def _mean(images: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Of what a function makes of some images at a time, float64, for each channel."""
+    chunks = range(0, len(images), CHUNK)
+    total = sum(of(images[start : start + CHUNK]).sum((0, 2, 3)) for start in chunks)
+    return np.asarray(total) / (images.size // images.shape[1])
 
 
 class Labels:
@@ -136,6 +155,9 @@ class Labels:
             counts = np.bincount(numbers, minlength=len(self.classes))
             weight = weight * (len(numbers) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[numbers]
         elif classes is not None:
+            if not isinstance(classes, Mapping):
+                got = type(classes).__name__
+                raise ValueError(f"class_weight: got a {got}, expected 'balanced' or a dict of weights by label")
             if unknown := [label for label in classes if label not in self.number]:
                 raise ValueError(f"class_weight: got a weight of {unknown[0]!r}, expected of {self.classes[:10]}")
             weight = weight * np.array([classes.get(label, 1.0) for label in self.classes])[numbers]
