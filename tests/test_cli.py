@@ -882,7 +882,8 @@ def test_folder_that_holds_a_run_is_not_overwritten(run):
     before = contents(run)
     message = bad(*TRAIN, "--out", run)
     assert (
-        message == f"Error: {run} already holds a run: choose another folder with --out, or continue it with --resume"
+        message
+        == f"Error: {run} already holds a run: choose another folder, or continue it (--resume; resume=True in Python)"
     )
     assert contents(run) == before
 
@@ -1108,7 +1109,7 @@ def test_validation_that_diverges_fails(tmp_path):
     with np.errstate(all="ignore"):
         text = bad(*TRAIN, "--out", tmp_path / "run", "--lr", "1e6")
     assert "became" in text
-    assert "Try a lower --lr" in text
+    assert "Try a lower rate" in text
 
 
 def test_terminals_that_know_ascii_alone(run, tmp_path):

@@ -439,7 +439,7 @@ def test_divergence_names_step_and_rate_and_what_to_do(tmp_path, bad):
 
 
 def test_too_high_a_rate_diverges(tmp_path):
-    with np.errstate(all="ignore"), pytest.raises(train.Diverged, match="Try a lower --lr"):
+    with np.errstate(all="ignore"), pytest.raises(train.Diverged, match="Try a lower rate, a clip norm"):
         fit(tmp_path / "run", lr=1e30, schedule="constant", epochs=5)
 
 
@@ -458,7 +458,9 @@ def test_anomaly_detection_names_the_layer(tmp_path):
 def test_folder_that_holds_a_run_is_not_touched(tmp_path):
     fit(tmp_path / "run", epochs=1)
     before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
-    with pytest.raises(FileExistsError, match=r"already holds a run: choose another .* or continue it with --resume"):
+    with pytest.raises(
+        FileExistsError, match=r"already holds a run: choose another folder, or continue it \(--resume; resume=True"
+    ):
         train.Run(config(seed=1), tmp_path / "run")
     assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
     assert holds_run(tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import itertools
 import pickle
 import re
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich import console
 from support.runs import config, pictures, stop
 
 import tinyres as tr
-from tinyres import callbacks, checkpoints, evaluation, loop, train
+from tinyres import callbacks, checkpoints, evaluation, loop, progress, train
 from tinyres.callbacks.monitor import Monitor
 from tinyres.data.labelled import Labels, as_images, statistics
 
@@ -615,8 +617,52 @@ def test_a_network_of_ones_own_is_loaded_into_one(data, tmp_path):
     ours.save(tmp_path / "net.safetensors")
     again = tr.Trainer.load(tmp_path / "net.safetensors", own())
     assert (again.logits(data[0]) == ours.logits(data[0])).all()
-    with pytest.raises(checkpoints.CheckpointError, match="there is no 'given'"):
+    with pytest.raises(checkpoints.CheckpointError, match="is not of the family: give one like it as `model`"):
         tr.Trainer.load(tmp_path / "net.safetensors")
+
+
+def test_a_loaded_trainer_goes_on_learning_as_it_is_told(data, tmp_path):
+    first = trainer()
+    first.fit(*data)
+    first.save(tmp_path / "net.safetensors")
+    loaded = tr.Trainer.load(tmp_path / "net.safetensors", **{**SETTINGS, "epochs": 1})
+    first.config = loaded.config
+    assert loaded.fit(*data) == first.fit(*data)
+    assert len(loaded.history) == 1
+    assert bits(loaded.model) == bits(first.model)
+
+
+anything = st.one_of(st.none(), st.integers(), st.text(max_size=3), st.lists(st.lists(st.none()) | st.integers()))
+fields = ("labels", "classes", "mean", "std", "model", "history", "step", "sums")
+
+
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(fields, anything)))
+def test_a_checkpoint_that_does_not_say_enough_is_one_that_is_told(tmp_path_factory, info):
+    path, net = tmp_path_factory.getbasetemp() / "net.safetensors", tr.nn.Linear(2, 1)
+    checkpoints.save(path, {f"model.{name}": array for name, array in net.state_dict().items()}, info)
+    with pytest.raises(checkpoints.CheckpointError):
+        tr.Trainer.load(path, net)
+
+
+# ---------------------------------------------------------------- showing it
+def test_a_trainer_has_one_bar(data, monkeypatch):
+    bars = []
+    monkeypatch.setattr(callbacks.ProgressBar, "on_train_begin", lambda bar, run: bars.append(bar))
+    for name in ("on_batch_end", "on_epoch_end", "print"):
+        monkeypatch.setattr(callbacks.ProgressBar, name, lambda *_: None)
+    own = callbacks.ProgressBar()
+    trainer(epochs=1, verbose=True, callbacks=[own]).fit(*data)
+    assert bars == [own]
+    trainer(epochs=1, verbose=True).fit(*data)
+    assert len(bars) == 2
+
+
+@pytest.mark.parametrize(("there", "shown"), [(None, False), (True, True)])
+def test_a_bar_in_a_notebook_needs_what_can_move_it(monkeypatch, there, shown):
+    """Without ipywidgets, rich warns in its place."""
+    monkeypatch.setattr(progress, "find_spec", lambda name: there)
+    notebook = console.Console(force_jupyter=True, file=io.StringIO())
+    assert progress.bars(notebook).disable == (not shown)
 
 
 # ---------------------------------------------------------------- mistakes

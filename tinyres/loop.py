@@ -259,8 +259,8 @@ class Loop:
         if not math.isfinite(value):
             raise Diverged(
                 f"{what} became {value} at step {self.step} (epoch {epoch}), at learning rate {lr:.4g}. Try a lower "
-                "--lr, --clip-norm or more --warmup; to find the first operation that gives such a value, run again "
-                "with --detect-anomaly (tr.detect_anomaly() in Python)"
+                "rate, a clip norm or more warmup; to find the first operation that gives such a value, run again with "
+                "--detect-anomaly, or in Python inside `with tr.detect_anomaly():`"
             )
 
     def _check_batches(self) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -25,15 +26,15 @@ def console(width: int | None = None, *, stderr: bool = False) -> Console:
 
 
 def bars(out: Console, *columns: ProgressColumn) -> Progress:
-    """A progress bar on a terminal or in a notebook, which leaves nothing behind; elsewhere none, that would leave an
-    empty line.
+    """A progress bar on a terminal, or in a notebook with ipywidgets, which leaves nothing behind; elsewhere none, that
+    would leave an empty line, or a warning.
 
     Examples
     --------
     >>> with bars(console(80), BarColumn()) as bar:
     ...     bar.advance(bar.add_task("", total=2))
     """
-    shown = out.is_terminal or out.is_jupyter
+    shown = (out.is_terminal or out.is_jupyter) and not (out.is_jupyter and find_spec("ipywidgets") is None)
     return Progress(*columns, console=out, transient=True, disable=not shown, speed_estimate_period=60)
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from tinyres import checkpoints
 from tinyres.recipe import Config, fits
 
-ALREADY = "{} already holds a run: choose another folder with --out, or continue it with --resume"
+ALREADY = "{} already holds a run: choose another folder, or continue it (--resume; resume=True in Python)"
 
 
 class Times(NamedTuple):

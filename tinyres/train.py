@@ -54,10 +54,7 @@ WHITENED = 5000 * 32 * 32  # patches that are looked at
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 """Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
-FEW = (
-    "A run of {} steps, at a learning rate up to {:g}, may end near chance. More --epochs, a smaller --batch-size{} "
-    "may help."
-)
+FEW = "A run of {} steps, at a learning rate up to {:g}, may end near chance. More epochs, a smaller batch{} may help."
 OTHER = (
     "Computed with the instruction set {!r} so far, and with {!r} from here on, which rounds differently: to the last "
     "bit, the result is not that of a run on one of them."
@@ -184,7 +181,7 @@ class Run(Loop):
             given.model, given.train, config, validation=given.validation, loss=given.loss, anomaly=anomaly
         )
         if self.total_steps < FEW_STEPS and not config.weights and not saved:
-            lower = " or --lr 0.1" if config.peak_lr > 0.1 else ""
+            lower = " or a rate of 0.1" if config.peak_lr > 0.1 else ""
             self.notes.append(FEW.format(self.total_steps, config.peak_lr, lower))
         self.saved = 0  # steps done that are saved
         self._clock = time.monotonic()

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import reprlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from tinyres.nn.init import manual_seed
 from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar
 from tinyres.recipe import Config
-from tinyres.runs import has_begun, holds_run, read_config
+from tinyres.runs import has_begun, holds_run, read_config, read_progress
 from tinyres.spelling import did_you_mean
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
@@ -219,7 +221,8 @@ class Trainer:
 
     def _train(self, run: Run) -> None:
         """To its end, or as far as it gets, and take up what came of it."""
-        bar = [ProgressBar()] if self.verbose else []
+        own = any(isinstance(callback, ProgressBar) for callback in self.callbacks)
+        bar = [ProgressBar()] if self.verbose and not own else []
         for note in run.notes if bar else []:
             bar[0].print(note)
         try:
@@ -321,7 +324,8 @@ class Trainer:
         return {"loss": scores.loss, "accuracy": scores.accuracy}
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``.
+        """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``: weights, classes and how
+        images are normalised. What a training goes on with, such as momentum, is kept in its `folder` alone.
 
         Raises
         ------
@@ -334,8 +338,16 @@ class Trainer:
         checkpoints.save(path, {f"model.{name}": array for name, array in weights.items()}, self._info)
 
     @classmethod
-    def load(cls, path: str | Path, model: Module | None = None) -> "Trainer":
-        """A trainer that predicts as the one did whose checkpoint this is; `model` where it is not of the family.
+    def load(cls, path: str | Path, model: Module | None = None, **options: Any) -> "Trainer":
+        """A trainer that predicts as the one did whose checkpoint this is.
+
+        Parameters
+        ----------
+        path : str or Path
+        model : Module, optional
+            Where it is not of the family: one of the same form.
+        **options
+            For another `fit`, which goes on from these weights: what a `Trainer` is made with.
 
         Raises
         ------
@@ -353,15 +365,20 @@ class Trainer:
         True
         """
         if model is None:
+            _expect_family(path)
             network, info = checkpoints.load_model(path)
         else:
             arrays, info = checkpoints.load(path)
             checkpoints.load_arrays(path, model, arrays)
             network = model.eval()
-        made = cls(network)
-        made.mean, made.std = checkpoints.normalisation(path, info, len(info["mean"]))
-        made.classes, made.history, made._made = info.get("labels", info["classes"]), info["history"], info["model"]
-        made._info = info
+        made = cls(network, **options)
+        try:
+            made.classes, made._made, made._info = _classes(info), info["model"], info
+            _, made.history, _ = read_progress(info, sys.maxsize)
+            channels = len(info["mean"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise checkpoints.CheckpointError(f"{path}: does not say what a Trainer has to know ({error})") from error
+        made.mean, made.std = checkpoints.normalisation(path, info, channels)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
@@ -525,6 +542,24 @@ class _Averaged(Callback):
     def on_train_end(self, training: Training) -> None:
         arrays, _ = training.state()
         training.use(checkpoints.part(arrays, "model"))
+
+
+def _expect_family(path: str | Path) -> None:
+    """Whether the network of a checkpoint can be made from what that says."""
+    info = checkpoints.load_info(path) or {}
+    if isinstance(info.get("model"), dict) and info["model"].get("name") == "given":
+        raise checkpoints.CheckpointError(
+            f"{path}: of a network that is not of the family: give one like it as `model`"
+        )
+
+
+def _classes(info: Mapping[str, Any]) -> list[Any]:
+    """The labels that a checkpoint knows, as they were given."""
+    labels = info.get("labels", info["classes"])
+    known = isinstance(labels, list) and all(isinstance(label, (int, str)) for label in labels)
+    if not known or len(set(labels)) != len(labels):
+        raise ValueError(f"labels: got {reprlib.repr(labels)}, expected a list of numbers or strings, each once")
+    return labels
 
 
 def _take(x: Any, index: Array) -> Any:
