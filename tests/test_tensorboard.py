@@ -1,6 +1,8 @@
 """What TensorBoard is given, read by its own protocol."""
 
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -70,6 +72,20 @@ def test_the_graph_has_the_shortcuts(fitted):
     assert len(forks) == 2  # blocks, whose input goes two ways
     assert "conv1/conv2d" in nodes
     assert nodes["conv1/conv2d"].input == ["images"]
+
+
+def test_the_graph_lets_go_of_the_weights(tmp_path):
+    """Also where it is the first to import what it is written with; else EMA could not change them."""
+    program = (
+        "import gc, sys, tinyres as tr\n"
+        "from tinyres.callbacks.tensorboard import _graph\n"
+        "gc.disable()\n"
+        "net = tr.models.resnet20()\n"
+        "_graph(net, tr.data.shapes(1)[0].astype('f4'))\n"
+        "print(all(p.data.flags.writeable for p in net.parameters()))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"
 
 
 def test_a_run_that_goes_on_adds_to_it(tmp_path):

@@ -194,6 +194,20 @@ def test_a_second_fit_goes_on_from_the_weights(data):
     assert bits(ours.model) == bits(twin)
 
 
+@pytest.mark.parametrize("changes", [{"shards": 2}, {"shards": 2, "sync_batch_norm": True}])
+def test_a_network_is_left_to_whoever_trains_it_next(data, changes):
+    ours = trainer(tr.models.create("tiny"), epochs=1, **changes)
+    ours.lr_find(*data, steps=10)
+    kept = []
+    for _ in range(2):
+        ours.fit(*data)
+        kept.append(ours.run)  # so that it is still there
+    x = tr.Tensor(data[0] / np.float32(255))
+    for changed in (ours.model, ours.model.train()):
+        tr.ops.cross_entropy(changed(x), data[1]).backward()
+    assert all(p.grad is not None for p in ours.model.parameters())
+
+
 # ---------------------------------------------------------------- weights and losses
 def test_equal_weights_are_none_and_zero_is_absence_from_the_sum(data):
     images, labels = data

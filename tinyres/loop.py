@@ -108,6 +108,14 @@ class Loop:
             if isinstance(module, BatchNorm2d):
                 module.gather = self.meeting
 
+    def disconnect(self) -> None:
+        """Take away what `connect` has put at the network, for whoever trains that next."""
+        for handle in self.gradients.handles:
+            handle.remove()
+        for module in self.model.modules():
+            if isinstance(module, BatchNorm2d):
+                module.gather = None
+
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""

@@ -231,6 +231,7 @@ class Trainer:
             _Averaged().on_train_end(run)
             raise KeyboardInterrupt from None
         finally:
+            run.disconnect()
             self.history, self.config = run.history, run.config
             self._info = run.description()
             self.mean, self.std = (np.array(run.info[key], np.float32) for key in ("mean", "std"))
@@ -258,7 +259,11 @@ class Trainer:
         """
         with self._undone():
             train = self._batches(x) if _are_batches(x, y) else self._arrays(as_images(x), y, None, (None, None))[0]
-            return lr_find(Run(self.config, None, given=self._given(train, None, fresh=True)), **options)
+            run = Run(self.config, None, given=self._given(train, None, fresh=True))
+            try:
+                return lr_find(run, **options)
+            finally:
+                run.disconnect()
 
     # ---------------------------------------------------------------- what was learnt
     def logits(self, x: Any) -> Array:

@@ -98,7 +98,7 @@ def _some(array: Array) -> Array:
 
 
 def _graph(model: Module, images: Array) -> Any:
-    """The operations of a forward pass as the tape has them, inside of each other by the modules that they are of."""
+    """A network's operations, inside of each other by the modules that they are of."""
     from tensorboardX.proto.attr_value_pb2 import AttrValue
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.graph_pb2 import GraphDef
@@ -106,19 +106,30 @@ def _graph(model: Module, images: Array) -> Any:
     from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
     from tensorboardX.proto.versions_pb2 import VersionDef
 
+    nodes = [NodeDef(name="images", op="Input")]
+    for name, op, inputs, shape in _operations(model, images):
+        dims = [TensorShapeProto.Dim(size=size) for size in shape]
+        shapes = AttrValue(list=AttrValue.ListValue(shape=[TensorShapeProto(dim=dims)]))
+        nodes.append(NodeDef(name=name, op=op, input=inputs, attr={"_output_shapes": shapes}))
+    return Event(graph_def=GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString())
+
+
+def _operations(model: Module, images: Array) -> list[tuple[str, str, list[str], tuple[int, ...]]]:
+    """Name, kind, names of inputs and shape of each operation of a forward pass, as the tape has them.
+
+    A function of its own: the frame that imports may outlive its call, and with it the graph, which holds the weights.
+    """
     x, was_training = Tensor(images, requires_grad=True), model.training
     logits = model.eval()(x)
     model.train(was_training)
     names, taken = {id(x): "images"}, Counter[str]()
-    nodes = [NodeDef(name="images", op="Input")]
+    found = []
     for node in topological_order(logits._node):
         if not isinstance(node, Node):
             continue  # a parameter
         name = "/".join([*filter(None, node.module.split(".")), node.name])
         taken[name] += 1
         names[id(node)] = name + (f"_{taken[name]}" if taken[name] > 1 else "")
-        dims = [TensorShapeProto.Dim(size=size) for size in node.shape]
-        shapes = AttrValue(list=AttrValue.ListValue(shape=[TensorShapeProto(dim=dims)]))
         inputs = [names[id(parent)] for parent in node.parents if id(parent) in names]
-        nodes.append(NodeDef(name=names[id(node)], op=node.name, input=inputs, attr={"_output_shapes": shapes}))
-    return Event(graph_def=GraphDef(node=nodes, versions=VersionDef(producer=22)).SerializeToString())
+        found.append((names[id(node)], node.name, inputs, node.shape))
+    return found
