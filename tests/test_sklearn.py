@@ -91,6 +91,11 @@ def test_what_makes_no_sense_is_told_on_fitting(digits, changes, message):
         net(**changes).fit(*digits)
 
 
+def test_a_network_that_is_there_is_not_fitted_anew(digits):
+    with pytest.raises(TypeError, match="model: got a ResNet, expected a name, or a function"):
+        ResNetClassifier(tiny(1, 10)).fit(*digits)
+
+
 def test_one_random_state_one_result(digits):
     x, y = digits
     first, again, other = (net(random_state=state).fit(x, y).decision_function(x) for state in (3, 3, 4))

@@ -208,6 +208,15 @@ def test_a_network_is_left_to_whoever_trains_it_next(data, changes):
     assert all(p.grad is not None for p in ours.model.parameters())
 
 
+def test_what_a_network_whitens_with_stays_for_a_second_fit(data):
+    ours = trainer(epochs=1, whiten=True)
+    ours.fit(*data)
+    before = ours.model.conv1.weight.data.copy()
+    ours.fit(data[0] // 2, data[1])
+    assert (ours.model.conv1.weight.data == before).all()
+    assert not ours.model.conv1.weight.requires_grad
+
+
 # ---------------------------------------------------------------- weights and losses
 def test_equal_weights_are_none_and_zero_is_absence_from_the_sum(data):
     images, labels = data
@@ -713,6 +722,8 @@ X, Y = np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3
         (tr.data.Loader(X, Y, 6, part=(1, 2)), None, {}, "part (1, 2) is made, expected (0, 1)"),
         ([X / 255], None, {}, "batch 0 is ndarray, expected (x, y) or (x, y, weight)"),
         ([], None, {}, "batches: got none"),
+        (X, Y, {"validation": (X[:, :1], Y)}, "validation: got images of shape (6, 1, 8, 8), expected (N, 3, H, W)"),
+        (X, Y, {"validation": (X, Y[:4])}, "validation: got 6 images and 4 labels"),
         ([(X / 255, Y)], None, {"sample_weight": np.ones(6)}, "expected None with batches"),
         ([(X / 255, Y)], None, {"validation": 0.5}, "validation: got 0.5, expected batches"),
     ],
@@ -749,6 +760,21 @@ def test_a_trainer_that_cannot_be_is_told(options, kind, message):
 def test_what_was_said_of_batches_is_not_dropped():
     with pytest.raises(ValueError, match="batch_size: got batches as well"):
         trainer().fit([(X / 255, Y)])
+
+
+def test_what_cannot_be_whitened_is_told():
+    with pytest.raises(ValueError, match="whiten: got True, expected False with batches"):
+        tr.Trainer("tiny", epochs=1, whiten=True, verbose=False).fit([(X / 255, Y)])
+    net = tr.nn.Sequential(tr.nn.GlobalAvgPool2d(), tr.nn.Flatten(), tr.nn.Linear(3, 3))
+    with pytest.raises(ValueError, match="whiten: got True, expected False with a network of your own"):
+        tr.Trainer(net, epochs=1, whiten=True, verbose=False).fit(X, Y)
+
+
+def test_one_callback_and_any_number_will_do(data):
+    ours = trainer(epochs=1, callbacks=callbacks.EMA(0.5))
+    ours.fit(*data, validation=np.float32(0.2))
+    assert ours.config.ema == 0.5
+    assert len(ours.run.validation.images) == 10
 
 
 def test_a_network_for_other_classes_is_refused():

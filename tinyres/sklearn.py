@@ -120,6 +120,11 @@ class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             raise ValueError(f"y: got {len(there)} class, expected 2 or more to tell apart")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = self.model
+        if isinstance(model, Module):
+            raise TypeError(
+                f"model: got a {type(model).__name__}, expected a name, or a function that makes one: each fit is "
+                "of a new one"
+            )
         if callable(model):
             manual_seed(seed)
             model = model(in_channels=in_channels, num_classes=count)

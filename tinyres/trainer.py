@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import numbers
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Trainer:
         yours, images (B, C, H, W) to logits (B, K).
     recipe : str or Config, optional
         Name of a recipe, see `tinyres.recipes.names`, whose settings are taken; those of `Config` by default.
-    callbacks : sequence of Callback
+    callbacks : Callback or sequence of them
     loss : callable, optional
         Of logits, a Tensor (B, K), and labels, an array: a loss for each image, a Tensor (B,), to take the place of
         cross entropy in training.
@@ -100,7 +101,7 @@ class Trainer:
         model: str | Module = "resnet20",
         recipe: str | Config | None = None,
         *,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Callback | Sequence[Callback] = (),
         loss: Loss | None = None,
         transform: data.Transform | None = None,
         folder: str | Path | None = None,
@@ -111,7 +112,8 @@ class Trainer:
             models.check_name(model)
         elif not isinstance(model, Module):
             raise TypeError(f"model: got a {type(model).__name__}, expected a name of the family or a Module")
-        self.model, self.callbacks, self.loss = model, list(callbacks), loss
+        self.model, self.loss = model, loss
+        self.callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         self.transform, self.folder, self.verbose = transform, folder, verbose
         self.given = set(settings)
         self.agreed = set(settings)  # by name: what a run that goes on must agree with
@@ -396,7 +398,7 @@ class Trainer:
         own = [field for field in OF_BATCHES if field in self.given] + ["transform"] * (self.transform is not None)
         if own and name == "x":
             raise ValueError(f"{own[0]}: got batches as well, expected arrays: these are made as they are")
-        if isinstance(batches, float):
+        if isinstance(batches, numbers.Real):
             raise ValueError(f"{name}: got {batches}, expected batches, as for training: of these no share is held out")
         found = batches if isinstance(batches, Loader) else Batches(batches)
         count = _num_classes(found)
@@ -411,28 +413,33 @@ class Trainer:
     ) -> tuple[Loader | Batches, Loader | Batches | None]:
         """Loaders of the images to train on, and of those to validate on."""
         labels = Labels(self.classes) if self.classes else Labels.of(y)
-        numbers = labels.numbers(y)
-        if len(numbers) != len(x):
-            raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(x)} images")
+        known = labels.numbers(y)
+        if len(known) != len(x):
+            raise ValueError(f"y: got {len(known)} labels, expected one for each of {len(x)} images")
         self.classes = labels.classes
-        labels.weights(numbers, *weights)  # whether they fit, all of them
+        labels.weights(known, *weights)  # whether they fit, all of them
         rest = np.arange(len(x))
         held: Loader | Batches | None = None
-        if isinstance(validation, (float, int)):
+        if isinstance(validation, numbers.Real):
             if not 0 < (n := round(validation * len(x))) < len(x) or validation >= 1:
                 raise ValueError(f"validation: got {validation} of {len(x)} images, expected a share, such as 0.1")
             order = np.random.default_rng(self.config.seed).permutation(len(x))
             out, rest = np.sort(order[:n]), np.sort(order[n:])
-            validation = _take(x, out), np.array(labels.classes)[numbers[out]]
-            x, numbers = _take(x, rest), numbers[rest]
+            validation = _take(x, out), np.array(labels.classes)[known[out]]
+            x, known = _take(x, rest), known[rest]
         sample, of_classes = weights
-        weight = labels.weights(numbers, None if sample is None else np.asarray(sample)[rest], of_classes)
+        weight = labels.weights(known, None if sample is None else np.asarray(sample)[rest], of_classes)
         mean, std = statistics(x)
         if self.mean is not None and isinstance(self.model, Module):  # of the images that it learnt from
             mean, std = self.mean, self.std  # type: ignore[assignment]
+        _expect_channels(x, len(mean))
         if isinstance(validation, tuple) and len(validation) == 2:
             own = as_images(validation[0], "validation")
+            _expect_channels(own, len(mean), "validation")
             held_labels = labels.numbers(validation[1], "validation")
+            if len(held_labels) != len(own):
+                got = f"{len(own)} images and {len(held_labels)} labels"
+                raise ValueError(f"validation: got {got}, expected one for each")
             held = Loader(own, held_labels, BATCH, mean=mean, std=std, shuffle=False)
         elif validation is not None:
             held = self._batches(validation, "validation")
@@ -444,7 +451,7 @@ class Trainer:
             "part": part,
         }
         how |= {"weight": weight, "transform": self.transform}
-        train = Loader(x, numbers, config.batch_size, mean=mean, std=std, **how)
+        train = Loader(x, known, config.batch_size, mean=mean, std=std, **how)
         return train, held
 
     def _seen(self, x: Any) -> Iterator[Array]:
@@ -454,9 +461,7 @@ class Trainer:
         if not _are_batches(x, None):
             assert self.mean is not None
             images = as_images(x)
-            if images.shape[1] != len(self.mean):
-                expected = f"(N, {len(self.mean)}, H, W); of one image (C, H, W), x[None]"
-                raise ValueError(f"x: got images of shape {images.shape}, expected {expected}")
+            _expect_channels(images, len(self.mean))
             none = np.zeros(len(images), np.int64)
             same: dict[str, Any] = {"mean": self.mean, "std": self.std}
             for batch, *_ in Loader(images, none, BATCH, **same, shuffle=False).epoch(0):
@@ -479,9 +484,11 @@ class Trainer:
             if config.weights and fresh:
                 models.load_weights(self.model, config.weights, replace_head=True)
         self._check_network(shape)
-        if config.whiten and isinstance(self.model, models.ResNet):
-            if fresh and isinstance(train, Loader):
-                whiten(self.model, train.images, train.std)
+        if config.whiten and fresh and self.mean is None:  # not one that has learnt with what it saw
+            if not isinstance(train, Loader):
+                raise ValueError("whiten: got True, expected False with batches: it takes all images, as arrays")
+            whiten(self.model, train.images, train.std)
+        elif config.whiten and isinstance(self.model, models.ResNet):
             self.model.conv1.freeze()
         freeze(self.model, config.freeze)
         mean, std = (train.mean, train.std) if isinstance(train, Loader) else (np.zeros(shape[0]), np.ones(shape[0]))
@@ -565,6 +572,12 @@ def _classes(info: Mapping[str, Any]) -> list[Any]:
     if not known or len(set(labels)) != len(labels):
         raise ValueError(f"labels: got {reprlib.repr(labels)}, expected a list of numbers or strings, each once")
     return labels
+
+
+def _expect_channels(images: Any, channels: int, name: str = "x") -> None:
+    if images.shape[1] != channels:
+        expected = f"(N, {channels}, H, W); of one image (C, H, W), {name}[None]"
+        raise ValueError(f"{name}: got images of shape {images.shape}, expected {expected}")
 
 
 def _take(x: Any, index: Array) -> Any:
