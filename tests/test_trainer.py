@@ -824,6 +824,7 @@ def test_images_that_are_not_those_of_the_network_are_told():
     with pytest.raises(ValueError, match="x: got no batches"):
         ours.predict([])
     assert (ours.logits(list(X)) == ours.logits(X)).all()
+    assert (ours.logits([(X / 255, Y), (X / 255, Y)]) == ours.logits([X / 255, X / 255])).all()
     assert ours.evaluate(list(X), list(Y)) == ours.evaluate(X, Y)
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import numbers
 import reprlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -398,7 +397,7 @@ class Trainer:
         own = [field for field in OF_BATCHES if field in self.given] + ["transform"] * (self.transform is not None)
         if own and name == "x":
             raise ValueError(f"{own[0]}: got batches as well, expected arrays: these are made as they are")
-        if isinstance(batches, numbers.Real):
+        if isinstance(batches, (float, int, np.floating)):
             raise ValueError(f"{name}: got {batches}, expected batches, as for training: of these no share is held out")
         found = batches if isinstance(batches, Loader) else Batches(batches)
         count = _num_classes(found)
@@ -420,7 +419,7 @@ class Trainer:
         labels.weights(known, *weights)  # whether they fit, all of them
         rest = np.arange(len(x))
         held: Loader | Batches | None = None
-        if isinstance(validation, numbers.Real):
+        if isinstance(validation, (float, int, np.floating)):
             if not 0 < (n := round(validation * len(x))) < len(x) or validation >= 1:
                 raise ValueError(f"validation: got {validation} of {len(x)} images, expected a share, such as 0.1")
             order = np.random.default_rng(self.config.seed).permutation(len(x))
@@ -456,7 +455,7 @@ class Trainer:
 
     def _seen(self, x: Any) -> Iterator[Array]:
         """Batches of images as the network is to see them."""
-        if isinstance(x, (list, tuple)) and x and all(np.ndim(image) < 4 for image in x):
+        if isinstance(x, (list, tuple)) and x and all(getattr(image, "ndim", 4) < 4 for image in x):
             x = as_images(x)  # each of them is an image
         if not _are_batches(x, None):
             assert self.mean is not None
