@@ -418,7 +418,6 @@ class Trainer:
         self.classes = labels.classes
         labels.weights(known, *weights)  # whether they fit, all of them
         rest = np.arange(len(x))
-        held: Loader | Batches | None = None
         if isinstance(validation, (float, int, np.floating)):
             if not 0 < (n := round(validation * len(x))) < len(x) or validation >= 1:
                 raise ValueError(f"validation: got {validation} of {len(x)} images, expected a share, such as 0.1")
@@ -432,16 +431,6 @@ class Trainer:
         if self.mean is not None and isinstance(self.model, Module):  # of the images that it learnt from
             mean, std = self.mean, self.std  # type: ignore[assignment]
         _expect_channels(x, len(mean))
-        if isinstance(validation, tuple) and len(validation) == 2:
-            own = as_images(validation[0], "validation")
-            _expect_channels(own, len(mean), "validation")
-            held_labels = labels.numbers(validation[1], "validation")
-            if len(held_labels) != len(own):
-                got = f"{len(own)} images and {len(held_labels)} labels"
-                raise ValueError(f"validation: got {got}, expected one for each")
-            held = Loader(own, held_labels, BATCH, mean=mean, std=std, shuffle=False)
-        elif validation is not None:
-            held = self._batches(validation, "validation")
         config, part = self.config, (world().rank, world().size)
         how: dict[str, Any] = {
             "augment": config.augment,
@@ -451,7 +440,20 @@ class Trainer:
         }
         how |= {"weight": weight, "transform": self.transform}
         train = Loader(x, known, config.batch_size, mean=mean, std=std, **how)
-        return train, held
+        return train, self._held(validation, labels, train)
+
+    def _held(self, validation: Any, labels: Labels, train: Loader) -> Loader | Batches | None:
+        """A loader of the images to validate on, which are seen as those to train on are."""
+        if validation is None:
+            return None
+        if not (isinstance(validation, tuple) and len(validation) == 2):
+            return self._batches(validation, "validation")
+        images, numbers = as_images(validation[0], "validation"), labels.numbers(validation[1], "validation")
+        _expect_channels(images, len(train.mean), "validation")
+        if len(numbers) != len(images):
+            got = f"{len(images)} images and {len(numbers)} labels"
+            raise ValueError(f"validation: got {got}, expected one for each")
+        return Loader(images, numbers, BATCH, mean=train.mean, std=train.std, shuffle=False)
 
     def _seen(self, x: Any) -> Iterator[Array]:
         """Batches of images as the network is to see them."""
