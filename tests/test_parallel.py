@@ -107,11 +107,6 @@ def test_launchers_are_recognised(environment, found):
     assert launch(environment) == found
 
 
-def test_mpi4py_is_not_imported_unasked():
-    code = "import sys, tinyres; sys.exit('mpi4py' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 def test_without_mpi4py_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(ImportError, match=r"pip install 'tinyres\[mpi\]'"):

@@ -1,5 +1,8 @@
 """Residual networks from scratch, on NumPy and Numba: a small autograd engine with fast CPU kernels."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from numpy import float32, float64
 
 from tinyres import (
@@ -74,3 +77,12 @@ __all__ = [
     "use_backend",
     "zeros",
 ]
+
+
+if not TYPE_CHECKING:  # a checker would take any name for one of these
+
+    def __getattr__(name: str) -> Any:
+        """``tr.sklearn`` loads scikit-learn, which is an extra, when somebody asks for it."""
+        if name == "sklearn":
+            return importlib.import_module("tinyres.sklearn")
+        raise AttributeError(f"module 'tinyres' has no attribute {name!r}")

@@ -1,0 +1,51 @@
+"""Extras: nothing loads them unasked, and whoever asks for one that is not installed hears how to, before any work."""
+
+import subprocess
+import sys
+
+import pytest
+
+import tinyres as tr
+
+EXTRAS = ("hypothesis", "jinja2", "matplotlib", "mpi4py", "onnx", "onnxruntime", "sklearn", "tensorboardX", "torch")
+
+
+def after(code):
+    """What a new process has loaded of the extras, and of what only the command line needs, after this code."""
+    code += f"; import sys; print(*[name for name in {(*EXTRAS, 'typer', 'click')} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def test_the_package_loads_no_extra():
+    assert after("import tinyres") == []
+
+
+def test_scikit_learn_is_loaded_by_who_asks_for_it():
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install 'tinyres[sklearn]'")
+    assert "sklearn" in after("import tinyres as tr; tr.sklearn.ResNetClassifier")
+
+
+def test_a_name_that_is_nowhere_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'tinyres' has no attribute 'no_such_name'"):
+        tr.no_such_name  # noqa: B018
+    assert not hasattr(tr, "__no_such_name__")
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "use"),
+    [
+        ("sklearn.base", "sklearn", lambda folder: tr.sklearn),
+        ("tensorboardX", "tensorboard", lambda folder: tr.callbacks.TensorBoard(folder / "board")),
+        ("matplotlib.figure", "plot", lambda folder: tr.callbacks.LearningRateFinder(folder / "rates.png")),
+        ("onnx", "onnx", lambda folder: tr.from_onnx(folder / "model.onnx")),
+        ("onnx", "onnx", lambda folder: tr.export.to_onnx(tr.nn.Linear(2, 2), folder / "model.onnx")),
+    ],
+)
+def test_an_extra_that_is_not_there_is_named_with_its_command(package, extra, use, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "tinyres.sklearn", raising=False)
+    monkeypatch.delattr(tr, "sklearn", raising=False)
+    with pytest.raises(ImportError, match=rf"pip install 'tinyres\[{extra}\]'"):
+        use(tmp_path)
+    assert list(tmp_path.iterdir()) == []
