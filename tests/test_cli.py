@@ -438,6 +438,18 @@ def test_lr_find_suggests_what_it_measured_and_draws_it(tmp_path):
     assert "expected a name that ends in one of .png, .svg, .pdf" in bad(*options, "--plot", "rates.gif")
 
 
+def test_without_matplotlib_no_work_is_done_for_a_picture_and_train_says_what_is_not_there(monkeypatch, run):
+    missing = "pictures need matplotlib: pip install 'tinyres[plot]'"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib.figure", None)
+        patch.setattr(train, "Run", None)  # none is made
+        assert missing in bad("lr-find", *TRAIN[1:5], "--plot", "rates.svg")
+    assert missing not in good("train", "--out", run, "--resume")
+    (run / "curves.png").unlink()
+    monkeypatch.setattr(train, "curves", lambda history, title: None)
+    assert f"No curves.png: {missing}" in good("train", "--out", run, "--resume")
+
+
 # ---------------------------------------------------------------- predict
 @pytest.mark.parametrize(
     ("name", "mode", "size"),

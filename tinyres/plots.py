@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 PLAIN, RESIDUAL = "#d1495b", "#2a6f97"
 """Colours of the two kinds of network, the same in all pictures."""
+MISSING = "pictures need matplotlib: pip install 'tinyres[plot]'"
 FORMATS = ("png", "svg", "pdf")
 _LOOK: Any = {
     "axes.axisbelow": True,
@@ -32,18 +33,30 @@ def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: flo
     ImportError
         Where matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'tinyres[plot]'") from error
+    matplotlib = find_matplotlib()
     with matplotlib.rc_context(_LOOK):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots(rows, columns, **options)
+
+
+def find_matplotlib() -> Any:
+    """The module matplotlib, with its figures.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed.
+    """
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise ImportError(MISSING) from error
+    return matplotlib
 
 
 def kind_of(path: str | Path) -> str:
     """Of which kind a picture of this name is; with the errors of `save`, before there is any work to lose."""
+    find_matplotlib()
     kind = Path(path).suffix[1:].lower()
     if kind not in FORMATS:
         raise ValueError(f"{path}: expected a name that ends in one of {', '.join('.' + kind for kind in FORMATS)}")
@@ -60,9 +73,7 @@ def save(figure: "Figure", path: str | Path) -> None:
     OSError
         Where it cannot be written.
     """
-    import matplotlib
-
-    kind = kind_of(path)
+    kind, matplotlib = kind_of(path), find_matplotlib()
     buffer = io.BytesIO()
     dates = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
     with matplotlib.rc_context(_LOOK):

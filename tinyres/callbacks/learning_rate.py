@@ -27,6 +27,11 @@ class LearningRateFinder(Callback):
     found : Found or None
         None where a run goes on, whose rate is known.
 
+    Raises
+    ------
+    ImportError
+        Where there is to be a plot and matplotlib is not installed, with the command that does it.
+
     Examples
     --------
     >>> import tinyres as tr

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from tinyres import models, nn
+from tinyres import models, nn, plots
 from tinyres import profile as profiling
 from tinyres import timeline as timelines
 from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
@@ -133,6 +133,7 @@ def _draw(net: nn.Module, batch: tuple[int, ...], steps: int, title: str, path: 
         raise UserError("--timeline: shows several processes: mpiexec -n 2 tinyres profile ...")
     if batch[0] < processes:
         raise UserError(f"--batch-size: got {batch[0]}, expected {processes} or more: one for each process")
+    plots.kind_of(path)  # of a picture that cannot be drawn, better now than after the work
     images = np.random.default_rng(0).standard_normal((batch[0] // processes, *batch[1:]), np.float32)
     found = timelines.record(net, images, np.zeros(len(images), np.int64), steps)
     if world().rank == 0:

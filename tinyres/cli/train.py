@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyres import parallel
+from tinyres import parallel, plots
 from tinyres import train as training
 from tinyres.backend import num_threads
 from tinyres.cli.options import (
@@ -231,9 +231,9 @@ def train(
 ) -> None:
     """Train a network, and test the checkpoint that did best on held-out images.
 
-    The run folder gets config.json, metrics.jsonl, last.safetensors, best.safetensors and curves.png. Ctrl-C finishes
-    the step and saves; --resume goes on from there, and with a larger --epochs beyond the end, at the learning rates of
-    a run of so many. previous.safetensors is the checkpoint before the last.
+    The run folder gets config.json, metrics.jsonl, last.safetensors, best.safetensors and, with the extra plot,
+    curves.png. Ctrl-C finishes the step and saves; --resume goes on from there, and with a larger --epochs beyond the
+    end, at the learning rates of a run of so many. previous.safetensors is the checkpoint before the last.
     """
     with errors():
         work_together(threads)
@@ -278,6 +278,8 @@ def train(
         chosen = "best" if config.validation else "last"
         scores = f"Test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}"
         out.print(f"{scores} ({folder / chosen}.safetensors)", soft_wrap=True)
+        if not (folder / "curves.png").exists():
+            out.print(f"No curves.png: {plots.MISSING}")
 
 
 def _every(text: str | None) -> training.Every | None:
