@@ -64,4 +64,4 @@ $(VENV)/.installed-dev: $(BIN)/pip pyproject.toml
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) docs/_build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) docs/_build docs/jupyter_execute .mypy_cache .ruff_cache .pytest_cache

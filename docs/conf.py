@@ -1,6 +1,7 @@
 """How the site is built: ``make docs``, or ``sphinx-build -W --keep-going docs docs/_build``.
 
-Needs no network, and neither do its readers: formulas become MathML while it is built.
+Needs no network, and neither do its readers: formulas become MathML while it is built. Notebooks are run each time:
+what they show is what this version does, and one that fails ends the build.
 """
 
 import re
@@ -13,8 +14,8 @@ import tinyres
 
 project = "tinyres"
 version = release = tinyres.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = "tinyres"
 html_math_renderer = "mathml"
@@ -26,6 +27,11 @@ pygments_style, pygments_dark_style = "a11y-light", "a11y-dark"  # their contras
 
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
+
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600  # of a cell, in seconds: the first compiles kernels, where that has not been done before
+nb_merge_streams = True
 
 default_role = "py:obj"  # `name` in a docstring is a link where there is such a name, and code where not
 autodoc_member_order = "bysource"
