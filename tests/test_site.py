@@ -49,7 +49,7 @@ def site():
 
 def test_every_source_is_a_page(site):
     folder, pages = site
-    for source in DOCS.rglob("*.md"):
+    for source in [*DOCS.rglob("*.md"), *DOCS.glob("notebooks/*.ipynb")]:
         assert folder / source.relative_to(DOCS).with_suffix(".html") in pages
 
 
@@ -90,10 +90,22 @@ def test_formulas_are_mathml(site):
 def test_every_public_name_is_in_the_api(site):
     _, pages = site
     known = set().union(*(page.anchors for page in pages.values()))
+    there = {id(value) for module in MODULES for name, value in public(module) if f"{module}.{name}" in known}
     for module in MODULES:
         for name, value in public(module):
-            assert f"{module}.{name}" in known, f"{module}.{name}"
+            assert id(value) in there, f"{module}.{name}"  # under one of its names, where it has several
             assert value.__doc__
+
+
+def test_notebooks_show_what_they_compute(site):
+    folder, pages = site
+    texts = {path.stem: page.text for path, page in pages.items() if path.parent == folder / "notebooks"}
+    assert "<b>Tensor</b> (3,) float32, requires_grad" in texts["own_operation"]
+    assert "<b>ResNet</b>" in texts["look"]
+    assert "<b>Run</b> <code>resnet20</code>" in texts["train"]
+    for name, pictures in (("train", 4), ("look", 6), ("own_operation", 1)):
+        assert len(pages[folder / "notebooks" / f"{name}.html"].pictures) >= pictures
+        assert "stderr" not in texts[name], "a warning, say"
 
 
 def test_the_font_of_formulas_comes_with_its_licence(site):
