@@ -217,6 +217,29 @@ def test_what_a_network_whitens_with_stays_for_a_second_fit(data):
     assert not ours.model.conv1.weight.requires_grad
 
 
+def test_weights_of_a_file_see_the_images_that_they_expect(data, tmp_path):
+    images, labels = data
+    first = trainer()
+    first.fit(images, labels)
+    first.save(tmp_path / "net.safetensors")
+    again = trainer(weights=str(tmp_path / "net.safetensors"))
+    again.fit(images // 2, labels)
+    assert (again.mean == first.mean).all()
+    assert again._notes == [f"Starting from {tmp_path / 'net.safetensors'}"]
+    checkpoints.save_weights(tmp_path / "bare.safetensors", first.model)
+    bare = trainer(weights=str(tmp_path / "bare.safetensors"))
+    bare.fit(images // 2, labels)
+    assert (bare.mean < first.mean).all()
+
+
+def test_bytes_are_refused_by_what_was_trained_on_batches_of_floats(data):
+    ours = tr.Trainer("tiny", epochs=1, verbose=False)
+    ours.fit([(data[0] / 255, data[1])])
+    with pytest.raises(ValueError, match="x: got uint8, expected float images as the batches were"):
+        ours.predict(data[0])
+    assert len(ours.predict(data[0] / 255)) == len(data[1])
+
+
 # ---------------------------------------------------------------- weights and losses
 def test_equal_weights_are_none_and_zero_is_absence_from_the_sum(data):
     images, labels = data

@@ -27,7 +27,7 @@ class Found(NamedTuple):
     smoothed : list of float
         Their moving average.
     suggestion : float
-        The rate at which the smoothed loss was lowest.
+        The rate at which the smoothed loss was lowest, after the first tenth of the steps.
     """
 
     rates: list[float]
@@ -123,4 +123,5 @@ def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: in
             f"lowest: got {lowest:g}, at which the loss explodes within {len(losses)} steps; expected less"
         )
     rates = rates[: len(losses)]
-    return Found(rates, losses, smoothed, rates[int(np.argmin(smoothed))])
+    begin = len(losses) // 10  # at first it is the loss of a batch or two, and may be low by chance
+    return Found(rates, losses, smoothed, rates[begin + int(np.argmin(smoothed[begin:]))])

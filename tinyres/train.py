@@ -261,7 +261,8 @@ class Run(Loop):
         model = models.create(config.model, zero_init_residual=config.zero_init_residual, **options)
         model.recompute(recompute)
         if last:
-            self._normalise(*last)
+            mean, std = checkpoints.normalisation(*last)
+            self.data = self.data._replace(mean=mean, std=std)
         elif config.weights:
             self._start_from(model, config.weights)
         if config.whiten and last:
@@ -297,18 +298,8 @@ class Run(Loop):
         """Weights of a file, and the normalisation of images that they expect."""
         note = models.load_weights(model, path, replace_head=True)
         self.notes.append(f"Starting from {path}" + (f"; {note}" if note else ""))
-        info = checkpoints.load_info(path)
-        if info is not None:
-            self._normalise(path, info)
-        elif models.image_size(self.config.model, self.config.stem) == 224:
-            self.data = self.data._replace(mean=IMAGENET[0], std=IMAGENET[1])
-
-    def _normalise(self, path: str | Path, info: dict[str, Any]) -> None:
-        """As a checkpoint says."""
-        if not {"mean", "std"} <= info.keys():
-            return
-        mean, std = checkpoints.normalisation(path, info)
-        self.data = self.data._replace(mean=mean, std=std)
+        if expected := normalisation_for(path, self.config):
+            self.data = self.data._replace(mean=expected[0], std=expected[1])
 
     def _loader(self, split: tuple[Array, Array], batch_size: int, **options: Any) -> data.Loader:
         options = {"shuffle": False, **options}
@@ -453,6 +444,31 @@ class _Files(Callback):
     def _save(self) -> None:
         self.run.save("last")
         self.since = time.monotonic()
+
+
+def normalisation_for(path: str, config: Config) -> tuple[Array, Array] | None:
+    """Mean and standard deviation of images that the weights of a file expect, where that is known: a checkpoint says
+    so, and others' weights for pictures of 224 pixels are of ImageNet's.
+
+    Raises
+    ------
+    CheckpointError
+        Where the file cannot be read, or says what makes no sense.
+
+    Examples
+    --------
+    >>> import tempfile, tinyres as tr
+    >>> path = tempfile.mkdtemp() + "/net.safetensors"
+    >>> tr.checkpoints.save_weights(path, tr.models.resnet20())
+    >>> normalisation_for(path, tr.train.Config(model="resnet20"))
+    >>> mean, std = normalisation_for(path, tr.train.Config(model="resnet18"))
+    >>> mean
+    array([0.485, 0.456, 0.406], dtype=float32)
+    """
+    info = checkpoints.load_info(path)
+    if info is not None:
+        return checkpoints.normalisation(path, info) if {"mean", "std"} <= info.keys() else None
+    return IMAGENET if models.image_size(config.model, config.stem) == 224 else None
 
 
 def freeze(model: Module, last: str | None) -> None:

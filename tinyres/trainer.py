@@ -27,7 +27,7 @@ from tinyres.runs import has_begun, holds_run, read_config, read_progress
 from tinyres.spelling import did_you_mean
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
-from tinyres.train import Given, Run, freeze, whiten
+from tinyres.train import Given, Run, freeze, normalisation_for, whiten
 
 GENTLE = {"lr": 0.1, "pad": 0, "flip": False}
 """What differs from the defaults of `Config`, which are for CIFAR-10: not every image looks the same mirrored."""
@@ -126,6 +126,7 @@ class Trainer:
         self.history: list[Logs] = []
         self.run: Run | None = None
         self._info: dict[str, Any] = {}  # what a checkpoint says besides weights
+        self._notes: list[str] = []  # for the user, of how the network was made
         self._made: dict[str, Any] = {"name": "given", "options": {}}  # how the network can be made again
 
     def _configure(self, recipe: str | Config | None, settings: Mapping[str, Any]) -> Config:
@@ -216,6 +217,7 @@ class Trainer:
             else:
                 train, held = self._arrays(as_images(x), y, validation, (sample_weight, class_weight))
             began = resume and has_begun(self.folder or "")
+            self._notes = []
             self.run = Run(self.config, self.folder, resume=resume, given=self._given(train, held, fresh=not began))
             self._train(self.run)
         return self.history
@@ -224,7 +226,7 @@ class Trainer:
         """To its end, or as far as it gets, and take up what came of it."""
         own = any(isinstance(callback, ProgressBar) for callback in self.callbacks)
         bar = [ProgressBar()] if self.verbose and not own else []
-        for note in run.notes if bar else []:
+        for note in self._notes + run.notes if bar else []:
             bar[0].print(note)
         try:
             run.train_to(run.total_steps, _Averaged(), *self.callbacks, *bar)
@@ -427,9 +429,7 @@ class Trainer:
             x, known = _take(x, rest), known[rest]
         sample, of_classes = weights
         weight = labels.weights(known, None if sample is None else np.asarray(sample)[rest], of_classes)
-        mean, std = statistics(x)
-        if self.mean is not None and isinstance(self.model, Module):  # of the images that it learnt from
-            mean, std = self.mean, self.std  # type: ignore[assignment]
+        mean, std = self._normalisation(x)
         _expect_channels(x, len(mean))
         config, part = self.config, (world().rank, world().size)
         how: dict[str, Any] = {
@@ -441,6 +441,16 @@ class Trainer:
         how |= {"weight": weight, "transform": self.transform}
         train = Loader(x, known, config.batch_size, mean=mean, std=std, **how)
         return train, self._held(validation, labels, train)
+
+    def _normalisation(self, x: Any) -> tuple[Any, Any]:
+        """By the images that the network learnt from, or by those that the weights which it begins with expect; by these
+        where it begins at random.
+        """
+        if self.mean is not None:
+            return self.mean, self.std
+        if self.config.weights and x.dtype == np.uint8:
+            return normalisation_for(self.config.weights, self.config) or statistics(x)
+        return statistics(x)
 
     def _held(self, validation: Any, labels: Labels, train: Loader) -> Loader | Batches | None:
         """A loader of the images to validate on, which are seen as those to train on are."""
@@ -463,6 +473,8 @@ class Trainer:
             assert self.mean is not None
             images = as_images(x)
             _expect_channels(images, len(self.mean))
+            if images.dtype == np.uint8 and self.run and isinstance(self.run.loader, Batches):
+                raise ValueError("x: got uint8, expected float images as the batches were that it was trained on")
             none = np.zeros(len(images), np.int64)
             same: dict[str, Any] = {"mean": self.mean, "std": self.std}
             for batch, *_ in Loader(images, none, BATCH, **same, shuffle=False).epoch(0):
@@ -483,7 +495,8 @@ class Trainer:
             self._made = {"name": self.model, "options": options}
             self.model = models.create(self.model, zero_init_residual=config.zero_init_residual, **options)
             if config.weights and fresh:
-                models.load_weights(self.model, config.weights, replace_head=True)
+                note = models.load_weights(self.model, config.weights, replace_head=True)
+                self._notes = [f"Starting from {config.weights}" + (f"; {note}" if note else "")]
         self._check_network(shape)
         if config.whiten and fresh and self.mean is None:  # not one that has learnt with what it saw
             if not isinstance(train, Loader):
