@@ -45,7 +45,7 @@ def test_a_name_that_is_nowhere_is_an_attribute_error():
 def test_an_extra_that_is_not_there_is_named_with_its_command(package, extra, use, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "tinyres.sklearn", raising=False)
-    monkeypatch.delattr(tr, "sklearn", raising=False)
+    monkeypatch.delitem(vars(tr), "sklearn", raising=False)
     with pytest.raises(ImportError, match=rf"pip install 'tinyres\[{extra}\]'"):
         use(tmp_path)
     assert list(tmp_path.iterdir()) == []
