@@ -428,7 +428,7 @@ def test_lr_find_suggests_what_it_measured_and_draws_it(tmp_path):
     assert "Written: rates.svg" in text
     assert (tmp_path / "rates.svg").read_bytes().startswith(b"<?xml")
     found = json.loads(tinyres(*options, "--json", "-").stdout)
-    assert found["suggestion"] == found["rates"][1 + int(np.argmin(found["smoothed"][1:]))]
+    assert found["suggestion"] == found["rates"][2 + int(np.argmin(found["smoothed"][2:]))]
     assert f"Suggestion: --lr {found['suggestion']:.2g}" in text
     config = train.Config(dataset="shapes", model="tiny", batch_size=12, validation=0)
     assert found["losses"] == tr.lr_find(train.Run(config, None), steps=12, highest=1.0).losses

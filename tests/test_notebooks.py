@@ -1,15 +1,10 @@
 """The notebooks of the site: what is committed has no outputs, and the code of each runs from top to bottom."""
 
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
-from rich.progress import BarColumn
-
-from tinyres.progress import bars
 
 FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -60,14 +55,6 @@ def test_the_code_of_a_notebook_runs(path, one_thread):
             exec(compile(source, f"{path.name}, cell {i + 1} of code", "exec"), names)
     finally:
         pyplot.close("all")
-
-
-def test_a_notebook_without_widgets_gets_lines_and_no_warning(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    out = Console(force_jupyter=True)
-    assert out.is_jupyter
-    with bars(out, BarColumn()) as bar:
-        assert bar.disable
 
 
 def test_only_lines_of_ipython_are_left_out(tmp_path):

@@ -1,7 +1,7 @@
 """Training on arrays and batches: the command line's loop in Keras's words; callbacks; what is told of a mistake."""
 
 import csv
-import importlib
+import importlib.util
 import io
 import itertools
 import pickle
@@ -466,13 +466,13 @@ def test_trying_rates_leaves_everything_as_it_was(data, tmp_path):
     run = train.Run(config(ema=0.9, lookahead=0.5), tmp_path / "run")
     run.train_to(3)
     before = checkpoints.state_digest(*run.state())
-    rates = tr.lr_find(run, steps=12, highest=1.0)
+    rates = tr.lr_find(run, lowest=1e-3, highest=1.0, steps=40)
     assert checkpoints.state_digest(*run.state()) == before
     run.train_to(run.total_steps)
     whole = train.Run(config(ema=0.9, lookahead=0.5), tmp_path / "whole")
     whole.train_to(whole.total_steps)
     assert checkpoints.state_digest(*run.state()) == checkpoints.state_digest(*whole.state())
-    assert rates.rates == pytest.approx(np.geomspace(1e-4, 1.0, 12)[: len(rates.rates)])
+    assert rates.rates == pytest.approx(np.geomspace(1e-3, 1.0, 40)[: len(rates.rates)])
 
 
 def test_the_rate_is_found_up_to_which_the_loss_falls(data, monkeypatch):
@@ -493,13 +493,13 @@ def test_the_rate_is_found_up_to_which_the_loss_falls(data, monkeypatch):
 
 
 def test_a_rate_that_was_found_is_trained_at_and_gone_on_with(data, tmp_path):
-    finder = callbacks.LearningRateFinder(steps=15, share=0.5)
+    finder = callbacks.LearningRateFinder(lowest=1e-3, steps=40, share=0.5)
     options = {"folder": tmp_path / "run", "callbacks": [finder, Stopper(7)], "epochs": 3}
     ours = trainer(**options)
     with pytest.raises(KeyboardInterrupt):
         ours.fit(*data)
     assert ours.config.lr == 0.5 * finder.found.suggestion
-    again = trainer(**{**options, "callbacks": [callbacks.LearningRateFinder(steps=15)]})
+    again = trainer(**{**options, "callbacks": [callbacks.LearningRateFinder(lowest=1e-3, steps=40)]})
     again.fit(*data, resume=True)
     assert again.config.lr == ours.config.lr
     assert again.callbacks[0].found is None
@@ -706,7 +706,7 @@ def test_a_trainer_has_one_bar(data, monkeypatch):
 @pytest.mark.parametrize(("there", "shown"), [(None, False), (True, True)])
 def test_a_bar_in_a_notebook_needs_what_can_move_it(monkeypatch, there, shown):
     """Without ipywidgets, rich warns in its place."""
-    monkeypatch.setattr(progress, "find_spec", lambda name: there)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: there)
     notebook = console.Console(force_jupyter=True, file=io.StringIO())
     assert progress.bars(notebook).disable == (not shown)
 

@@ -73,7 +73,7 @@ def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: in
     Raises
     ------
     ValueError
-        Where the parameters are not of this form, or the loss exploded before there was anything to see.
+        Where the parameters are not of this form, or the loss exploded or never fell, so that there is nothing to see.
 
     Notes
     -----
@@ -91,9 +91,9 @@ def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: in
     Examples
     --------
     >>> import tinyres as tr
-    >>> config = tr.train.Config(dataset="shapes", subset=200, batch_size=20, validation=20)
+    >>> config = tr.train.Config(dataset="shapes", subset=500, batch_size=50, validation=0)
     >>> run = tr.train.Run(config, None)
-    >>> found = tr.lr_find(run, steps=20)
+    >>> found = tr.lr_find(run, steps=40)
     >>> found.suggestion in found.rates
     True
     """
@@ -123,5 +123,8 @@ def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: in
             f"lowest: got {lowest:g}, at which the loss explodes within {len(losses)} steps; expected less"
         )
     rates = rates[: len(losses)]
-    begin = len(losses) // 10  # at first it is the loss of a batch or two, and may be low by chance
-    return Found(rates, losses, smoothed, rates[begin + int(np.argmin(smoothed[begin:]))])
+    begin = -(-len(losses) // 10)  # before that it is the loss of a batch or two, and may be low by chance
+    lowest_at = begin + int(np.argmin(smoothed[begin:]))
+    if smoothed[lowest_at] >= np.mean(losses[:begin]):
+        raise ValueError(f"steps: got {steps}, in which the loss fell at no rate; expected more of them")
+    return Found(rates, losses, smoothed, rates[lowest_at])

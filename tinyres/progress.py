@@ -1,8 +1,8 @@
 """What a training says of itself on a terminal and in a notebook."""
 
+import importlib.util
 import time
 from collections import deque
-from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -34,7 +34,8 @@ def bars(out: Console, *columns: ProgressColumn) -> Progress:
     >>> with bars(console(80), BarColumn()) as bar:
     ...     bar.advance(bar.add_task("", total=2))
     """
-    shown = (out.is_terminal or out.is_jupyter) and not (out.is_jupyter and find_spec("ipywidgets") is None)
+    widgets = importlib.util.find_spec("ipywidgets") is not None  # which rich needs there, and warns without
+    shown = out.is_terminal or (out.is_jupyter and widgets)
     return Progress(*columns, console=out, transient=True, disable=not shown, speed_estimate_period=60)
 
 

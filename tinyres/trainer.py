@@ -443,9 +443,8 @@ class Trainer:
         return train, self._held(validation, labels, train)
 
     def _normalisation(self, x: Any) -> tuple[Any, Any]:
-        """By the images that the network learnt from, or by those that the weights which it begins with expect; by these
-        where it begins at random.
-        """
+        """Of the images that the network learnt from, or that the weights which it begins with expect; of these, where
+        it begins at random."""
         if self.mean is not None:
             return self.mean, self.std
         if self.config.weights and x.dtype == np.uint8:
