@@ -3,7 +3,8 @@
 python examples/bottleneck.py
 """
 
-from tinyres.study import bottleneck, plots
+from tinyres import plots
+from tinyres.study import bottleneck
 
 
 def main():

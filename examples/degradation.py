@@ -6,8 +6,8 @@ This takes half a minute, and is too short to show more than how it is done. For
 depths 20 and 56, and an hour: `tinyres study degradation` does that.
 """
 
-from tinyres import train
-from tinyres.study import degradation, plots
+from tinyres import plots, train
+from tinyres.study import degradation
 
 
 def main():

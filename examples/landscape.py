@@ -7,8 +7,9 @@ networks of 56 layers, or with runs of yours.
 """
 
 import tinyres as tr
+from tinyres import plots
 from tinyres.models import BasicBlock, PlainBlock, ResNet
-from tinyres.study import landscape, plots
+from tinyres.study import landscape
 
 
 def main():

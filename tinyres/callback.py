@@ -1,6 +1,6 @@
 """What hears of a training while it goes on, at Keras's moments, and may end it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -110,8 +110,8 @@ class Callback:
         """Take up what `state_dict` gave, before `on_train_begin`."""
 
 
-class Callbacks(Callback):
-    """Several callbacks as one, each told in its turn.
+class Callbacks:
+    """Several callbacks, each told in its turn.
 
     Examples
     --------
@@ -132,23 +132,13 @@ class Callbacks(Callback):
         counts = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
         return [kind + (str(count) if count > 1 else "") for kind, count in zip(kinds, counts, strict=True)]
 
-    def _tell(moment: str) -> Callable[..., None]:  # type: ignore[misc]  # makes the methods below
-        def tell(self: "Callbacks", *arguments: Any) -> None:
-            for callback in self.callbacks:
-                getattr(callback, moment)(*arguments)
-
-        return tell
-
-    on_train_begin = _tell("on_train_begin")
-    on_epoch_begin = _tell("on_epoch_begin")
-    on_batch_begin = _tell("on_batch_begin")
-    on_batch_end = _tell("on_batch_end")
-    on_epoch_end = _tell("on_epoch_end")
-    on_stopping = _tell("on_stopping")
-    on_interrupt = _tell("on_interrupt")
-    on_train_end = _tell("on_train_end")
+    def tell(self, moment: str, *arguments: Any) -> None:
+        """Call the method of this name of each."""
+        for callback in self.callbacks:
+            getattr(callback, moment)(*arguments)
 
     def teardown(self) -> None:
+        """Close all of them, and raise the first error, if any, after that."""
         errors: list[BaseException] = []
         for callback in self.callbacks:
             try:
@@ -159,10 +149,12 @@ class Callbacks(Callback):
             raise errors[0]
 
     def state_dict(self) -> dict[str, Array]:
+        """What all of them keep, by their names."""
         named = zip(self.names, self.callbacks, strict=True)
         return {f"{name}.{key}": value for name, callback in named for key, value in callback.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Hand out what `state_dict` gave."""
         for name, callback in zip(self.names, self.callbacks, strict=True):
             own = {key.removeprefix(name + "."): value for key, value in state.items() if key.startswith(name + ".")}
             if own:

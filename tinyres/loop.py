@@ -169,30 +169,30 @@ class Loop:
             """Several processes stop together, where the sums of a step have said so to all of them."""
             return agreed if self.shards.world.size > 1 else asked()
 
-        with stop_signals(lambda: callbacks.on_stopping(self)) as asked:
+        with stop_signals(lambda: callbacks.tell("on_stopping", self)) as asked:
             try:
-                callbacks.on_train_begin(self)
+                callbacks.tell("on_train_begin", self)
                 while self.step < step and not self.stopped:
                     epoch, batch = divmod(self.step, len(self.loader))
                     if not batch:
-                        callbacks.on_epoch_begin(self)
+                        callbacks.tell("on_epoch_begin", self)
                     for arrays in self.loader.epoch(epoch, batch):
-                        callbacks.on_batch_begin(self)
+                        callbacks.tell("on_batch_begin", self)
                         logs, agreed = self._train_step(arrays, asked)
-                        callbacks.on_batch_end(self, logs)
+                        callbacks.tell("on_batch_end", self, logs)
                         if self.step % len(self.loader) == 0:
                             break  # the epoch is over
                         if interrupted() or self.stopped:
-                            callbacks.on_interrupt(self)
+                            callbacks.tell("on_interrupt", self)
                         if interrupted():
                             raise Interrupted
                         if self.step == step or self.stopped:
                             break
                     if self.step % len(self.loader) == 0:
-                        callbacks.on_epoch_end(self, self._end_epoch())
+                        callbacks.tell("on_epoch_end", self, self._end_epoch())
                         if interrupted() and self.step < self.total_steps:
                             raise Interrupted
-                callbacks.on_train_end(self)
+                callbacks.tell("on_train_end", self)
             finally:
                 callbacks.teardown()
 
