@@ -490,6 +490,30 @@ def test_predict_agrees_with_the_network(run, tmp_path):
         assert re.search(rf"{i}\.png +│ {tr.data.SHAPES_CLASSES[best]} {p[i, best]:.1%}", text)
 
 
+def test_predict_sees_pictures_as_a_trainer_saw_its_images(tmp_path):
+    images, labels = tr.data.shapes(40, size=16)
+    picture = Image.fromarray(images[0].transpose(1, 2, 0))
+    picture.save(tmp_path / "colour.png")
+    for channels, name in ((3, "colour"), (1, "grey")):
+        grey = np.stack([np.asarray(Image.fromarray(i.transpose(1, 2, 0)).convert("L")) for i in images])
+        seen = images if channels == 3 else grey
+        trainer = tr.Trainer("tiny", epochs=1, lr=0.05, verbose=False)
+        trainer.fit(seen, labels)
+        trainer.save(tmp_path / f"{name}.safetensors")
+        (row,) = json.loads(good("predict", tmp_path / f"{name}.safetensors", "colour.png", "--json"))
+        best = int(trainer.predict_proba(seen[:1])[0].argmax())
+        assert row["top"][0]["class"] == str(trainer.classes[best])
+        # folded, in float32
+        assert row["top"][0]["probability"] == pytest.approx(trainer.predict_proba(seen[:1])[0, best], rel=1e-4)
+        good("export", tmp_path / f"{name}.safetensors", "--safetensors", tmp_path / "weights.safetensors")
+    trainer = tr.Trainer("tiny", epochs=1, verbose=False)
+    trainer.fit(images / 255, labels)
+    trainer.save(tmp_path / "floats.safetensors")
+    message = bad("predict", tmp_path / "floats.safetensors", tmp_path / "colour.png")
+    assert "of a network that was trained on floats, which pictures are not" in message
+    assert "these images were given to a tr.Trainer, in Python" in bad("eval", tmp_path / "colour.safetensors")
+
+
 def test_predict_folders_and_json(run, tmp_path):
     """Pictures of a folder are found, in order, each once, and say what they say alone."""
     folder = tmp_path / "some [of] them"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tinyres import data
 from tinyres.data import DatasetError, DatasetNotFound, PictureError, folder, image_folder, read_picture
+from tinyres.data.pictures import in_channels
 
 COLOURS = ["red", "lime", "blue", "white", "black"]
 
@@ -342,3 +343,14 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     single = tree(tmp_path / "single", {"a": 1, "b": 1})
     with pytest.raises(DatasetError, match="too few pictures to hold some out for val"):
         image_folder(single, "val", image_size=8)
+
+
+# ---------------------------------------------------------------- shades of grey
+@given(st.integers(0, 2**32 - 1))
+def test_grey_is_pillows(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
+    expected = [np.asarray(Image.fromarray(p.transpose(1, 2, 0).copy()).convert("L")) for p in pixels]
+    assert (in_channels(pixels, 1)[:, 0] == expected).all()
+    assert in_channels(pixels, 3) is pixels
+    with pytest.raises(ValueError, match="images: got pictures of 3 colours, expected 4 channels"):
+        in_channels(pixels, 4)

@@ -232,12 +232,23 @@ def test_weights_of_a_file_see_the_images_that_they_expect(data, tmp_path):
     assert (bare.mean < first.mean).all()
 
 
-def test_bytes_are_refused_by_what_was_trained_on_batches_of_floats(data):
-    ours = tr.Trainer("tiny", epochs=1, verbose=False)
-    ours.fit([(data[0] / 255, data[1])])
-    with pytest.raises(ValueError, match="x: got uint8, expected float images as the batches were"):
-        ours.predict(data[0])
-    assert len(ours.predict(data[0] / 255)) == len(data[1])
+def test_bytes_and_floats_are_not_taken_for_each_other(data, tmp_path):
+    images, labels = data
+    of_batches, of_floats, of_bytes = (tr.Trainer("tiny", epochs=1, verbose=False) for _ in range(3))
+    of_batches.fit([(images / 255, labels)])
+    of_floats.fit(images / 255, labels)
+    of_bytes.fit(images, labels)
+    of_floats.save(tmp_path / "net.safetensors")
+    for ours in (of_batches, of_floats, tr.Trainer.load(tmp_path / "net.safetensors")):
+        with pytest.raises(ValueError, match="x: got uint8, expected floats in the same unit as the images were"):
+            ours.predict(images)
+        assert len(ours.predict(images / 255)) == len(labels)
+    with pytest.raises(ValueError, match="x: got float32, expected uint8, 0 to 255, as the images were"):
+        of_bytes.predict(images / 255)
+    with pytest.raises(ValueError, match="validation: got float32, expected uint8"):
+        trainer().fit(images, labels, validation=(images / 255, labels))
+    with pytest.raises(ValueError, match="x: got float32, expected uint8"):
+        of_bytes.fit(images / 255, labels)
 
 
 # ---------------------------------------------------------------- weights and losses

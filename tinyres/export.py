@@ -23,6 +23,26 @@ class ExportError(ValueError):
     """The model does something that the ONNX translation does not know; the message names it."""
 
 
+def find_onnx() -> Any:
+    """The package onnx.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed, with the command that does it.
+
+    Examples
+    --------
+    >>> find_onnx().__name__  # doctest: +SKIP
+    'onnx'
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise ImportError("ONNX needs the package onnx: pip install 'tinyres[onnx]'") from error
+    return onnx
+
+
 def to_onnx(
     model: Module,
     path: str | Path,
@@ -71,10 +91,7 @@ def to_onnx(
     >>> net = tr.models.resnet20().eval()
     >>> tr.export.to_onnx(tr.nn.fuse(net), "resnet20.onnx")  # doctest: +SKIP
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise ImportError("export to ONNX needs the package onnx: pip install 'tinyres[onnx]'") from error
+    onnx = find_onnx()
     if opset not in OPSETS:
         raise ValueError(f"opset: got {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
     expect_eval(model, "to_onnx")  # else batch norm would keep the statistics of the images below

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinyres import ops
-from tinyres.export import OPSETS
+from tinyres.export import OPSETS, find_onnx
 from tinyres.nn import Module, Parameter
 from tinyres.tape import Array, scope
 from tinyres.tensor import DTYPES, Tensor, as_tensor
@@ -71,10 +71,7 @@ def from_onnx(path: str | Path) -> "OnnxModel":
     >>> same(tr.zeros(8, 3, 32, 32)).shape  # doctest: +SKIP
     (8, 10)
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise ImportError("import from ONNX needs the package onnx: pip install 'tinyres[onnx]'") from error
+    onnx = find_onnx()
     try:
         return OnnxModel(_Reader(onnx, _read(onnx, Path(path))))
     except OnnxError as error:

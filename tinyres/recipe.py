@@ -284,6 +284,8 @@ def read_split(config: Config, split: str) -> Split:
     >>> found.images.dtype, found.images.shape[1:], len(found.classes)
     (dtype('uint8'), (3, 32, 32), 10)
     """
+    if config.dataset == "given":
+        raise ValueError("dataset: these images were given to a tr.Trainer, in Python, and are in no file to be read")
     if config.dataset == "folder":
         found = _read_pictures(config, "val" if split == "validation" else split)
         notes = tuple(f"Passed over: {text}" for text in found.bad)
@@ -313,8 +315,6 @@ def load_data(config: Config, progress: Progress | None = None) -> Data:
     >>> len(found.train[1]), len(found.validation[1]), len(found.classes)
     (500, 100, 10)
     """
-    if config.dataset == "given":
-        raise ValueError("dataset: these images were given to a tr.Trainer, which alone can go on: they are in no file")
     found = _load_pictures(config, progress) if config.dataset == "folder" else _load_set(config)
     if config.num_classes not in (None, len(found.classes)):
         raise ValueError(

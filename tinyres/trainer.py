@@ -431,6 +431,7 @@ class Trainer:
         weight = labels.weights(known, None if sample is None else np.asarray(sample)[rest], of_classes)
         mean, std = self._normalisation(x)
         _expect_channels(x, len(mean))
+        self._expect_kind(x)
         config, part = self.config, (world().rank, world().size)
         how: dict[str, Any] = {
             "augment": config.augment,
@@ -462,7 +463,13 @@ class Trainer:
         if len(numbers) != len(images):
             got = f"{len(images)} images and {len(numbers)} labels"
             raise ValueError(f"validation: got {got}, expected one for each")
+        _expect_kind(images, train.images.dtype.kind == "f", "validation")
         return Loader(images, numbers, BATCH, mean=train.mean, std=train.std, shuffle=False)
+
+    def _expect_kind(self, images: Any) -> None:
+        """Bytes or floats, as those were that were learnt from: they are normalised in other ways."""
+        if "floats" in self._info:
+            _expect_kind(images, self._info["floats"], "x")
 
     def _seen(self, x: Any) -> Iterator[Array]:
         """Batches of images as the network is to see them."""
@@ -472,8 +479,7 @@ class Trainer:
             assert self.mean is not None
             images = as_images(x)
             _expect_channels(images, len(self.mean))
-            if images.dtype == np.uint8 and self.run and isinstance(self.run.loader, Batches):
-                raise ValueError("x: got uint8, expected float images as the batches were that it was trained on")
+            self._expect_kind(images)
             none = np.zeros(len(images), np.int64)
             same: dict[str, Any] = {"mean": self.mean, "std": self.std}
             for batch, *_ in Loader(images, none, BATCH, **same, shuffle=False).epoch(0):
@@ -512,6 +518,7 @@ class Trainer:
             "digest": checkpoints.state_digest(trained_on, {})[:16],
             "image_size": shape[1],
             "resize": data.short_side(shape[1]),
+            "floats": not isinstance(train, Loader) or train.images.dtype.kind == "f",
             "mean": mean.tolist(),
             "std": std.tolist(),
         }
@@ -591,6 +598,12 @@ def _expect_channels(images: Any, channels: int, name: str = "x") -> None:
     if images.shape[1] != channels:
         expected = f"(N, {channels}, H, W); of one image (C, H, W), {name}[None]"
         raise ValueError(f"{name}: got images of shape {images.shape}, expected {expected}")
+
+
+def _expect_kind(images: Any, floats: bool, name: str) -> None:
+    if floats != (images.dtype.kind == "f"):
+        expected = "floats in the same unit" if floats else "uint8, 0 to 255,"
+        raise ValueError(f"{name}: got {images.dtype}, expected {expected} as the images were that it learns from")
 
 
 def _take(x: Any, index: Array) -> Any:

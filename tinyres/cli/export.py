@@ -8,7 +8,7 @@ import typer
 from tinyres import checkpoints, nn
 from tinyres.cli.options import Checkpoint
 from tinyres.console import UserError, errors, out
-from tinyres.export import to_onnx
+from tinyres.export import find_onnx, to_onnx
 
 
 def export(
@@ -30,6 +30,8 @@ def export(
         if onnx is None and safetensors is None:
             raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
         model, info = checkpoints.load_model(checkpoint_file)
+        if onnx is not None:
+            find_onnx()  # before anything is written
         if safetensors is not None:
             checkpoints.save_weights(safetensors, model)
             out.print(f"Wrote the weights to {safetensors}", soft_wrap=True)
@@ -37,7 +39,6 @@ def export(
             size = info["image_size"]
             to_onnx(nn.fuse(model, image_size=size), onnx, image_size=size, classes=info["classes"])
             mean, std = (", ".join(f"{v:.4f}" for v in info[name]) for name in ("mean", "std"))
-            out.print(
-                f"Wrote the model to {onnx}: images of {size} x {size}, (pixel / 255 - mean) / std", soft_wrap=True
-            )
+            numbers = "number" if info.get("floats") else "pixel / 255"
+            out.print(f"Wrote the model to {onnx}: images of {size} x {size}, ({numbers} - mean) / std", soft_wrap=True)
             out.print(f"  with mean {mean} and std {std}", soft_wrap=True)

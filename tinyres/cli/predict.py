@@ -24,6 +24,7 @@ from tinyres.console import (
     work_together,
 )
 from tinyres.data import Loader, PictureError, find_pictures, read_picture
+from tinyres.data.pictures import in_channels
 from tinyres.evaluation import BATCH
 from tinyres.parallel.world import world
 from tinyres.tape import Array, no_grad
@@ -49,6 +50,11 @@ def predict(
         if top < 1:
             raise UserError(f"--top: got {top}, expected 1 or more")
         model, info = checkpoints.load_model(checkpoint_file)
+        if info.get("floats"):
+            raise UserError(
+                f"{checkpoint_file}: of a network that was trained on floats, which pictures are not; in Python: "
+                "tr.Trainer.load"
+            )
         model = nn.fuse(model, image_size=info["image_size"])
         paths = _expand(images)
         starts = range(0, len(paths), BATCH)  # few at a time: a folder may be larger than the memory
@@ -96,6 +102,7 @@ def _read(paths: list[Path], named: list[Path], info: dict[str, Any]) -> dict[Pa
 
 def _probabilities(model: nn.Module, pixels: Array, info: dict[str, Any]) -> Array:
     labels = np.zeros(len(pixels), np.int64)  # unknown; the loader wants some
+    pixels = in_channels(pixels, len(info["mean"]))
     loader = Loader(pixels, labels, BATCH, mean=info["mean"], std=info["std"], shuffle=False)
     with no_grad():
         return np.concatenate([ops.softmax(model(Tensor(x))).data for x, _ in loader.epoch(0)])

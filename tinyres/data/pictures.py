@@ -107,6 +107,37 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     return np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
 
 
+def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Pictures as a network of so many channels takes them: in colour, or in shades of grey.
+
+    Parameters
+    ----------
+    images : uint8 array of shape (N, 3, H, W)
+    channels : int
+
+    Returns
+    -------
+    uint8 array of shape (N, channels, H, W)
+        Of 1, the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded as Pillow does.
+
+    Raises
+    ------
+    ValueError
+        Where it is neither 3 nor 1.
+
+    Examples
+    --------
+    >>> in_channels(np.full((1, 3, 2, 2), 200, np.uint8), 1)[0, 0, 0]
+    array([200, 200], dtype=uint8)
+    """
+    if channels == 3:
+        return images
+    if channels != 1:
+        raise ValueError(f"images: got pictures of 3 colours, expected {channels} channels, which no picture has")
+    red, green, blue = (images[:, i].astype(np.uint32) for i in range(3))
+    return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[:, None]
+
+
 def check_sizes(size: int, resize: int | None) -> None:
     """Raise ValueError unless a square of `size` can be cut from a picture whose shorter side is `resize`."""
     if not 1 <= size <= MOST_SIDE or (resize is not None and resize < size):
