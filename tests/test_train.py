@@ -75,6 +75,15 @@ def test_a_run_too_short_to_learn_says_so_before_it_begins(tmp_path, epochs, few
         assert told[0].startswith(f"A run of {4 * epochs} steps, at a learning rate up to 0.05, ")
 
 
+def test_a_run_without_a_folder_trains_and_says_before_it_that_it_cannot_be_tested():
+    run = train.Run(config(epochs=1), None)
+    with pytest.raises(ValueError, match="fit: got a run that has no folder for its checkpoints"):
+        run.fit()
+    assert run.step == 0
+    run.train_to(run.total_steps)
+    assert len(run.history) == 1
+
+
 def test_curves_are_a_picture(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="curves.png is drawn by matplotlib, which is not installed")
     monkeypatch.setattr(train, "curves", CURVES)

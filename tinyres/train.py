@@ -217,7 +217,15 @@ class Run(Loop):
         Diverged
             Where the loss becomes NaN or infinite, or that of the validation or test images. The last checkpoint is
             kept, and what came after it is not saved.
+        ValueError
+            Where there is no folder, and so no checkpoint, or the images were given, and none to test on: `train_to`
+            is for these.
         """
+        if self.folder is None or self.config.dataset == "given":
+            lacks = (
+                "no folder for its checkpoints" if self.folder is None else "no test images, since its own were given"
+            )
+            raise ValueError(f"fit: got a run that has {lacks}; expected one with both: train_to(run.total_steps)")
         self.train_to(self.total_steps, *callbacks, every=every)
         return self._test()
 
