@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import reprlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,46 @@ def read_config(folder: str | Path) -> Config:
         made = (checkpoints.load_info(last) or {}).get("config") if last.exists() else None
         if isinstance(made, dict) and made.get("shortcut") == "A-after":
             config = dataclasses.replace(config, shortcut="A-after")
+    return config
+
+
+def config_to_resume(folder: str | Path, wanted: Mapping[str, Any], *, called: Callable[[str], str] = str) -> Config:
+    """The configuration of the run in a folder, perhaps with more epochs.
+
+    Parameters
+    ----------
+    folder : str or Path
+    wanted : mapping
+        Fields that were asked for, with their values, which must be the run's own.
+    called : callable
+        Gives a field's name in a message.
+
+    Raises
+    ------
+    CheckpointError
+        As `read_config`.
+    ValueError
+        Where a field differs, but for more epochs.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> _ = pathlib.Path(folder, "config.json").write_text('{"epochs": 3}')
+    >>> config_to_resume(folder, {"epochs": 5, "seed": 0}).epochs
+    5
+    >>> config_to_resume(folder, {"epochs": 2})
+    Traceback (most recent call last):
+    ValueError: epochs: got 2, but the run in ... has 3; leave it out to resume, or give more
+    """
+    config = read_config(folder)
+    for name, value in wanted.items():
+        own = getattr(config, name)
+        if name == "epochs" and value > own:
+            config = dataclasses.replace(config, epochs=value)
+        elif own != value:
+            mend = "leave it out to resume" + (", or give more" if name == "epochs" else "")
+            raise ValueError(f"{called(name)}: got {value}, but the run in {folder} has {own}; {mend}")
     return config
 
 

@@ -283,14 +283,7 @@ class Run(Loop):
             self.data.train, config.batch_size, **how, seed=config.seed, part=(self.world.rank, self.world.size)
         )
         validation = self._loader(self.data.validation, BATCH) if config.validation else None
-        size = self.data.train[0].shape[2]
-        info = {
-            "classes": self.data.classes,
-            "image_size": size,
-            "resize": data.short_side(size),
-            "mean": self.data.mean.tolist(),
-            "std": self.data.std.tolist(),
-        }
+        info = described(self.data.classes, self.data.train[0].shape[2], self.data.mean, self.data.std)
         return Given(model, {"name": config.model, "options": options}, train, validation, info)
 
     def _check_same(self) -> None:
@@ -452,6 +445,23 @@ class _Files(Callback):
     def _save(self) -> None:
         self.run.save("last")
         self.since = time.monotonic()
+
+
+def described(classes: Sequence[str], size: int, mean: Array, std: Array) -> dict[str, Any]:
+    """What a checkpoint says of the images that its network is for.
+
+    Examples
+    --------
+    >>> described(["cat", "dog"], 32, np.zeros(1), np.ones(1))["resize"]
+    32
+    """
+    return {
+        "classes": classes,
+        "image_size": size,
+        "resize": data.short_side(size),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
 
 
 def normalisation_for(path: str, config: Config) -> tuple[Array, Array] | None:

@@ -23,11 +23,11 @@ from tinyres.nn.init import manual_seed
 from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar
 from tinyres.recipe import Config
-from tinyres.runs import has_begun, holds_run, read_config, read_progress
+from tinyres.runs import config_to_resume, has_begun, holds_run, read_progress
 from tinyres.spelling import did_you_mean
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
-from tinyres.train import Given, Run, freeze, normalisation_for, whiten
+from tinyres.train import Given, Run, described, freeze, normalisation_for, whiten
 
 GENTLE = {"lr": 0.1, "pad": 0, "flip": False}
 """What differs from the defaults of `Config`, which are for CIFAR-10: not every image looks the same mirrored."""
@@ -513,14 +513,10 @@ class Trainer:
         mean, std = (train.mean, train.std) if isinstance(train, Loader) else (np.zeros(shape[0]), np.ones(shape[0]))
         trained_on = {name: part for name in ("labels", "weight") if (part := getattr(train, name, None)) is not None}
         info = {
-            "classes": list(map(str, self.classes)),
+            **described(list(map(str, self.classes)), shape[1], mean, std),
             "labels": self.classes,
             "digest": checkpoints.state_digest(trained_on, {})[:16],
-            "image_size": shape[1],
-            "resize": data.short_side(shape[1]),
             "floats": not isinstance(train, Loader) or train.images.dtype.kind == "f",
-            "mean": mean.tolist(),
-            "std": std.tolist(),
         }
         return Given(self.model, self._made, train, held, info, self.loss)
 
@@ -557,15 +553,9 @@ class Trainer:
 
     def _config_of_the_run(self) -> Config:
         """That of the run in the folder, perhaps with more epochs; settings that were given must agree with it."""
-        own = read_config(self.folder or "")
         chosen = {name for callback in self.callbacks for name in callback.sets}
-        for name in sorted(self.agreed - chosen) + ["model", "dataset"]:
-            value, wanted = getattr(own, name), getattr(self.config, name)
-            if name == "epochs" and wanted > value:
-                own = dataclasses.replace(own, epochs=wanted)
-            elif value != wanted:
-                raise ValueError(f"{name}: got {wanted!r}, but the run in {self.folder} has {value!r}")
-        return own
+        names = [*sorted(self.agreed - chosen), "model", "dataset"]
+        return config_to_resume(self.folder or "", {name: getattr(self.config, name) for name in names})
 
 
 class _Averaged(Callback):

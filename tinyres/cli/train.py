@@ -3,7 +3,7 @@
 import dataclasses
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,7 +39,7 @@ from tinyres.console import (
 )
 from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar
-from tinyres.runs import ALREADY, holds_run, read_config
+from tinyres.runs import ALREADY, config_to_resume, holds_run
 
 DEFAULTS = training.Config()
 VARIATION = "Variation of images"
@@ -247,7 +247,10 @@ def train(
             if recipe is not None or config_file is not None:
                 option = "--recipe" if recipe is not None else "--config"
                 raise UserError(f"{option}: a run that goes on has its configuration; leave it out to resume")
-            config = _config_to_resume(given, out_folder, fields)
+            if out_folder is None:
+                raise UserError("--resume needs the run's folder: --out DIR")
+            wanted = {name: fields[name] for name in given}
+            config = config_to_resume(out_folder, wanted, called=lambda name: "--" + name.replace("_", "-"))
         else:
             if out_folder and holds_run(out_folder):
                 raise UserError(ALREADY.format(out_folder))
@@ -287,19 +290,3 @@ def _every(text: str | None) -> training.Every | None:
         return None if text is None else training.Every.parse(text)
     except ValueError as error:
         raise UserError(f"--checkpoint-every: {error}") from None
-
-
-def _config_to_resume(given: list[str], folder: Path | None, fields: dict[str, Any]) -> training.Config:
-    """The run's own configuration, perhaps with more epochs; other options that were given must agree with it."""
-    if folder is None:
-        raise UserError("--resume needs the run's folder: --out DIR")
-    config = read_config(folder)
-    for name in given:
-        own, value = getattr(config, name), fields[name]
-        if name == "epochs" and value > own:
-            config = dataclasses.replace(config, epochs=value)
-        elif own != value:
-            option, mend = "--" + name.replace("_", "-"), "leave it out to resume"
-            mend += ", or give more" if name == "epochs" else ""
-            raise UserError(f"{option}: got {value}, but the run in {folder} has {own}; {mend}")
-    return config
