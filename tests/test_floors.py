@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"machine", "version"},
     {"tape"},
-    {"chance", "html", "rules", "spelling"},
+    {"extras", "chance", "html", "rules", "spelling"},
     {"tensor"},
     {"files", "parallel"},
     {"plots"},

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyres import extras
 from tinyres.files import write_whole
 from tinyres.nn import Module
 from tinyres.nn.module import expect_eval
@@ -36,11 +37,7 @@ def find_onnx() -> Any:
     >>> find_onnx().__name__  # doctest: +SKIP
     'onnx'
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise ImportError("ONNX needs the package onnx: pip install 'tinyres[onnx]'") from error
-    return onnx
+    return extras.find("onnx", "ONNX needs the package onnx", "onnx")
 
 
 def to_onnx(

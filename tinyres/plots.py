@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyres import extras
 from tinyres.files import write_whole
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 PLAIN, RESIDUAL = "#d1495b", "#2a6f97"
 """Colours of the two kinds of network, the same in all pictures."""
-MISSING = "pictures need matplotlib: pip install 'tinyres[plot]'"
+NEEDS = "pictures need matplotlib"
 FORMATS = ("png", "svg", "pdf")
 _LOOK: Any = {
     "axes.axisbelow": True,
@@ -47,11 +48,8 @@ def find_matplotlib() -> Any:
     ImportError
         Where it is not installed.
     """
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise ImportError(MISSING) from error
-    return matplotlib
+    extras.find("matplotlib.figure", NEEDS, "plot")
+    return extras.find("matplotlib", NEEDS, "plot")
 
 
 def kind_of(path: str | Path) -> str:

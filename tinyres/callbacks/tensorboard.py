@@ -4,13 +4,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tinyres import extras
 from tinyres.callback import Callback, Logs, Training
 from tinyres.nn import Module
 from tinyres.parallel.world import world
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
 
-INSTALL = "TensorBoard: tensorboardX is not installed: pip install 'tinyres[tensorboard]'"
 MOST = 100_000  # numbers of an array that a histogram is made of
 
 
@@ -47,10 +47,7 @@ class TensorBoard(Callback):
     def __init__(self, folder: str | Path, *, histograms: int = 1, graph: bool = True) -> None:
         if histograms < 0:
             raise ValueError(f"histograms: got {histograms}, expected 0 or more")
-        try:
-            import tensorboardX
-        except ImportError as error:
-            raise ImportError(INSTALL) from error
+        tensorboardX = extras.find("tensorboardX", "TensorBoard: tensorboardX is not installed", "tensorboard")
         self.open, self.folder = tensorboardX.SummaryWriter, Path(folder)
         self.histograms, self.graph = histograms, graph
         self.writer: Any = None

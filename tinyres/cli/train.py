@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tinyres import parallel, plots
+from tinyres import extras, parallel, plots
 from tinyres import train as training
 from tinyres.backend import num_threads
 from tinyres.cli.options import (
@@ -282,7 +282,7 @@ def train(
         scores = f"Test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}"
         out.print(f"{scores} ({folder / chosen}.safetensors)", soft_wrap=True)
         if not (folder / "curves.png").exists():
-            out.print(f"No curves.png: {plots.MISSING}")
+            out.print(f"No curves.png: {extras.missing(plots.NEEDS, 'plot')}")
 
 
 def _every(text: str | None) -> training.Every | None:

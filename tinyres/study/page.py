@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyres import plots
+from tinyres import extras, plots
 from tinyres.study import mosaic
 from tinyres.study.explain import Input, Passes, Step
 from tinyres.study.formulas import formula, to_html
@@ -75,11 +75,7 @@ def find_jinja() -> Any:
     ImportError
         Where it is not installed.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError("pages need jinja2: pip install 'tinyres[report]'") from error
-    return jinja2
+    return extras.find("jinja2", "pages need jinja2", "report")
 
 
 def contents(passes: Passes, *, picture: Array | None = None, classes: Sequence[str] | None = None) -> dict[str, Any]:

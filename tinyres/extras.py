@@ -1,0 +1,35 @@
+"""Packages that only some features need, each brought by an extra."""
+
+import importlib
+from typing import Any
+
+
+def missing(what: str, extra: str) -> str:
+    """What to say where a package is not there, and how it comes.
+
+    Examples
+    --------
+    >>> missing("pictures need matplotlib", "plot")
+    "pictures need matplotlib: pip install 'tinyres[plot]'"
+    """
+    return f"{what}: pip install 'tinyres[{extra}]'"
+
+
+def find(module: str, what: str, extra: str) -> Any:
+    """Import a module.
+
+    Raises
+    ------
+    ImportError
+        Where it is not installed, with the command that does it.
+
+    Examples
+    --------
+    >>> find("no_such_module", "this needs a module that there is not", "all")
+    Traceback (most recent call last):
+    ImportError: this needs a module that there is not: pip install 'tinyres[all]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(missing(what, extra)) from error
