@@ -26,12 +26,13 @@ def _grid(
     return Box(left + wide * columns / 2, top + (CELL * rows - above) / 2, wide * columns, CELL * rows + above)
 
 
+def _digits(shape: tuple[int, int]):
+    return np.random.default_rng(1).integers(0, 10, shape).astype(float)
+
+
 def im2col() -> str:
     """Four windows of an image become four rows; a product with the weights gives four pixels."""
-    image, weight = (
-        np.random.default_rng(1).integers(0, 10, (4, 4)).astype(float),
-        np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]),
-    )
+    image, weight = _digits((4, 4)), np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
     y = tr.ops.conv2d(tr.Tensor(image[None, None]), tr.Tensor(weight[None, None])).data[0, 0]
     windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3)).reshape(4, 9)
     assert np.array_equal((windows @ weight.ravel()).reshape(2, 2), y)  # or the drawing would not be true
@@ -51,10 +52,7 @@ def im2col() -> str:
 
 def winograd() -> str:
     """A tile of 4 x 4 outputs by 36 products, with the maps that the kernels use."""
-    d, g = (
-        np.random.default_rng(1).integers(0, 10, (6, 6)).astype(float),
-        np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]),
-    )
+    d, g = _digits((6, 6)), np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
 
     def twice(one_dimension, array):  # of the columns, and of the rows of that
         return np.array(one_dimension(*np.array(one_dimension(*array)).T)).T
