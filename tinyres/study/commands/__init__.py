@@ -1,12 +1,14 @@
 """`tinyres study NAME`: each command runs a study, prints its numbers, and writes them and a picture."""
 
 from tinyres.study.commands import (
+    batch_norm,
     bottleneck,
     degradation,
     explain,
     gradcheck,
     gradient_flow,
     gym,
+    identity_path,
     landscape,
     memory,
     skip_path,
@@ -15,12 +17,14 @@ from tinyres.study.commands.shared import app
 
 __all__ = [
     "app",
+    "batch_norm",
     "bottleneck",
     "degradation",
     "explain",
     "gradcheck",
     "gradient_flow",
     "gym",
+    "identity_path",
     "landscape",
     "memory",
     "skip_path",

@@ -1,0 +1,200 @@
+"""What batch norm does to the product of factors: gradients with and without it, for weights of any size.
+
+The gradient at the first layer is that at the last times a factor for each layer between, see `gradient_flow`. Without
+batch norm a factor is as large as the layer's weights are, so the product grows with their size to the power of the
+depth. Batch norm divides a layer's result by its standard deviation. With twice the weights that is twice as large: the
+factor stays the same (Ioffe and Szegedy, "Batch normalization", ICML 2015, section 3.3). That is how the plain nets of
+He et al., CVPR 2016, section 4.1, have gradients of "healthy norms".
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinyres import data, models, plots
+from tinyres.models import ResNet
+from tinyres.nn import Conv2d
+from tinyres.nn.init import manual_seed
+from tinyres.recipe import Config, Data
+from tinyres.study.gradient_flow import measure, whole
+from tinyres.study.variants import vary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 2.0)
+"""By which the weights of all convolutions are multiplied; 1 is the paper's initialisation (He et al., ICCV 2015)."""
+
+
+MODELS = ("plain20", "plain56", "resnet20", "resnet56")
+"""Networks that are measured where nothing else is said."""
+
+
+class Point(NamedTuple):
+    """One network at initialisation.
+
+    Attributes
+    ----------
+    model : str
+    batch_norm : bool
+    scale : float
+        By which its weights were multiplied.
+    layers : int
+    factor : float
+        By what a layer multiplies the norm of the gradient on its way back, the geometric mean of all.
+    product : float
+        By what all of them do.
+    """
+
+    model: str
+    batch_norm: bool
+    scale: float
+    layers: int
+    factor: float
+    product: float
+
+
+def scaled(model: ResNet, scale: float) -> ResNet:
+    """Multiply the weights of all convolutions, and return the model.
+
+    Raises
+    ------
+    ValueError
+        Where the scale is not positive.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.models.create("plain20")
+    >>> before = net.conv1.weight.data.copy()
+    >>> bool((scaled(net, 2.0).conv1.weight.data == 2 * before).all())
+    True
+    """
+    check_scales([scale])
+    for module in model.modules():
+        if isinstance(module, Conv2d):
+            module.weight.data *= np.float32(scale)
+    return model
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Raise ValueError where a scale is not a positive number, or there is none, or one twice.
+
+    Examples
+    --------
+    >>> check_scales([1.0, -1.0])
+    Traceback (most recent call last):
+    ValueError: scale: got -1, expected a positive number
+    """
+    for scale in scales:
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale: got {scale:g}, expected a positive number")
+    if not scales or len(set(scales)) < len(scales):
+        raise ValueError(
+            f"scale: got {', '.join(f'{scale:g}' for scale in scales) or 'none'}, expected some, each once"
+        )
+
+
+def batch_norm(names: Sequence[str], config: Config, found: Data, scales: Sequence[float] = SCALES) -> list[Point]:
+    """Measure networks at initialisation with and without batch norm, for weights of several sizes.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Of models of the family.
+    config : Config
+        Its batch size and seed.
+    found : Data
+        As `recipe.load_data` gives it.
+    scales : sequence of float
+        Positive.
+
+    Returns
+    -------
+    list of Point
+        By network, without batch norm first, by scale. A product may be infinite, or 0.
+
+    Raises
+    ------
+    ValueError
+        Where there is no such model, or a scale is not positive.
+
+    Examples
+    --------
+    >>> from tinyres import data
+    >>> images, config = data.shapes(4), Config(dataset="shapes", batch_size=4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> without, twice, norm, norm_twice = batch_norm(["plain20"], config, found, [1.0, 2.0])
+    >>> round(twice.factor / without.factor, 2), round(norm_twice.factor / norm.factor, 2)
+    (2.0, 1.0)
+    """
+    check_scales(scales)
+    options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed}
+    images, labels = next(data.Loader(*found.train, config.batch_size, **options).epoch(0))
+    points = []
+    for name in names:
+        for norm in (False, True):
+            for scale in scales:
+                manual_seed(config.seed)
+                model = models.create(name, **{**config.model_options, "num_classes": len(found.classes)})
+                scaled(vary(model, batch_norm=norm), scale)
+                with np.errstate(over="ignore", invalid="ignore"):  # what explodes is seen by its product
+                    _, layers = measure(model, images, labels)
+                product, factor = whole(layers)
+                points.append(Point(name, norm, scale, len(layers), factor, product))
+    return points
+
+
+def curves(points: Sequence[Point]) -> list[list[Point]]:
+    """Points of one network, with batch norm or without, from small weights to large."""
+    order = sorted(points, key=lambda p: p.scale)
+    kinds = dict.fromkeys((p.model, p.batch_norm) for p in points)
+    return [[p for p in order if (p.model, p.batch_norm) == kind] for kind in kinds]
+
+
+def verdict(points: Sequence[Point]) -> list[str]:
+    """For each network a sentence without batch norm and one with it, and one on the weights.
+
+    Examples
+    --------
+    >>> points = [Point("plain20", False, scale, 19, scale, scale**18) for scale in (0.5, 2.0)]
+    >>> print(verdict(points + [Point("plain20", True, scale, 19, 1.2, 27.0) for scale in (0.5, 2.0)])[1])
+    plain20, with batch norm: a layer multiplies the gradient's norm by 1.20 to 1.20, all 18 by 27 to 27.
+    """
+    sentences = []
+    for curve in curves(points):
+        first = curve[0]
+        factors, products = [p.factor for p in curve], [p.product for p in curve]
+        sentences.append(
+            f"{first.model}, {'with' if first.batch_norm else 'without'} batch norm: a layer multiplies the gradient's "
+            f"norm by {min(factors):#.3g} to {max(factors):#.3g}, all {first.layers - 1} by {min(products):.2g} to "
+            f"{max(products):.2g}."
+        )
+    scales = sorted({point.scale for point in points})
+    return [*sentences, f"The weights are {scales[0]:g} to {scales[-1]:g} times as large as the paper begins with."]
+
+
+def draw(points: Sequence[Point]) -> "Figure":
+    """What all layers do to the gradient, by the size of the weights: a curve for each network, with and without."""
+    figure, axes = plots.subplots(1, 2, width=10, height=4.2, sharey=True)
+    for curve in curves(points):
+        first = curve[0]
+        plain = first.model.startswith("plain")
+        shades = sorted({p.layers for p in points if p.model.startswith("plain") == plain})
+        axes[int(not plain)].plot(
+            [p.scale for p in curve], [p.product for p in curve], "o-" if first.batch_norm else "o--", markersize=4,
+            color=plots.PLAIN if plain else plots.RESIDUAL, alpha=0.45 + 0.55 * (first.layers == shades[-1]),
+            label=f"{first.model}, {'with' if first.batch_norm else 'without'} batch norm",
+        )  # fmt: skip
+    for axis, title in zip(axes, ("plain nets", "residual nets"), strict=True):
+        axis.set(xscale="log", yscale="log", title=title, xlabel="size of the weights, 1 as initialised")
+        ticks = sorted({p.scale for p in points})
+        axis.set_xticks(ticks, [f"{scale:g}" for scale in ticks])
+        axis.minorticks_off()
+        if axis.lines:
+            axis.legend(frameon=False, fontsize=8)
+    axes[0].set(ylabel="gradient at the first layer\nby that at the last")
+    figure.suptitle("What all layers together do to the norm of the gradient, at initialisation")
+    return figure
