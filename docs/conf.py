@@ -16,11 +16,13 @@ from sphinx.util.docutils import SphinxDirective
 
 import tinyres
 
-sys.path.insert(0, str(Path(__file__).parent))  # figures/
+HERE = Path(__file__).parent
+OURS = HERE / "_ext"  # what the site is built with
+sys.path[:0] = [str(OURS), str(HERE)]  # and figures/
 
 project = "tinyres"
 version = release = tinyres.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "command_reference"]
 extensions += ["sphinx_copybutton", "sphinx_design"]  # copies code at a click; answers that open
 exclude_patterns = ["_build", "jupyter_execute", "figures"]
 copybutton_exclude = ".linenos, .gp, .go"  # of a session what was typed, not the prompt and not the answer
@@ -29,6 +31,7 @@ html_title = "tinyres"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["tinyres.css"]
+html_search_scorer = str(OURS / "search_scorer.js")
 html_show_copyright = html_show_sourcelink = False
 html_copy_source = False
 pygments_style, pygments_dark_style = "a11y-light", "a11y-dark"  # their contrast is 4.5 or more

@@ -1,15 +1,20 @@
 """The site that `make docs` builds: links lead somewhere, no public name is missing, and all can be read."""
 
+import json
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote_plus, unquote, urlsplit
 
 import pytest
 from looks import CONTRAST
+from sphinx.search.en import SearchEnglish
 from support.public import MODULES, public
+from typer.main import get_command
+
+from tinyres import cli
 
 DOCS = Path(__file__).parents[1] / "docs"
 SITE = DOCS / "_build"
@@ -95,6 +100,94 @@ def test_every_public_name_is_in_the_api(site):
         for name, value in public(module):
             assert id(value) in there, f"{module}.{name}"  # under one of its names, where it has several
             assert value.__doc__
+
+
+def test_every_command_and_option_can_be_linked(site):
+    folder, pages = site
+    page = pages[folder / "commands.html"]
+    count = 0
+
+    def check(command, name):
+        nonlocal count
+        assert name.replace(" ", "-") in page.anchors
+        for parameter in command.params:
+            option = re.sub(r"[^\w-]", "", parameter.opts[0].lstrip("-"))
+            kind = "" if parameter.opts[0].startswith("-") else "arg-"
+            assert f"cmdoption-{name.replace(' ', '-')}-{kind}{option}" in page.anchors, f"{name}: {option}"
+            count += 1
+        for below, of in getattr(command, "commands", {}).items():
+            check(of, f"{name} {below}")
+
+    check(get_command(cli.app), "tinyres")
+    assert count > 150
+
+
+SOUGHT = {
+    "install": "howto/install",
+    "uninstall": "howto/install",
+    "train cifar": "howto/cifar10",
+    "predict": "howto/predict",
+    "evaluate": "howto/predict",
+    "own pictures": "howto/pictures",
+    "fine-tune": "howto/finetune",
+    "resume": "howto/resume",
+    "memory": "howto/memory",
+    "slow": "howto/slow_machine",
+    "export": "howto/export",
+    "figure": "howto/figures",
+    "reproduce": "howto/figures",
+    "own operation": "tutorials/own_op",
+    "own block": "tutorials/own_block",
+    "own data": "tutorials/own_data",
+    "several processes": "parallel",
+    "command line": "commands",
+    "tinyres train": "commands",
+    "faq": "faq",
+    "GPU": "faq",
+    "NaN": "faq",
+    "Windows": "faq",
+    "glossary": "glossary",
+}
+"""What somebody types, and the page whose title or heading has to have these words."""
+
+MEANT = {
+    "pretrained": "howto/finetune",
+    "transfer learning": "howto/finetune",
+    "pth": "howto/finetune",
+    "ONNX": "howto/export",
+    "inference": "howto/predict",
+    "out of memory": "howto/memory",
+    "pip": "howto/install",
+    "interrupt": "howto/resume",
+    "jpg": "howto/pictures",
+    "pullback": "glossary",
+    "im2col": "glossary",
+    "bottleneck": "glossary",
+    "logits": "glossary",
+    "one-cycle": "glossary",
+}
+"""The same for words that a page has in its text or among its keywords."""
+
+
+def test_pages_are_found_by_the_words_that_somebody_types(site):
+    folder, _ = site
+    index = json.loads((folder / "searchindex.js").read_text().removeprefix("Search.setIndex(").removesuffix(")"))
+    language = SearchEnglish({})
+
+    def pages_with(words, *tables):
+        """Those that have all words, stemmed as the site's own search does it."""
+        found = []
+        for word in re.findall(r"\w+", words):
+            if language.word_filter(stem := language.stem(word.lower())):
+                places = [index[table].get(stem, []) for table in tables]
+                found.append({p for place in places for p in (place if isinstance(place, list) else [place])})
+        return {index["docnames"][page] for page in set.intersection(*found)}
+
+    for words, page in SOUGHT.items():
+        assert page in pages_with(words, "titleterms"), words
+    for words, page in MEANT.items():
+        assert page in pages_with(words, "titleterms", "terms"), words
+    assert pages_with("transformer", "titleterms") == set()
 
 
 def test_notebooks_show_what_they_compute(site):
@@ -209,6 +302,18 @@ def test_code_and_formulas_fit_a_window_and_pages_a_phone(look):
             page.set_viewport_size({"width": width, "height": 900})
             boxes = "html, .content" if width == 390 else "html, pre, div.math, .table-wrapper"
             assert wider_than_their_boxes(page, boxes) == [], f"{path} at {width}"
+
+
+def test_the_search_gives_these_pages_among_the_first(site, browser):
+    folder, _ = site
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    for words, wanted in (SOUGHT | MEANT).items():
+        page.goto(f"{(folder / 'search.html').as_uri()}?q={quote_plus(words)}")
+        page.wait_for_function("document.querySelector('.search-summary')?.textContent.includes('finished')")
+        links = page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.getAttribute('href'))")
+        assert f"{wanted}.html" in [re.split("[?#]", link)[0] for link in links[:5]], f"{words}: {links[:5]}"
+    context.close()
 
 
 def test_formulas_are_set_in_the_font_that_comes_along(look):
