@@ -1,0 +1,71 @@
+"""Run a study with several seeds, and keep its numbers with the machine that they come from.
+
+    python benchmarks/studies.py batch-norm --seeds 0 1 2 3 4 -- --dataset cifar10
+    python benchmarks/studies.py identity-path --seeds 0 1 2 3 4 -- --dataset cifar10
+
+What follows -- are options of `tinyres study NAME`. Each seed is a line of benchmarks/results/study-NAME.jsonl; what is
+there is not run again. `python benchmarks/tables.py` makes the tables of the documentation from these lines.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from measuring import machine
+
+import tinyres as tr
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def path_of(study: str, results: Path = RESULTS) -> Path:
+    """Where the numbers of a study are."""
+    return results / f"study-{study}.jsonl"
+
+
+def read(study: str, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The lines of a study, one for each seed; none, where it has not been run."""
+    path = path_of(study, results)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def run(study: str, options: list[str], seed: int) -> dict[str, Any]:
+    """The numbers of one seed, as the command writes them."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = Path(folder) / "numbers.json"
+        command = ["-m", "tinyres", "study", study, *options, "--seed", str(seed)]
+        subprocess.run([sys.executable, *command, "--out", folder, "--json", str(numbers)], check=True)
+        return json.loads(numbers.read_text())
+
+
+def without_data(options: list[str]) -> list[str]:
+    """Options but the folder of the data: a place on one machine."""
+    place = options.index("--data") if "--data" in options else len(options)
+    return options[:place] + options[place + 2 :]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="of `tinyres study`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder; benchmarks/results by default")
+    ours, options = sys.argv[1:], []
+    if "--" in ours:
+        place = ours.index("--")
+        ours, options = ours[:place], ours[place + 1 :]
+    args = parser.parse_args(ours)
+    for seed in args.seeds:
+        asked = {"study": args.study, "options": without_data(options), "seed": seed}
+        if any(asked.items() <= line.items() for line in read(args.study, args.results)):
+            continue
+        found = asked | {"machine": machine(tr.num_threads()), "numbers": run(args.study, options, seed)}
+        with path_of(args.study, args.results).open("a") as file:
+            file.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
