@@ -24,6 +24,7 @@ from tinyres import models, ops
 from tinyres.cli import app
 from tinyres.study import formulas, mosaic, page
 from tinyres.study.explain import explain
+from tinyres.study.numbers import Numbers
 
 PACKAGE = Path(tr.__file__).parent
 BLOCKS = {
@@ -98,10 +99,80 @@ def test_values_are_what_each_layer_returned(one_thread):
     for name, module in model.named_modules():
         if not any(module.children()):
             module.register_forward_hook(lambda _, __, y, name=name: seen.__setitem__(name, y.data.copy()))
-    last = {step.module: step for step in explain(model, picture(), 1).steps}
+    steps = explain(model, picture(), 1).steps
+    last = {step.module: step for step in steps if not step.fused}
+    last |= {step.module: steps[step.number + 2] for step in steps if step.fused and step.op == "batch_norm"}
     assert len(seen) > 10
     for name, value in seen.items():
         assert np.array_equal(last[name].value, value), name
+
+
+@given(nets, st.booleans())
+def test_the_end_of_a_block_is_a_batch_norm_a_sum_and_a_relu(one_thread, options, training):
+    """Three steps of what the engine has computed in one, to the bit in both directions."""
+    model = network(**options).train(training)
+    steps = explain(model, picture(options["seed"]), 0).steps
+    fused = [step for step in steps if step.fused]
+    blocks = sum(options["layers"]) if options["block"] in ("basic", "bottleneck") else 0
+    assert [step.op for step in fused] == ["batch_norm", "add", "relu"] * blocks
+    for norm, add, relu in zip(fused[::3], fused[1::3], fused[2::3], strict=True):
+        through, shortcut = add.inputs
+        assert (norm.number, add.number) == (through.step, relu.inputs[0].step) == (add.number - 1, relu.number - 1)
+        assert np.array_equal(add.value, norm.value + steps[shortcut.step].value)
+        assert np.array_equal(relu.value, np.maximum(add.value, 0))  # which an ordinary run has as well, see above
+        assert np.array_equal(add.gradient, np.where(relu.value > 0, relu.gradient, 0))
+        assert np.array_equal(norm.gradient, add.gradient)
+        assert np.array_equal(shortcut.gradient, add.gradient)  # the engine's own, of the pass through all three
+        assert (add.module, relu.module) == (norm.module.rpartition(".")[0],) * 2
+        assert len(norm.inputs) == 3
+        assert not norm.attributes["relu"]
+
+
+def test_a_constant_shortcut_and_one_without_a_relu(one_thread):
+    class Shifted(tr.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn, self.fc = tr.nn.BatchNorm2d(3), tr.nn.Linear(3, 2)
+
+        def forward(self, x):
+            y = self.bn(x, residual=tr.Tensor(np.ones(x.shape, np.float32)), relu=True)
+            y = self.bn(y, residual=y)
+            return self.fc(ops.global_avg_pool2d(y).reshape(1, 3))
+
+    steps = explain(Shifted(), picture(), 0).steps
+    assert [step.op for step in steps][:6] == ["input", "batch_norm", "add", "relu", "batch_norm", "add"]
+    assert steps[2].inputs[1].gradient is None
+    assert np.array_equal(steps[2].gradient, np.where(steps[3].value > 0, steps[3].gradient, 0))
+    assert sorted(given.by for given in steps[3].received) == [4, 5]  # y: normalised, and added
+    assert np.array_equal(steps[5].value, steps[4].value + steps[3].value)
+
+
+# ---------------------------------------------------------------- numbers of a page
+@given(st.lists(st.integers(1, 9), max_size=6), st.integers(0, 30))
+def test_a_page_holds_arrays_up_to_one_size_and_no_more_than_it_can_bear(sizes, most):
+    held = Numbers()
+    arrays = [np.arange(k, k + size).astype(np.float32) for k, size in enumerate(sizes)]
+    places = [held.add(array) for array in arrays]
+    largest = held.largest(most)
+    contents = held.contents(largest)
+    assert places == list(range(len(sizes)))
+    assert [packed is not None for packed in contents] == [size <= largest for size in sizes]
+    assert sum(size for size in sizes if size <= largest) <= most
+    above = [size for size in sizes if size > largest]
+    if above:  # one size more would be too much
+        assert sum(size for size in sizes if size <= min(above)) > most
+    for packed, array in zip(contents, arrays, strict=True):
+        if packed:
+            assert base64.b64decode(packed["base64"]) == array.astype("<f4").tobytes()
+
+
+def test_an_array_is_held_once_and_in_its_precision():
+    held = Numbers()
+    array = np.random.default_rng(0).standard_normal((2, 3, 4))
+    assert held.add(array) == held.add(array.copy()) == 0
+    assert held.add(array.astype(np.float32)) == held.add(array.astype(np.float32).transpose(0, 1, 2)) == 1
+    assert held.add(array.transpose(2, 1, 0)) == 2
+    assert [packed["bits"] for packed in held.contents(24)] == [64, 32, 64]
 
 
 def test_the_image_a_result_used_twice_and_a_parameter_used_twice(one_thread):

@@ -1,16 +1,18 @@
 """One forward and one backward pass, written down: every operation's values, gradients, and lines of source.
 
-Nothing is computed here that the engine does not compute in every training step; the tape tells what happens, and this
-file takes notes. `tinyres.study.page` makes a page of them.
+The numbers are those that the engine computes in every training step; the tape tells what happens, and this file takes
+notes. `tinyres.study.page` makes a page of them. The end of a residual block, which the engine computes in one pass, is
+written down in three steps: see `apart`.
 """
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import ops
+from tinyres import backend, ops
 from tinyres.kernels.pending import Pending
 from tinyres.nn import Module
 from tinyres.profile import left_as_it_was
@@ -72,6 +74,8 @@ class Step:
     model, layer, computing, pullback : Source
         The lines that called it, in the model and in its layer, that computed it, and those of its gradient. None for
         the image.
+    fused : bool
+        Whether the engine computes it in one pass with the steps beside it, see `apart`.
     """
 
     number: int
@@ -86,6 +90,7 @@ class Step:
     layer: Source | None = None
     computing: Source | None = None
     pullback: Source | None = None
+    fused: bool = False
 
     @property
     def parents(self) -> list[int]:
@@ -174,10 +179,66 @@ def explain(model: Module, image: Array, label: int | None = None) -> Passes:
             loss.backward()
         if notes.steps[0].gradient is None:
             raise ValueError("model: its logits do not depend on the image, so there is no way back to it")
-        steps = notes.used()
+        steps = apart(notes.used())
         blocks = arrange(steps, model)
     probabilities = ops.softmax(logits.detach()).data[0]
     return Passes(steps, blocks, loss.item(), probabilities, label, model.training)
+
+
+def apart(steps: Sequence[Step]) -> list[Step]:
+    """Write each batch norm that adds a shortcut as the steps it is made of: the batch norm, the sum, and the ReLU.
+
+    The engine computes the three in one pass, number by number, and so in the same order for each number. Computed one
+    after the other by its own kernels they give the same bits, forward and backward.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        In the order of the forward pass, complete. They are not to be used afterwards.
+
+    Returns
+    -------
+    list of Step
+        Numbered anew.
+    """
+    parts = [_parts(step) if step.op == "batch_norm" and len(step.inputs) == 4 else [step] for step in steps]
+    found = [step for those in parts for step in those]
+    result = {those[0].number: those[-1] for those in parts}  # by the old number
+    for number, step in enumerate(found):
+        step.number = number
+    for given in (given for step in found for given in step.inputs):
+        given.step = None if given.step is None else result[given.step].number
+    for those in parts:
+        for before, after in itertools.pairwise(those):
+            after.inputs[0].step = before.number
+    giver = {id(given.gradient): step.number for step in found for given in step.inputs}
+    for step in found:
+        step.received = [given._replace(by=giver[id(given.gradient)]) for given in step.received]
+    return found
+
+
+def _parts(step: Step) -> list[Step]:
+    """Each the first input of the next, which `apart` fills in; the number is still that of the whole."""
+    *own, shortcut = step.inputs
+    x, gamma, beta = (given.value for given in own)
+    kernels, how, gradient = backend.active, step.attributes, step.gradient
+    assert gradient is not None
+    g = kernels.relu_grad(gradient, step.value) if how["relu"] else gradient
+    normalised = kernels.batch_norm_apply(x, how["mean"], gamma * how["inv_std"], beta)
+    block = step.module.rpartition(".")[0]
+    to_norm, to_sum = Input("", None, normalised, g.view()), Input("", None, normalised + shortcut.value, g.view())
+    norm = replace(step, value=normalised, inputs=own, gradient=g, attributes={**how, "relu": False}, fused=True)
+    add = replace(norm, op="add", module=block, value=to_sum.value, inputs=[to_norm, shortcut], attributes={})
+    norm.received = [_given(to_norm)]
+    if not how["relu"]:
+        return [norm, add]
+    add.received = [_given(to_sum)]
+    return [norm, add, replace(step, op="relu", module=block, inputs=[to_sum], attributes={}, fused=True)]
+
+
+def _given(link: Input) -> Given:
+    assert link.gradient is not None
+    return Given(0, link.gradient)  # by whom, `apart` finds out
 
 
 class _Notes:

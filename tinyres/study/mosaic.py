@@ -29,9 +29,12 @@ class Picture(NamedTuple):
     caption: str
     low: float  # number that the first colour stands for
     high: float  # and the last
+    tile: tuple[int, int]  # height and width of each of its tiles, which lie a pixel apart
+    across: int  # tiles in a row
+    factor: float  # numbers along a pixel's side: more than one where they are averaged
 
 
-def draw(array: Array, *, signed: bool, weight: bool = False) -> Picture:
+def draw(array: Array, *, signed: bool, weight: bool = False, most: float | None = None) -> Picture:
     """Draw an array, of which at most one image, and of that as many channels as fit.
 
     Parameters
@@ -44,6 +47,9 @@ def draw(array: Array, *, signed: bool, weight: bool = False) -> Picture:
         shown.
     weight : bool
         What the axes of a 4-D array are.
+    most : float, optional
+        Where signed, what the last colour stands for, so that several pictures can be compared; by default the largest
+        magnitude of what is shown.
 
     Returns
     -------
@@ -57,38 +63,40 @@ def draw(array: Array, *, signed: bool, weight: bool = False) -> Picture:
     >>> picture.uri[:22], picture.width, picture.height, picture.caption
     ('data:image/png;base64,', 131, 131, '16 channels of 32 × 32')
     """
-    tiles, columns, caption = _tiles(array, weight)
+    tiles, columns, caption, factor = _tiles(array, weight)
     shown = np.stack(tiles)
     finite = shown[np.isfinite(shown)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     if signed:
-        high = max(abs(low), abs(high))
+        high = max(abs(low), abs(high)) if most is None else most
         low = -high
     indices = _join([_levels(tile, low, high) for tile in tiles], columns)
     picture = Image.fromarray(indices)
     picture.putpalette(_palette(DIVERGING if signed else SEQUENTIAL))
-    return Picture(_uri(picture, transparency=GAP), *picture.size, caption, low, high)
+    uri, tile = _uri(picture, transparency=GAP), (tiles[0].shape[0], tiles[0].shape[1])
+    return Picture(uri, *picture.size, caption, low, high, tile, columns, factor)
 
 
 def photograph(pixels: Array) -> Picture:
     """A uint8 image (3, H, W) as it is; one larger than 128 pixels is made smaller."""
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     picture.thumbnail((LARGEST, LARGEST))
-    return Picture(_uri(picture), *picture.size, f"{pixels.shape[2]} × {pixels.shape[1]} pixels", 0.0, 255.0)
+    caption, factor = f"{pixels.shape[2]} × {pixels.shape[1]} pixels", pixels.shape[2] / picture.width
+    return Picture(_uri(picture), *picture.size, caption, 0.0, 255.0, (picture.height, picture.width), 1, factor)
 
 
 # ---------------------------------------------------------------- arrays into tiles
-def _tiles(array: Array, weight: bool) -> tuple[list[Array], int, str]:
-    """What is drawn, how many of them side by side, and what it is."""
+def _tiles(array: Array, weight: bool) -> tuple[list[Array], int, str, int]:
+    """What is drawn, how many of them side by side, what it is, and how many numbers along a pixel's side."""
     if not array.size:
-        return [np.zeros((1, 1))], 1, "empty"
+        return [np.zeros((1, 1))], 1, "empty", 1
     if array.ndim < 4:
         matrix = array.reshape(math.prod(array.shape[:-1]), -1)
         rows, columns = matrix.shape
         cut = matrix[:LARGEST, : 2 * LARGEST]
         size = f"{rows} × {columns}" if rows > 1 else f"{columns} numbers" if columns > 1 else "one number"
         whole = cut.shape == matrix.shape
-        return [cut], 1, size if whole else f"first {cut.shape[0]} × {cut.shape[1]} of {size}"
+        return [cut], 1, size if whole else f"first {cut.shape[0]} × {cut.shape[1]} of {size}", 1
     a, b, h, w = array.shape
     factor = math.ceil(max(h, w) / (KERNELS if weight else LARGEST // 4))
     averaged = f", {factor} × {factor} pixels averaged" if factor > 1 else ""
@@ -96,13 +104,14 @@ def _tiles(array: Array, weight: bool) -> tuple[list[Array], int, str]:
         rows, columns = min(a, max(KERNELS // h, 1)), min(b, max(KERNELS // w, 1))
         first = f" (first {rows} × {columns} of {a} × {b})" if (rows, columns) != (a, b) else ""
         caption = f"kernels {h} × {w}: a row for each output, a column for each input{first}{averaged}"
-        return [_smaller(array[o, i], factor) for o in range(rows) for i in range(columns)], columns, caption
+        kernels = [_smaller(array[o, i], factor) for o in range(rows) for i in range(columns)]
+        return kernels, columns, caption, factor
     channels = [_smaller(channel, factor) for channel in array[0]]
     fit = min(b, math.prod(max(LARGEST // side, 1) for side in channels[0].shape))
     count = f"{fit} of {b} channels" if fit < b else f"{b} channel{'s' * (b > 1)}"
     least = math.ceil(math.sqrt(fit))
     columns = next((c for c in range(least, 2 * least + 1) if fit % c == 0), least)  # full rows, if that can be
-    return channels[:fit], columns, f"{count} of {h} × {w}{averaged}"
+    return channels[:fit], columns, f"{count} of {h} × {w}{averaged}", factor
 
 
 def _smaller(image: Array, factor: int) -> Array:

@@ -12,9 +12,12 @@ from tinyres import extras, plots
 from tinyres.study import mosaic
 from tinyres.study.explain import Input, Passes, Step
 from tinyres.study.formulas import formula, to_html
+from tinyres.study.numbers import Numbers
 from tinyres.tape import Array
 
 LIKELIEST = 5  # classes that are shown
+ROOM = 18_000_000  # characters of a page, up to which numbers are added to the pictures
+NUMBERS = 1_300_000  # of a page at most: 7 MB as text
 
 
 def render(
@@ -54,9 +57,10 @@ def render(
     ('<!DOCTYPE html>', True)
     """
     jinja2 = find_jinja()
-    template = files("tinyres.study").joinpath("explain.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template).render(
+    folder = files("tinyres.study")
+    loader = jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("explain.html.j2").render(
         title=title,
         about=about,
         data=_script_safe(contents(passes, picture=picture, classes=classes)),
@@ -82,7 +86,13 @@ def contents(passes: Passes, *, picture: Array | None = None, classes: Sequence[
     """What the page shows, as JSON has it."""
     names = [str(k) for k in range(len(passes.probabilities))] if classes is None else list(classes)
     likeliest = np.argsort(-passes.probabilities, kind="stable")[:LIKELIEST]
-    steps = [_step(step) for step in passes.steps]
+    numbers = Numbers()
+    steps = [_step(step, numbers) for step in passes.steps]
+    left = (ROOM - len(json.dumps(steps))) * 3 // 16  # base64 has 16 characters for 3 numbers of 32 bits
+    largest = numbers.largest(max(0, min(NUMBERS, left)))
+    for step, shown in zip(passes.steps, steps, strict=True):
+        if len(step.received) > 1 and step.value.size <= largest:
+            shown["fork"] = _fork(step, numbers)
     if picture is not None:
         steps[0]["value"]["picture"] = mosaic.photograph(picture)._asdict() | {"photograph": True}
     return {
@@ -92,6 +102,8 @@ def contents(passes: Passes, *, picture: Array | None = None, classes: Sequence[
         "likeliest": [{"name": names[k], "probability": _number(passes.probabilities[k])} for k in likeliest],
         "training": passes.training,
         "steps": steps,
+        "numbers": numbers.contents(largest),
+        "largest": largest,
         "blocks": [block._asdict() | {"cells": [cell._asdict() for cell in block.cells]} for block in passes.blocks],
     }
 
@@ -119,16 +131,20 @@ def statistics(array: Array) -> dict[str, Any]:
     return {name: _number(value) for name, value in found.items()}
 
 
-def _step(step: Step) -> dict[str, Any]:
+def _step(step: Step, numbers: Numbers) -> dict[str, Any]:
     assert step.gradient is not None
     found = formula(step.op, step.attributes, len(step.inputs))
+    for given in step.received:
+        numbers.add(given.gradient)
     return {
         "op": step.op,
         "module": step.module,
         "shape": step.value.shape,
         "dtype": str(step.value.dtype),
-        "value": _shown(step.value, signed=False),
-        "gradient": _shown(step.gradient, signed=True),
+        "fused": step.fused,
+        "convolution": step.attributes if step.op == "conv2d" else None,
+        "value": _shown(step.value, numbers, signed=False),
+        "gradient": _shown(step.gradient, numbers, signed=True),
         "formula": None
         if found is None
         else {
@@ -136,8 +152,9 @@ def _step(step: Step) -> dict[str, Any]:
             "backward": [to_html(line) for line in found.backward],
             "where": found.where,
         },
-        "inputs": [_input(given) for given in step.inputs],
+        "inputs": [_input(given, numbers) for given in step.inputs],
         "received": [{"by": given.by, "norm": statistics(given.gradient)["norm"]} for given in step.received],
+        "fork": None,
         "source": {
             name: None if lines is None else lines._asdict()
             for name, lines in (
@@ -150,25 +167,34 @@ def _step(step: Step) -> dict[str, Any]:
     }
 
 
-def _input(given: Input) -> dict[str, Any]:
+def _fork(step: Step, numbers: Numbers) -> list[dict[str, Any]]:
+    """Of a result that is used more than once: the gradients that came, and their sum, all in the same colours."""
+    assert step.gradient is not None
+    arrays = [*(given.gradient for given in step.received), step.gradient]
+    most = max(float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in arrays)
+    return [_shown(array, numbers, signed=True, most=most) for array in arrays]
+
+
+def _input(given: Input, numbers: Numbers) -> dict[str, Any]:
     """A step's result is shown at that step; a parameter or a constant is shown here."""
     norm = None if given.gradient is None else statistics(given.gradient).get("norm")
     if given.step is not None:
         return {"step": given.step, "norm": norm}
+    how: dict[str, Any] = {"signed": True, "weight": True}
     return {
         "step": None,
         "name": given.name,
         "shape": given.value.shape,
         "norm": norm,
-        "value": _shown(given.value, signed=True, weight=True),
-        "gradient": None if given.gradient is None else _shown(given.gradient, signed=True, weight=True),
+        "value": _shown(given.value, numbers, **how),
+        "gradient": None if given.gradient is None else _shown(given.gradient, numbers, **how),
     }
 
 
-def _shown(array: Array, *, signed: bool, weight: bool = False) -> dict[str, Any]:
-    picture = mosaic.draw(array, signed=signed, weight=weight)._asdict() | {"signed": signed, "photograph": False}
+def _shown(array: Array, numbers: Numbers, *, signed: bool, **how: Any) -> dict[str, Any]:
+    picture = mosaic.draw(array, signed=signed, **how)._asdict() | {"signed": signed, "photograph": False}
     picture |= {"low": _number(picture["low"]), "high": _number(picture["high"])}
-    return {"picture": picture, "statistics": statistics(array)}
+    return {"picture": picture, "statistics": statistics(array), "numbers": numbers.add(array)}
 
 
 def _number(value: Any) -> float | str:
