@@ -4,7 +4,6 @@ Needs no network, and neither do its readers: formulas become MathML while it is
 what they show is what this version does, and one that fails ends the build.
 """
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import latex2mathml.converter
 from docutils import nodes
 from sphinx.domains.python import PyTypedField
-from sphinx.util.docutils import SphinxDirective
 
 import tinyres
 
@@ -22,7 +20,8 @@ sys.path[:0] = [str(OURS), str(HERE)]  # and figures/
 
 project = "tinyres"
 version = release = tinyres.__version__
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "command_reference"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions += ["command_reference", "drawn", "stepped"]  # in _ext
 extensions += ["sphinx_copybutton", "sphinx_design"]  # copies code at a click; answers that open
 exclude_patterns = ["_build", "jupyter_execute", "figures"]
 copybutton_exclude = ".linenos, .gp, .go"  # of a session what was typed, not the prompt and not the answer
@@ -59,21 +58,6 @@ def mathml(self, node):
     formula = latex2mathml.converter.convert(node.astext(), display="block" if block else "inline")
     self.body.append(f'<div class="math">{formula}</div>' if block else formula)
     raise nodes.SkipNode
-
-
-class Drawn(SphinxDirective):
-    """``{drawn} graphs.scalar``: what this function of ``figures/`` draws as the page is read, over a caption."""
-
-    required_arguments, has_content = 1, True
-
-    def run(self):
-        module, name = self.arguments[0].split(".")
-        self.env.note_dependency(f"figures/{module}.py")
-        drawing = getattr(importlib.import_module(f"figures.{module}"), name)()
-        figure = nodes.container(classes=["drawing"])
-        figure += nodes.raw("", f'<div class="drawn">{drawing}</div>', format="html")
-        self.state.nested_parse(self.content, self.content_offset, figure)
-        return [figure]
 
 
 def mark_formulas(app, what, name, obj, options, lines):
@@ -126,7 +110,6 @@ def without_links_back(app, pagename, templatename, context, doctree):
 
 def setup(app):
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
-    app.add_directive("drawn", Drawn)
     app.connect("missing-reference", find_below_tinyres)
     app.connect("html-page-context", without_links_back)
     app.connect("doctree-read", open_large)

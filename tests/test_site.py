@@ -200,6 +200,14 @@ def test_notebooks_show_what_they_compute(site):
         assert "stderr" not in texts[name], "a warning, say"
 
 
+def test_networks_to_step_through_are_in_the_site(site):
+    folder, pages = site
+    linked = {(folder / link).resolve() for link in pages[folder / "explain.html"].links if link.startswith("explain/")}
+    assert linked == set((folder / "explain").glob("*.html"))
+    assert len(linked) == 2
+    assert all(path.stat().st_size < 1.5e6 for path in linked)
+
+
 def test_the_font_of_formulas_comes_with_its_licence(site):
     folder, _ = site
     for static in (DOCS / "_static", folder / "_static"):
@@ -315,6 +323,20 @@ def test_the_search_gives_these_pages_among_the_first(site, browser):
         links = page.eval_on_selector_all("#search-results li a", "links => links.map(a => a.getAttribute('href'))")
         assert f"{wanted}.html" in [re.split("[?#]", link)[0] for link in links[:5]], f"{words}: {links[:5]}"
     context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_network_is_stepped_through_inside_its_page(look, width):
+    for _, page in look("explain"):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.locator("iframe").get_attribute("title")
+        page.locator("iframe").scroll_into_view_if_needed()
+        frame = page.frame_locator("iframe")
+        frame.locator("#forward").click()
+        assert frame.locator("#status").inner_text() == "forward 2 of 21"
+        frame.locator(".pictures .picture").press("ArrowRight")
+        assert frame.locator("#products").is_visible()
+        assert frame.locator("#status").inner_text() == "forward 2 of 21"
 
 
 def test_formulas_are_set_in_the_font_that_comes_along(look):
