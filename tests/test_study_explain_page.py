@@ -29,12 +29,22 @@ def passes(one_thread):
 
 
 @pytest.fixture(scope="module")
-def files(passes, tmp_path_factory):
-    """A small network's page and ResNet-20's."""
+def odd(one_thread):
+    """A convolution with a bias, in groups, whose kernel has gaps and goes down and across in other steps."""
+    tr.manual_seed(2)
+    conv = tr.nn.Conv2d(3, 6, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=3)
+    conv.bias.data[...] = np.arange(6)
+    head = [tr.nn.ReLU(), tr.nn.GlobalAvgPool2d(), tr.nn.Flatten(), tr.nn.Linear(6, 2)]
+    return explain(tr.nn.Sequential(conv, *head), image(8), 0)
+
+
+@pytest.fixture(scope="module")
+def files(passes, odd, tmp_path_factory):
+    """Pages of a small network, of an odd one, and of ResNet-20."""
     folder = tmp_path_factory.mktemp("pages")
     tr.manual_seed(0)
     large = explain(models.create("resnet20"), image(32), 0)
-    for name, these, classes in (("small", passes, NAMES), ("resnet20", large, None)):
+    for name, these, classes in (("small", passes, NAMES), ("odd", odd, None), ("resnet20", large, None)):
         html = pages.render(these, title=f"<i>{name}</i>", about="a & b", classes=classes)
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
     return folder
@@ -533,6 +543,22 @@ def test_the_chosen_number_of_a_convolution_is_the_sum_of_its_products(visit, pa
             # Winograd's transforms have cost up to ten times the rounding of a plain sum
             assert products == pytest.approx(y[0, o, i, j], abs=1e-5 * abs(window * w[o]).sum())
             assert page.locator("#worked b").last.inner_text() == page.locator("#panel > .chosen b").first.inner_text()
+
+
+def test_groups_gaps_and_a_bias_are_worked_out_as_well(visit, odd):
+    page, (step,) = visit("odd", "#forward-2"), [step for step in odd.steps if step.op == "conv2d"]
+    x, w, b = (given.value.astype(np.float64) for given in step.inputs)
+    padded = np.pad(x, [(0, 0), (0, 0), (2, 2), (1, 1)])
+    for o, i, j in [(0, 0, 0), (3, 4, 1), tuple(n - 1 for n in step.value.shape[1:])]:
+        page.evaluate("index => choose(viewOf(1, 'value'), index)", [o, i, j])
+        window = padded[0, o // 2, i : i + 5 : 2, 2 * j : 2 * j + 2]  # of one channel: there are as many groups
+        text = page.locator("#worked .note").inner_text()
+        assert text.startswith("6 products add up to ")
+        written = re.findall("\u2212?[0-9]+(?:\\.[0-9]+)?(?:e\u2212?[0-9]+)?", text.partition("up to")[2])
+        products, bias, total = (shown_number(n) for n in written[:3])
+        assert products == pytest.approx((window * w[o, 0]).sum(), rel=1e-5)
+        assert bias == b[o] == o
+        assert total == pytest.approx(step.value[0, o, i, j], rel=1e-6, abs=1e-5)  # six products of about 1 in float32
 
 
 def test_the_other_channels_are_there_when_they_are_asked_for(visit):

@@ -23,7 +23,11 @@ function indexOf(view) {   // at first, of what is farthest from 0
   if (!chosen.has(view.key)) {
     const size = x => Number.isFinite(x) ? Math.abs(x) : -1, array = arrayOf(view.shown) ?? [];
     let left = array.reduce((best, x, k) => size(x) > size(array[best]) ? k : best, 0);
-    const index = axesOf(view).map(axis => axis.size).reverse().map(size => { const k = left % size; left = (left - k) / size; return k; });
+    const index = axesOf(view).map(axis => axis.size).reverse().map(size => {
+      const k = left % size;
+      left = (left - k) / size;
+      return k;
+    });
     chosen.set(view.key, index.reverse());
   }
   return chosen.get(view.key);
@@ -49,7 +53,10 @@ function pixelOf(view) {   // of the chosen element: [x, y], or null where the p
 }
 function indexAt(view, x, y) {   // of the element at a pixel; a gap belongs to the tile before it
   const {tile: [h, w], across, factor, photograph} = view.shown.picture, sizes = axesOf(view).map(a => a.size);
-  if (view.shape.length < 4) return sizes.map((size, k) => Math.floor((y * (sizes.at(-1) ?? 1) + x) / sizes.slice(k + 1).reduce((a, b) => a * b, 1)) % size);
+  if (view.shape.length < 4) {
+    const flat = y * (sizes.at(-1) ?? 1) + x;
+    return sizes.map((size, k) => Math.floor(flat / sizes.slice(k + 1).reduce((a, b) => a * b, 1)) % size);
+  }
   const [right, down] = [Math.floor(x / (w + 1)), Math.floor(y / (h + 1))];
   const place = [Math.min(y % (h + 1), h - 1), Math.min(x % (w + 1), w - 1)].map((k, axis) =>
     Math.min(Math.floor(k * factor), sizes.at(axis - 2) - 1));
@@ -87,8 +94,9 @@ function explore(view, box, text) {   // a click or the arrow keys choose an ele
   for (const [name, value] of Object.entries({tabindex: 0, role: "application", "data-focus": text,
     "aria-label": `${text}. Arrow keys choose a number.`})) box.setAttribute(name, value);
   box.addEventListener("click", event => {
-    const area = box.getBoundingClientRect(), at = (k, start, size, n) => Math.max(0, Math.min(n - 1, Math.floor((k - start) / size * n)));
-    const index = indexAt(view, at(event.clientX, area.left, area.width, width), at(event.clientY, area.top, area.height, height));
+    const area = box.getBoundingClientRect();
+    const at = (way, size, pixels) => Math.max(0, Math.min(pixels - 1, Math.floor(way / size * pixels)));
+    const index = indexAt(view, at(event.clientX - area.left, area.width, width), at(event.clientY - area.top, area.height, height));
     if (index) choose(view, index);
   });
   box.addEventListener("keydown", event => {
@@ -106,7 +114,10 @@ function explore(view, box, text) {   // a click or the arrow keys choose an ele
 function readout(...views) {   // the chosen element's index, to be changed, and what each of the arrays has there
   const [view] = views, axes = axesOf(view);
   const held = views.filter(v => arrayOf(v.shown));
-  if (!held.length) return make("p", {class: "note"}, `${axes.reduce((n, a) => n * a.size, 1).toLocaleString("en")} numbers: too many to show them one by one. ${limit}`);
+  if (!held.length) {
+    const all = axes.reduce((n, axis) => n * axis.size, 1).toLocaleString("en");
+    return make("p", {class: "note"}, `${all} numbers: too many to show them one by one. ${limit}`);
+  }
   const fields = axes.map(({size, name}, k) => {
     const field = make("input", {type: "number", min: 0, max: size - 1, "data-focus": name});
     field.addEventListener("change", () => {

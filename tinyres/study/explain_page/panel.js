@@ -18,7 +18,8 @@ function panel(i, back) {
   if (focus) ([...$("panel").querySelectorAll("[data-focus]")].find(e => e.dataset.focus === focus) ?? $("panel").firstChild).focus();
 }
 function heading(i) {
-  const {op, module, shape: size, dtype} = steps[i], title = op === "add" ? `${module} +`.trim() : labelOf(i) === op ? nameOf(i) : module || "image";
+  const {op, module, shape: size, dtype} = steps[i];
+  const title = op === "add" ? `${module} +`.trim() : labelOf(i) === op ? nameOf(i) : module || "image";
   return [make("h2", {tabindex: -1, "data-focus": "title"}, title), make("p", {class: "what"}, `${op}, ${shape(size)}, ${dtype}`)];
 }
 function pictures(i, back) {
@@ -42,7 +43,8 @@ function formulas(i, back) {
     ...(back ? [] : workedOut(i, viewOf(i, "value"))),
     ...(backward.length ? [make("h3", {}, "What it hands back"), lines("backward", back)] : []),
     ...(where ? [make("p", {class: "note"}, where)] : []),
-    ...(step.fused ? [make("p", {class: "note"}, "The engine computes batch norm, + and ReLU at the end of a block in one pass. Here they are steps of their own, with the same numbers.")] : [])];
+    ...(step.fused ? [make("p", {class: "note"}, "The engine computes batch norm, + and ReLU at the end of a block in one pass. " +
+      "Here they are steps of their own, with the same numbers.")] : [])];
 }
 function summands(i) {   // of an addition, forward
   const {op, inputs, shape: size} = steps[i];
@@ -55,7 +57,8 @@ function received(i) {
   if (!received.length) return [];
   const list = make("ul", {class: "list", id: "received"}, ...received.map(({by, norm}) => goTo(by, norm)));
   if (received.length === 1) return [make("h3", {}, "Its gradient comes from"), list];
-  const views = (fork ?? []).map((shown, k) => ({...viewOf(i, "gradient", shown), word: k < received.length ? `from ${nameOf(received[k].by)}` : "the sum"}));
+  const words = [...received.map(({by}) => `from ${nameOf(by)}`), "the sum"];
+  const views = (fork ?? []).map((shown, k) => ({...viewOf(i, "gradient", shown), word: words[k]}));
   for (const view of views) view.what += `, ${view.word}`;
   return [make("h3", {}, `Its gradient is a sum of ${received.length}, from`), list, ...(fork ? sumOf(views, "gradient") : []),
     make("p", {class: "note"}, `What is used twice gets both gradients. Norm of the sum: ${number(gradient.statistics.norm)}.`)];
@@ -104,7 +107,8 @@ function source(step, back) {
 }
 function foot() {
   const keys = make("p", {class: "keys"});
-  keys.innerHTML = "<kbd>←</kbd> <kbd>→</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> first and last, <kbd>space</kbd> play, <kbd>t</kbd> the same node on the other pass; " +
+  keys.innerHTML = "<kbd>←</kbd> <kbd>→</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> first and last, <kbd>space</kbd> play, " +
+    "<kbd>t</kbd> the same node on the other pass; " +
     "on a picture that has the focus, <kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> the next number";
   return [keys, make("p", {class: "keys"}, limit)];
 }

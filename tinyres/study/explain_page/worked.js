@@ -6,7 +6,8 @@ function sumOf(views, word) {   // all but the last add up to the last
     make("div", {}, make("h4", {}, view.word), figure(view))));
   if (held) watch(views.at(-1), () => {
     const numbers = views.map(view => exact(elementOf(view)));
-    line.textContent = `${word} [${indexOf(views.at(-1)).join(", ")}]: ${numbers.slice(0, -1).join(" + ")} = ${numbers.at(-1)}`.replaceAll("+ −", "− ");
+    const sum = numbers.slice(0, -1).join(" + ").replaceAll("+ −", "− ");
+    line.textContent = `${word} [${indexOf(views.at(-1)).join(", ")}]: ${sum} = ${numbers.at(-1)}`;
   });
   return [row, ...(held ? [line] : [])];
 }
@@ -33,8 +34,9 @@ function workedOut(i, view) {
   const {inputs, convolution} = steps[i];
   if (!convolution || ![...inputs.slice(0, 2).map(valueOf), arrayOf(view.shown)].every(array => array)) return [];
   const box = make("div", {id: "worked"}), kw = inputs[1].shape[3];
-  const grid = (taps, what) => make("table", {class: "taps"}, make("caption", {}, what), ...Array.from({length: taps.length / kw}, (_, k) =>
-    make("tr", {}, ...taps.slice(k * kw, k * kw + kw).map(tap => make("td", {class: tap.inside || what === "filter" ? "" : "padding"}, number(tap[what], 3))))));
+  const cell = (tap, what) => make("td", {class: tap.inside || what === "filter" ? "" : "padding"}, number(tap[what], 3));
+  const grid = (taps, what) => make("table", {class: "taps"}, make("caption", {}, what), ...Array.from({length: taps.length / kw},
+    (_, k) => make("tr", {}, ...taps.slice(k * kw, k * kw + kw).map(tap => cell(tap, what)))));
   const sign = text => make("span", {class: "sign"}, text);
   const channel = (taps, c) => make("div", {class: "channel"}, make("h4", {}, `input channel ${c}`),
     grid(taps, "window"), make("div", {}, sign("×"), grid(taps, "filter")), make("div", {}, sign("="), grid(taps, "product")),
@@ -43,7 +45,10 @@ function workedOut(i, view) {
   watch(view, () => {
     const index = indexOf(view), terms = convolve(i, index), rest = terms.slice(AT_ONCE);
     const more = make("details", open ? {open: ""} : {}, make("summary", {}, `the other ${rest.length} input channels`));
-    const fill = () => { open = more.open; if (open && more.children.length === 1) more.append(...rest.map((taps, c) => channel(taps, c + AT_ONCE))); };
+    const fill = () => {
+      open = more.open;
+      if (open && more.children.length === 1) more.append(...rest.map((taps, c) => channel(taps, c + AT_ONCE)));
+    };
     more.addEventListener("toggle", fill);
     fill();
     box.replaceChildren(...terms.slice(0, AT_ONCE).map(channel), ...(rest.length ? [more] : []), total(i, index, terms, view));
@@ -57,7 +62,7 @@ function total(i, index, terms, view) {
     : ["the shortcut", valueOf(given)?.[offset(view.shape.slice(1), index)]]);
   const sum = more.reduce((sum, [, x]) => sum + x, products), y = relu ? Math.max(sum, 0) : sum;
   const added = more.map(([name, x]) => ` + ${name} ${exact(x)}`).join("");
+  const result = (more.length ? ` = ${exact(sum)}` : "") + (relu ? `, and not below 0: ${exact(y)}` : "");
   return make("p", {class: "note"}, `${terms.length * terms[0].length} products add up to `, make("b", {id: "products"}, exact(products)),
-    `${added}${more.length ? ` = ${exact(sum)}` : ""}${relu ? `, and not below 0: ${exact(y)}` : ""}. The engine has `, make("b", {}, exact(elementOf(view))),
-    ": it adds in float32 and in another order, so the last digits can differ.");
+    `${added}${result}. The engine has `, make("b", {}, exact(elementOf(view))), ": it adds in float32 and in another order, so the last digits can differ.");
 }
