@@ -59,6 +59,11 @@ def settings_of(parts: np.ndarray) -> dict[str, Any]:
     return {k: v for part, on in zip(PARTS.values(), parts, strict=True) if on for k, v in part.items()}
 
 
+def name_of(parts: np.ndarray) -> str:
+    """What a run is called in the results."""
+    return " ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in settings_of(parts).items())])
+
+
 def effects(parts: np.ndarray, seeds: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
     """What each part adds to the score, and the standard error of each of these numbers.
 
@@ -97,9 +102,8 @@ def main() -> None:
     runs: dict[int, dict[str, Any]] = {}
     for i in args.runs:
         changed = settings_of(parts[i])
-        name = " ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in changed.items())])
         settings = BASE | changed | {"data": args.data, "seed": int(seeds[i])}
-        runs[i] = accuracy.train(OURS, name, settings, "validation", args.results)
+        runs[i] = accuracy.train(OURS, name_of(parts[i]), settings, "validation", args.results)
     if len(runs) == len(seeds):
         print("\n".join(report([runs[i] for i in sorted(runs)])))
 

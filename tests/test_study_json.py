@@ -14,6 +14,10 @@ SHORT = ["--dataset", "shapes", "--epochs", 1, "--subset", 20, "--seed", 1]
 
 # what is typed, and what the table has of the numbers
 STUDIES = {
+    "batch-norm": (
+        ["tiny", "--scale", 1, "--scale", 2, "--dataset", "shapes", "--batch-size", 12, "--seed", 1],
+        lambda n: [f"{point['factor']:.3f}" for point in n["points"]],
+    ),
     "bottleneck": (
         ["--image-size", 64],
         lambda n: [f"{cost[kind]:,}" for cost in n["blocks"]["bottleneck"] for kind in ("parameters", "multiply_adds")],
@@ -33,6 +37,10 @@ STUDIES = {
     "gradient-flow": (
         ["tiny", "--steps", 1, *TRAINED],
         lambda n: [f"{moment['loss']:.4g}" for net in n["networks"] for moment in net["moments"]],
+    ),
+    "identity-path": (
+        ["tiny", "--steps", 1, *TRAINED],
+        lambda n: [f"{s['kept']:.3f}" for net in n["networks"] for m in net["moments"] for s in m["measured"]],
     ),
     "landscape": (
         ["--networks", "tiny", "--points", 5, "--images", 10, *SHORT],

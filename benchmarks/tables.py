@@ -1,0 +1,142 @@
+"""The tables of the documentation, made again from the results that are stored.
+
+    python benchmarks/tables.py               # all of them, each under the page that has it
+    python benchmarks/tables.py --pictures docs    # and the pictures of the studies
+
+Each function gives the lines of one table, or the part of them that is figures. A test compares them with the page.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ablation
+import accuracy
+import numpy as np
+import studies
+
+from tinyres import plots
+from tinyres.study import batch_norm, identity_path
+from tinyres.study.probe import Moment
+
+
+def spread(values: Iterable[float], digits: int) -> str:
+    """The least and the most, as they are written, or the one number that they all are."""
+    texts = [f"{value:.{digits}f}" for value in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(texts))
+
+
+def power(value: float) -> str:
+    """To two digits; as a power of ten where that is shorter."""
+    if 0.01 <= value < 100_000:
+        return f"{float(f'{value:.2g}'):,.10g}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return rf"${digits} \cdot 10^{{{int(exponent)}}}$"
+
+
+# ---------------------------------------------------------------- docs/recipes.md
+def seeds_of(results: str, who: str) -> list[dict[str, Any]]:
+    runs = accuracy.read(studies.RESULTS / results)
+    return sorted((run for run in runs if run["who"] == who), key=lambda run: run["seed"])
+
+
+def accuracies(runs: list[dict[str, Any]]) -> tuple[str, str]:
+    """Mean and standard deviation after the last epoch, and each."""
+    found = [100 * run["epochs"][-1]["accuracy"] for run in runs]
+    return f"{np.mean(found):.2f} +- {np.std(found, ddof=1):.2f}", ", ".join(f"{a:.2f}" for a in found)
+
+
+def minutes() -> Iterator[str]:
+    """`fast`, here and in PyTorch."""
+    for who, name in (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0")):
+        runs = seeds_of("accuracy.jsonl", who)
+        mean, each = accuracies(runs)
+        both = 100 * np.mean([run["flipped"] for run in runs])
+        took = [np.median([run["epochs"][-1]["minutes"] for run in runs])]
+        took += [np.median([accuracy.minutes_to(a, run["epochs"]) for run in runs]) for a in (0.8, 0.85)]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        yield f"| {name} | {seeds} | {mean} | {each} | {both:.2f} | {' | '.join(f'{m:.1f}' for m in took)} |"
+
+
+def equality() -> Iterator[str]:
+    """`default`, here and in PyTorch."""
+    for who, name in (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0")):
+        yield f"| {name} | {' | '.join(accuracies(seeds_of('equality.jsonl', who)))} |"
+
+
+def parts() -> Iterator[str]:
+    """Figures of what each part of a recipe is worth."""
+    parts, seeds = ablation.design()
+    runs = {(run["recipe"], run["seed"]): run for run in accuracy.read(studies.RESULTS / "ablation.jsonl")}
+    chosen = [runs[ablation.name_of(row), seed] for row, seed in zip(parts, seeds, strict=True)]
+    scores = np.array([100 * run["epochs"][-1]["accuracy"] for run in chosen])
+    found, _ = ablation.effects(parts, seeds, scores)
+    for i, effect in enumerate(found):
+        yield f"| {scores[~parts[:, i]].mean():.2f} | {scores[parts[:, i]].mean():.2f} | {effect:+.2f} |"
+
+
+# ---------------------------------------------------------------- docs/studies.md
+def norms() -> Iterator[str]:
+    """What all layers do to the gradient, with batch norm and without, over all seeds."""
+    products = defaultdict(list)
+    for line in studies.read("batch-norm"):
+        for point in line["numbers"]["points"]:
+            products[point["model"], point["batch_norm"], point["scale"]].append(point["product"])
+    for name, norm in dict.fromkeys((name, norm) for name, norm, _ in products):
+        cells = [" to ".join(map(power, (min(p), max(p)))) for p in (products[name, norm, s] for s in (0.5, 1.0, 2.0))]
+        yield f"| `{name}` | {'yes' if norm else 'no'} | {' | '.join(cells)} |"
+
+
+def identity() -> Iterator[str]:
+    """What the identity path keeps in each stage, and its part of all that arrives, over all seeds."""
+    stages = defaultdict(lambda: defaultdict(list))
+    for line in studies.read("identity-path"):
+        for net in line["numbers"]["networks"]:
+            for stage in net["moments"][0]["measured"]:
+                for name in ("kept", "share"):
+                    stages[net["model"]][name].append(stage[name])
+    for model, found in stages.items():
+        yield f"| `{model}` | {spread(found['kept'], 2)} | {spread(found['share'], 2)} |"
+
+
+def draw_norms() -> Any:
+    """Of the first seed."""
+    line = studies.read("batch-norm")[0]
+    return batch_norm.draw([batch_norm.Point(**point) for point in line["numbers"]["points"]])
+
+
+def draw_identity() -> Any:
+    """Of the first seed."""
+    nets = studies.read("identity-path")[0]["numbers"]["networks"]
+    paths = []
+    for net in nets:
+        moments = [
+            Moment(m["step"], m["loss"], [identity_path.Stage(**stage) for stage in m["measured"]])
+            for m in net["moments"]
+        ]
+        paths.append(identity_path.Path(net["model"], net["depth"], moments))
+    return identity_path.draw(paths)
+
+
+TABLES: dict[str, list[Callable[[], Iterator[str]]]] = {
+    "recipes.md": [minutes, equality, parts],
+    "studies.md": [norms, identity],
+}
+PICTURES: dict[str, Callable[[], Any]] = {"batch-norm.png": draw_norms, "identity-path.png": draw_identity}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw the pictures into this folder, too")
+    args = parser.parse_args()
+    for page, tables in TABLES.items():
+        for table in tables:
+            print(f"{page}: {table.__doc__}\n\n" + "\n".join(table()) + "\n")
+    for name, draw in PICTURES.items() if args.pictures else ():
+        plots.save(draw(), args.pictures / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Tables and pictures of the documentation are those of the results that are stored."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import studies
+import tables
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def plain(text):
+    return text.replace("**", "")
+
+
+@pytest.mark.parametrize(
+    ("page", "table"), [(page, table) for page, some in tables.TABLES.items() for table in some], ids=str
+)
+def test_a_table_is_that_of_its_results(page, table):
+    text = plain((DOCS / page).read_text())
+    lines = list(table())
+    assert len(lines) >= 2
+    for line in lines:
+        assert line in text, f"{page}: {table.__name__} gives {line}"
+
+
+def test_other_results_make_another_table(tmp_path, monkeypatch):
+    """Or the comparison could not fail."""
+    lines = [line for name in ("batch-norm", "identity-path") for line in studies.read(name)]
+    for line in lines:
+        text = json.dumps(line).replace('"product": 1', '"product": 9').replace('"kept": 0.4', '"kept": 0.1')
+        with studies.path_of(line["study"], tmp_path).open("a") as file:
+            file.write(text + "\n")
+    monkeypatch.setattr(studies.read, "__defaults__", (tmp_path,))
+    for table in (tables.norms, tables.identity):
+        assert any(line not in (DOCS / "studies.md").read_text() for line in table())
+
+
+@pytest.mark.parametrize("name", tables.PICTURES)
+def test_a_picture_is_drawn_from_what_is_stored(name):
+    figure = tables.PICTURES[name]()
+    assert (DOCS / name).exists()
+    assert all(len(axis.lines) >= 4 for axis in figure.axes)
+
+
+@pytest.mark.parametrize("study", ["batch-norm", "identity-path"])
+def test_results_say_how_they_came_about(study):
+    lines = studies.read(study)
+    assert [line["seed"] for line in lines] == [0, 1, 2, 3, 4]
+    for line in lines:
+        assert line["machine"]["processor"]
+        assert line["machine"]["simd"]
+        assert line["numbers"]["seed"] == line["seed"]
+        assert line["options"] == lines[0]["options"]
+        assert "/" not in " ".join(line["options"]), "a place on one machine"
+
+
+def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(studies, "run", lambda study, options, seed: asked.append((options, seed)) or {"seed": seed})
+    for seeds in (["0", "1"], ["1", "2"]):
+        words = ["bottleneck", "--seeds", *seeds, "--results", str(tmp_path), "--", "--data", "/a", "--image-size", "8"]
+        monkeypatch.setattr(sys, "argv", ["studies.py", *words])
+        studies.main()
+    assert asked == [(["--data", "/a", "--image-size", "8"], seed) for seed in (0, 1, 2)]
+    assert [line["options"] for line in studies.read("bottleneck", tmp_path)] == [["--image-size", "8"]] * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.0, "1"), (0.158, "0.16"), (7304.5, "7,300"), (99_999.0, "100,000"), (2.17e-6, r"$2.2 \cdot 10^{-6}$")],
+)
+def test_powers(value, text):
+    assert tables.power(value) == text
+    numbers = [float(n) for n in re.findall(r"[-\d.]+", text.replace(",", "").replace("10^", ""))]
+    assert numbers[0] * 10 ** (numbers[1] if len(numbers) > 1 else 0) == pytest.approx(value, rel=0.05)
