@@ -1,11 +1,13 @@
 """Extras: nothing loads them unasked, and whoever asks for one that is not installed hears how to, before any work."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
 
 import tinyres as tr
+from tinyres.study import gym
 
 EXTRAS = ("hypothesis", "jinja2", "matplotlib", "mpi4py", "onnx", "onnxruntime", "sklearn", "tensorboardX", "torch")
 
@@ -39,12 +41,15 @@ def test_a_name_that_is_nowhere_is_an_attribute_error():
         ("tensorboardX", "tensorboard", lambda folder: tr.callbacks.TensorBoard(folder / "board")),
         ("matplotlib.figure", "plot", lambda folder: tr.callbacks.LearningRateFinder(folder / "rates.png")),
         ("onnx", "onnx", lambda folder: tr.from_onnx(folder / "model.onnx")),
+        ("hypothesis", "testing", lambda folder: importlib.import_module("tinyres.testing.strategies")),
+        ("hypothesis", "testing", lambda folder: gym.examine(folder / "tensor.py", gym.find("sqrt"))),
         ("onnx", "onnx", lambda folder: tr.export.to_onnx(tr.nn.Linear(2, 2), folder / "model.onnx")),
     ],
 )
 def test_an_extra_that_is_not_there_is_named_with_its_command(package, extra, use, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "tinyres.sklearn", raising=False)
+    for module in ("tinyres.sklearn", "tinyres.testing.strategies"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.delitem(vars(tr), "sklearn", raising=False)
     with pytest.raises(ImportError, match=rf"pip install 'tinyres\[{extra}\]'"):
         use(tmp_path)

@@ -125,7 +125,7 @@ def test_each_picture_has_its_command_and_each_script_is_there():
     listed = {re.search(r"\.\./([\w-]+\.png)", cells[0])[1]: cells[1] for cells in rows(text, "picture")}
     assert set(listed) == {path.name for path in DOCS.glob("*.png")}
     assert all("`" in command for command in listed.values())
-    for script in re.findall(r"\b(?:benchmarks|reliability|examples)/[\w./]+\w", text):
+    for script in re.findall(r"\b(?:benchmarks|reliability|examples)/[\w./-]+\w", text):
         assert (ROOT / script).exists(), script
     for results in (ROOT / "benchmarks" / "results").iterdir():
         assert f"`benchmarks/results/{results.name}`" in text, results

@@ -21,12 +21,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinyres.extras import missing
+
 try:
     from hypothesis import strategies as st
-except ModuleNotFoundError as error:
-    raise ImportError(
-        "tinyres.testing.strategies needs Hypothesis: pip install hypothesis, or pip install 'tinyres[dev]'"
-    ) from error
+except ImportError as error:
+    raise ImportError(missing("tinyres.testing.strategies needs Hypothesis", "testing")) from error
 
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
