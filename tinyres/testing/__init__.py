@@ -1,8 +1,9 @@
-"""For testing numerical code, this package's and yours: `gradcheck`, and Hypothesis strategies.
+"""For testing numerical code, this package's and yours: `gradcheck`, Hypothesis strategies, and broken code.
 
-The strategies need Hypothesis: ``import tinyres.testing.strategies``, after ``pip install hypothesis``.
+The strategies need Hypothesis: ``import tinyres.testing.strategies``, after ``pip install 'tinyres[testing]'``.
 """
 
 from tinyres.testing.gradcheck import GradcheckError, gradcheck
+from tinyres.testing.vjp import check_vjp
 
-__all__ = ["GradcheckError", "gradcheck"]
+__all__ = ["GradcheckError", "check_vjp", "gradcheck"]
