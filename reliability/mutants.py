@@ -12,28 +12,20 @@ even compile is a mistake in the table, and ends the run.
 
 import argparse
 import json
-import os
 import queue
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-from tinyres.testing.mutants import MUTANTS, Mutant
+from tinyres.testing.mutants import MUTANTS
+from tinyres.testing.mutation import Failure, Mutant, first_failure
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 5 * 60  # seconds: what takes longer hangs
 NO_FAULT = ("numba.core.errors", "SyntaxError", "IndentationError", "NameError", "ImportError")
-
-
-class Failure(NamedTuple):
-    test: str
-    error: str
 
 
 def main() -> None:
@@ -70,14 +62,14 @@ def try_all(mutants: list[Mutant], folder: Path, jobs: int) -> list[dict]:
         try:
             refresh(copy)
             mutant.apply(copy / "tinyres")
-            return first_failure(copy, mutant.tests), time.perf_counter() - began
+            return failure_of(copy, mutant.tests), time.perf_counter() - began
         finally:
             free.put(copy)
 
     copy = folder / "0"
     refresh(copy)
     for tests in sorted({m.tests for m in mutants}):
-        if failure := first_failure(copy, tests):
+        if failure := failure_of(copy, tests):
             sys.exit(f"{failure.test} fails without any mutant: {failure.error}")
     print("the tests pass without any mutant", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
@@ -102,36 +94,14 @@ def refresh(copy: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", copy)
 
 
-def first_failure(copy: Path, tests: str) -> Failure | None:
+def failure_of(copy: Path, tests: str) -> Failure | None:
     """The first of the tests that fails."""
     file, _, expression = tests.partition(" ")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/{file}", "-k", expression]
     cache = copy.parent / "cache"  # of all copies: in it, each version of the kernels has its own folder
-    settings = {"PYTHONPATH": str(copy), "TINYRES_CACHE": str(cache), "CI": "1"}  # CI: pytest's summary is not cut
-    process = subprocess.Popen(
-        command,
-        cwd=copy,
-        env={**os.environ, **settings},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # a group of its own, with what the tests start
-    )
     try:
-        output, _ = process.communicate(timeout=LIMIT)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return Failure(tests, f"still running after {LIMIT} s")
-    if process.returncode == 0:
-        return None
-    for line in output.splitlines():
-        if line.startswith(("FAILED ", "ERROR ")):
-            test, _, error = line.partition(" ")[2].partition(" - ")
-            return Failure(test, error)
-    if process.returncode > 0:  # pytest did not run at all: that is no verdict
-        sys.exit(f"{' '.join(command)}: exit code {process.returncode}\n{output[-4000:]}")
-    return Failure(tests, f"Python died of signal {-process.returncode}")
+        return first_failure(copy, [f"tests/{file}", "-k", expression], {"TINYRES_CACHE": str(cache)}, limit=LIMIT)
+    except ValueError as error:
+        sys.exit(f"tests/{file} -k {expression!r}: {error}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 from support.registry import REGISTRY
 
 import tinyres as tr
-from tinyres.testing import GradcheckError, gradcheck, mutants
+from tinyres.testing import GradcheckError, gradcheck
 from tinyres.testing.mutants import MUTANTS, PACKAGE
+from tinyres.testing.mutation import Mutant
 from tinyres.testing.strategies import numbers
 
 
@@ -33,7 +34,7 @@ def test_mutant_changes_its_file_and_no_other(mutant, copy):
         assert (source != path.read_text()) == (changed == copy / mutant.file)
     compile((copy / mutant.file).read_text(), mutant.file, "exec")
     with pytest.raises(ValueError, match=r"0 times, expected once"):
-        mutants.Mutant("again", mutant.file, "text that is nowhere", "", "").apply(copy)
+        Mutant("again", mutant.file, "text that is nowhere", "", "").apply(copy)
 
 
 def functions(names):

@@ -10,6 +10,7 @@ MODULES = [
     *(f"tinyres.{name}" for name in tr.__all__ if inspect.ismodule(getattr(tr, name))),
     "tinyres.nn.init",
     "tinyres.runs",
+    "tinyres.testing.mutation",
     "tinyres.testing.strategies",
     "tinyres.verify",
 ]

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from tinyres.files import write_whole
 from tinyres.study import substitute
-from tinyres.testing.mutants import MUTANTS, PACKAGE, Mutant
+from tinyres.testing.mutants import MUTANTS, PACKAGE
+from tinyres.testing.mutation import Mutant
 
 LIMIT = 60.0  # seconds that a check may take
 

@@ -1,46 +1,11 @@
-"""Gradients broken on purpose, one small edit each: what the tests must notice, and learners find.
-
-A mutant replaces one piece of text in one file of the package. It is applied to a copy, never to the package itself.
-The idea is DeMillo, Lipton and Sayward's, "Hints on test data selection", 1978: tests that notice small faults notice
-large ones.
-"""
+"""Gradients of tinyres broken on purpose, one small edit each: what the tests must notice, and learners find."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+
+from tinyres.testing.mutation import Mutant
 
 PACKAGE = Path(__file__).parents[1]
-
-
-class Mutant(NamedTuple):
-    """One fault."""
-
-    name: str
-    file: str  # in the package
-    before: str  # occurs once in it
-    after: str
-    tests: str  # file of tests that must notice, and an expression for pytest -k
-    op: str = ""  # of `tinyres.ops`, whose gradcheck shows it; none where it takes a kernel, or more than one operation
-
-    def apply(self, package: Path) -> None:
-        """Put the fault into a copy of the package.
-
-        Raises
-        ------
-        ValueError
-            Where the text to replace is not there exactly once.
-        """
-        path = package / self.file
-        path.write_text(self.edit(path.read_text()))
-
-    def edit(self, source: str) -> str:
-        """The file's text with the fault, from the text without; raises what `apply` does."""
-        if source.count(self.before) != 1:
-            raise ValueError(
-                f"{self.name}: {self.file} holds its text {source.count(self.before)} times, expected once"
-            )
-        return source.replace(self.before, self.after)
-
 
 _OPS, _TAPE, _CONV = "test_ops.py", "test_tensor.py", "test_kernels.py conv"
 _POOL, _NORM, _WINOGRAD = "test_kernels.py pool", "test_kernels.py norm or statistics or variance", "test_winograd.py"
