@@ -40,9 +40,9 @@ def mutant(after, name="fault", file="half.py"):
 def test_mutants_are_noticed_or_not_and_the_project_stays_as_it_is(project):
     folder = project()
     before = {path: path.read_text() for path in folder.rglob("*")}
-    verdicts = list(try_mutants([mutant("n // 2 + 1"), mutant("(n + 1) // 2"), mutant("n // 3")], folder))
+    verdicts = list(try_mutants([mutant("n // 2 + 1"), mutant("(n + 1) // 2")], folder))
     seen = [v.failure and v.failure.test for v in verdicts]
-    assert seen == ["test_half.py::test_four", None, "test_half.py::test_four"]
+    assert seen == ["test_half.py::test_four", None]
     assert "assert 3 == 2" in verdicts[0].failure.error
     assert all(v.seconds > 0 for v in verdicts)
     assert {path: path.read_text() for path in folder.rglob("*")} == before
