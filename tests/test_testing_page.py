@@ -39,6 +39,8 @@ def test_the_stored_result_is_of_mutants_and_properties_that_there_are():
             if failure:
                 file, function = re.match(r"tests/test_(\w+)\.py::test_(\w+)", failure[0]).groups()
                 assert properties.OF[f"{file}.{function}"] == name
+        if not any(m["noticed"].values()):
+            assert PAGE.read_text().count(m["name"]) == 2, "in the table, and in the text, which says what notices it"
     assert len(MUTANTS) == int(re.search(r"`tinyres.testing.mutants` has (\d+) of them", PAGE.read_text())[1])
     assert result["examples"] == properties.EXAMPLES
 
