@@ -1,5 +1,7 @@
-"""Weights beside those that are trained: their mean, which is often better than where training ends, and slow ones that
-training goes back to."""
+"""Weights beside those that are trained.
+
+Their mean is often better than where training ends; slow weights are those that training goes back to.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -136,11 +138,9 @@ class Lookahead(_Beside):
 
     Notes
     -----
-    Every k-th step n of N, and after the last, with slow weights s and trained ones w::
+    Every k-th step n of N, and after the last, with slow weights s and trained ones w,
 
-        d = decay^k (n / N)^3
-        s <- d s + (1 - d) w
-        w <- s
+        d = decay^k (n / N)^3,   s <- d s + (1 - d) w,   w <- s.
 
     At first s is w, and training is as without; towards its end each k steps go only a part of their way, 1 - d, and
     what of them was noise averages out, as at a lower learning rate, while each step is as long as before.

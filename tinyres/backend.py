@@ -78,8 +78,10 @@ class use_backend(_Choice):
 
 
 class use_algorithm(_Choice):
-    """How the Numba backend convolves: ``"direct"`` (implicit im2col on the register tile), ``"im2col"`` (explicit
-    im2col and a matrix product), or ``"auto"``, the default: Winograd's method where it is faster than direct.
+    """How the Numba backend convolves: ``"direct"``, ``"im2col"``, or ``"auto"``, the default.
+
+    ``"direct"`` is implicit im2col on the register tile, ``"im2col"`` explicit im2col and a matrix product, and
+    ``"auto"`` takes Winograd's method where it is faster than direct.
 
     Winograd's sums are rounded three to five times as coarsely as direct ones, and where an input is infinite or NaN,
     the outputs of its whole tile of 4 x 4 become NaN. So may those of neighbouring groups where groups are narrow (up

@@ -87,8 +87,11 @@ class Callback:
         """After each step, with its ``loss``, its learning rate ``lr``, and ``images``, how many it took."""
 
     def on_epoch_end(self, training: Training, logs: Logs) -> None:
-        """After each epoch, with its record: ``epoch``, ``step``, ``lr``, ``train_loss``, ``train_accuracy`` and, with
-        validation images, ``validation_loss`` and ``validation_accuracy``."""
+        """After each epoch, with its record.
+
+        It has ``epoch``, ``step``, ``lr``, ``train_loss``, ``train_accuracy`` and, with validation images,
+        ``validation_loss`` and ``validation_accuracy``.
+        """
 
     def on_stopping(self, training: Training) -> None:
         """When a first signal asks to stop: the step goes on to its end, while a second would break it off."""

@@ -56,8 +56,9 @@ class Found(NamedTuple):
 
 
 def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: int = 100) -> Found:
-    """Train for some steps at rates that rise from one to the next by the same factor, until the loss explodes; then
-    put everything back as it was.
+    """Train for some steps at rates that rise until the loss explodes, and tell at which rate it was lowest.
+
+    The rate rises from one step to the next by the same factor. Then everything is put back as it was.
 
     Parameters
     ----------

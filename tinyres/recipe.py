@@ -148,8 +148,9 @@ class Config:
             models.check_name(self.model)
 
     def extends(self, other: Any) -> bool:
-        """Whether a run of this configuration may go on from a state of `other`'s, a dict: it has the same in all
-        fields, but perhaps more epochs.
+        """Whether a run of this configuration may go on from a state of `other`'s, a dict.
+
+        It may where it has the same in all fields, but perhaps more epochs.
 
         Examples
         --------

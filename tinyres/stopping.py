@@ -8,8 +8,9 @@ from typing import Any
 
 @contextmanager
 def stop_signals(told: Callable[[], None] | None = None) -> Iterator[Callable[[], bool]]:
-    """Note SIGINT and SIGTERM instead of raising, and call `told` at the first; a second one raises as usual. Yields a
-    function: whether one came.
+    """Note SIGINT and SIGTERM instead of raising, and call `told` at the first; a second one raises as usual.
+
+    Yields a function: whether one came.
 
     Examples
     --------

@@ -563,8 +563,10 @@ class Tensor:
     def var(
         self, axis: int | tuple[int, ...] | None = None, *, correction: float = 1, keepdims: bool = False
     ) -> "Tensor":
-        """Variance over the given axes (all of them by default), as in PyTorch: the sum of squares is divided by the
-        number of values less `correction`. NumPy's is ``correction=0``."""
+        """Variance over the given axes (all of them by default), as in PyTorch.
+
+        The sum of squares is divided by the number of values less `correction`. NumPy's is ``correction=0``.
+        """
         y, pullback = rules.variance(self._data, **self._spread(axis, correction, keepdims))
         return record("var", y, (self,), pullback)
 

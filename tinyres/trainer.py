@@ -301,8 +301,9 @@ class Trainer:
         return Labels(self.classes).named(self.logits(x).argmax(1))
 
     def scores(self, x: Any, y: Any = None) -> Scores:
-        """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`; of batches, by their labels, or by
-        the most probable ones where these are probabilities.
+        """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`.
+
+        Of batches, by their labels, or by the most probable ones where these are probabilities.
 
         Raises
         ------
@@ -332,8 +333,10 @@ class Trainer:
         return {"loss": scores.loss, "accuracy": scores.accuracy}
 
     def save(self, path: str | Path) -> None:
-        """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``: weights, classes and how
-        images are normalised. What a training goes on with, such as momentum, is kept in its `folder` alone.
+        """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``.
+
+        It has weights, classes and how images are normalised. What a training goes on with, such as momentum, is kept
+        in its `folder` alone.
 
         Raises
         ------

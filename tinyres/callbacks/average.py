@@ -7,8 +7,9 @@ from tinyres.recipe import Config
 
 
 class EMA(Callback):
-    """Keep an exponential moving average of the weights, see `tinyres.average.EMA`, and let that be what is validated,
-    saved, and left in the model at the end.
+    """Keep an exponential moving average of the weights: that is what is validated, saved, and left at the end.
+
+    See `tinyres.average.EMA`.
 
     Parameters
     ----------

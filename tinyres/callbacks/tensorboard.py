@@ -15,8 +15,9 @@ MOST = 100_000  # numbers of an array that a histogram is made of
 
 
 class TensorBoard(Callback):
-    """Write loss and rate of each step, the records of epochs, and histograms of weights and gradients, for
-    ``tensorboard --logdir FOLDER``.
+    """Write what ``tensorboard --logdir FOLDER`` shows.
+
+    That is loss and rate of each step, the records of epochs, and histograms of weights and gradients.
 
     Parameters
     ----------

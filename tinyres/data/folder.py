@@ -18,8 +18,10 @@ LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
 
 class Folder(NamedTuple):
-    """Pictures of a split, the number of each one's class, the classes' names, what could not be read, and where each
-    picture came from."""
+    """Pictures of a split and the numbers of their classes.
+
+    Also the classes' names, what could not be read, and where each picture came from.
+    """
 
     images: Any  # uint8 (N, 3, S, S): an array, or Pictures
     labels: np.ndarray  # int64 (N,)

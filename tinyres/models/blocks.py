@@ -52,8 +52,10 @@ class BasicBlock(Module):
         return self.bn2(self.conv2(y), residual=shortcut, relu=True)  # relu(F(x) + shortcut)
 
     def zero_residual(self) -> None:
-        """Make F(x) = 0, so that the block starts as its shortcut (Goyal et al., "Accurate, large minibatch SGD", 2017,
-        section 5.1)."""
+        """Make F(x) = 0, so that the block starts as its shortcut.
+
+        Goyal et al., "Accurate, large minibatch SGD", 2017, section 5.1.
+        """
         self.bn2.weight.data[...] = 0
 
 
@@ -77,8 +79,9 @@ class PlainBlock(BasicBlock):
 
 
 class Bottleneck(Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut: the first makes fewer channels, the last restores them (the
-    paper's figure 5, right).
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: the first makes fewer channels, the last restores them.
+
+    It is the one of the paper's figure 5, right.
 
     Parameters
     ----------

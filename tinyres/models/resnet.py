@@ -138,8 +138,9 @@ class ResNet(Module):
                     yield f"{stage}.{block._name}", block
 
     def parts(self) -> dict[str, list[Module]]:
-        """The network from the images on, by name: "stem", "layer1" and so on, and "head", which is what is new where a
-        network is made to tell other classes apart.
+        """The network from the images on, by name: "stem", "layer1" and so on, and "head".
+
+        The head is what is new where a network is made to tell other classes apart.
 
         Examples
         --------
@@ -151,8 +152,10 @@ class ResNet(Module):
         return {"stem": [self.conv1, self.bn1], **{s: [self._modules[s]] for s in self._stages}, "head": head}
 
     def recompute(self, blocks: int = 1) -> None:
-        """In training, keep only what goes into every so many blocks of a stage, and compute the rest again in
-        backward, see `tinyres.checkpoint`: gradients are the same to the last bit. 0 keeps everything, as at first.
+        """In training, keep only what goes into every so many blocks, and compute the rest again in backward.
+
+        The blocks are counted in each stage. Gradients are the same to the last bit, see `tinyres.checkpoint`. 0 keeps
+        everything, as at first.
 
         Examples
         --------

@@ -33,8 +33,9 @@ def manual_seed(seed: int) -> None:
 
 @contextmanager
 def nothing_drawn(most: int = sys.maxsize) -> Iterator[None]:
-    """Parameters made meanwhile are zero, which takes no time: for a model that is only looked at, or is filled from a
-    file next.
+    """Parameters made meanwhile are zero, which takes no time.
+
+    For a model that is only looked at, or is filled from a file next.
 
     A file can ask for a model of any size. ValueError for a parameter of more than `most` numbers.
 

@@ -209,8 +209,9 @@ class Module:
         return changed
 
     def register_forward_pre_hook(self, hook: Callable[["Module", tuple[Any, ...]], Any]) -> HookHandle:
-        """Call ``hook(module, args)`` before each forward; what it returns, a tuple or a single one, takes the place of
-        the arguments given by place, unless it is None.
+        """Call ``hook(module, args)`` before each forward; what it returns takes the place of the arguments.
+
+        It may return a tuple or a single argument, for those that were given by place; None leaves them as they are.
 
         Returns
         -------
@@ -251,8 +252,10 @@ class Module:
 
     # -- modes
     def train(self, mode: bool = True) -> "Module":
-        """Training behaviour (batch norm uses the batch's statistics) for this module and all below it that is not
-        frozen."""
+        """Training behaviour for this module and all below it that is not frozen.
+
+        Batch norm uses the batch's statistics then.
+        """
         for module in self.modules():
             module.training = mode and not module.frozen
         return self
@@ -262,8 +265,9 @@ class Module:
         return self.train(False)
 
     def freeze(self) -> "Module":
-        """Leave this module, and all below it, as it is: no parameter requires a gradient, and `train` changes nothing,
-        so that batch norm keeps its running statistics. For good.
+        """Leave this module, and all below it, as it is, for good.
+
+        No parameter requires a gradient, and `train` changes nothing, so that batch norm keeps its running statistics.
 
         Examples
         --------

@@ -71,11 +71,11 @@ def silu(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x P(x), with P the normal distribution's cumulative probability (Hendrycks and Gimpel, "Gaussian error linear
-    units", 2016).
+    """x P(x), with P the normal distribution's cumulative probability.
 
-    P(x) = (1 + erf(x / sqrt(2))) / 2, whose derivative is the density exp(-x^2 / 2) / sqrt(2 pi); so
-    dy/dx = P(x) + x exp(-x^2 / 2) / sqrt(2 pi).
+    Hendrycks and Gimpel, "Gaussian error linear units", 2016. P's derivative is the density, so
+
+        P(x) = (1 + erf(x / sqrt(2))) / 2,   dy/dx = P(x) + x exp(-x^2 / 2) / sqrt(2 pi).
 
     Examples
     --------

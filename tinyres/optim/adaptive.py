@@ -28,7 +28,7 @@ class AdamW(Optimizer):
     Loshchilov and Hutter, "Decoupled weight decay regularization", 2019, algorithm 2, in PyTorch's form: at step t,
 
         p <- p (1 - lr weight_decay),   m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,
-        p <- p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
+        a = m / (1 - b1^t),   b = v / (1 - b2^t),   p <- p - lr a / (sqrt(b) + eps).
 
     Examples
     --------

@@ -27,7 +27,11 @@ class SGD(Optimizer):
     -----
     As in PyTorch, with g the gradient plus weight decay,
 
-        v <- momentum v + g,   p <- p - lr v   (Nesterov: p <- p - lr (g + momentum v)).
+        v <- momentum v + g,   p <- p - lr v,
+
+    and in Nesterov's form the second step is
+
+        p <- p - lr (g + momentum v).
 
     Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the learning
     rate outside of v.

@@ -65,7 +65,7 @@ def gradcheck(
     -----
     With h = eps max(1, abs(x_j)), and e_j = 1 at element j and 0 elsewhere,
 
-        dy_i/dx_j = (y_i(x + h e_j) - y_i(x - h e_j)) / 2h + O(h^2) + O(u abs(y_i) / h),
+        dy_i/dx_j = (y_i(x + h e_j) - y_i(x - h e_j)) / 2h + O(h^2) + O(u |y_i| / h),
 
     where u = 1.1e-16 is float64's rounding. The first error term is Taylor's, the second that of subtracting two
     numbers which agree in most digits. Their sum is least at h about u^(1/3) = 5e-6, and near that 1e-10 for values
