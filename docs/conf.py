@@ -22,8 +22,9 @@ project = "tinyres"
 version = release = tinyres.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 extensions += ["command_reference", "drawn", "stepped"]  # in _ext
+extensions += ["extensions.docstrings", "extensions.papers"]
 extensions += ["sphinx_copybutton", "sphinx_design"]  # copies code at a click; answers that open
-exclude_patterns = ["_build", "jupyter_execute", "figures"]
+exclude_patterns = ["_build", "jupyter_execute", "figures", "extensions"]
 copybutton_exclude = ".linenos, .gp, .go"  # of a session what was typed, not the prompt and not the answer
 html_theme = "furo"
 html_title = "tinyres"
@@ -46,7 +47,8 @@ nb_merge_streams = True
 default_role = "py:obj"  # `name` in a docstring is a link where there is such a name, and code where not
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
-autodoc_typehints = "none"  # the docstrings say it with shapes
+autodoc_typehints = "none"  # extensions/docstrings.py takes them from the source
+maximum_signature_line_length = 88  # longer ones have a line for each parameter
 napoleon_google_docstring = False
 napoleon_use_rtype = napoleon_use_param = False  # `height, width : int` is one entry, not the same text twice
 napoleon_custom_sections = [("Attributes", "params_style")]
@@ -60,18 +62,6 @@ def mathml(self, node):
     raise nodes.SkipNode
 
 
-def mark_formulas(app, what, name, obj, options, lines):
-    """Indented paragraphs of a docstring's text are formulas, not quotations: show them as they are typed."""
-    marked, formulas, above = [], True, ""  # `above`: the last line that is not blank
-    for line, below in zip(lines, [*lines[1:], ""], strict=False):
-        if below and set(below) == {"-"}:
-            formulas = line == "Notes"  # in other sections, descriptions are indented
-        first_of_block = line.startswith(" ") and not above.startswith(" ") and marked and not marked[-1]
-        if formulas and first_of_block and not above.endswith("::"):
-            marked += [".. code-block:: none", ""]
-        marked.append(line)
-        above = line or above
-    lines[:] = marked
 
 
 def link_types(app, domain, objtype, content):
@@ -115,4 +105,3 @@ def setup(app):
     app.connect("doctree-read", open_large)
     app.connect("object-description-transform", link_types)
     app.connect("autodoc-skip-member", leave_out_fields)
-    app.connect("autodoc-process-docstring", mark_formulas, priority=400)  # before napoleon

@@ -1,9 +1,11 @@
 """The site that `make docs` builds: links lead somewhere, no public name is missing, and all can be read."""
 
+import inspect
 import json
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote_plus, unquote, urlsplit
@@ -15,6 +17,8 @@ from support.public import MODULES, public
 from typer.main import get_command
 
 from tinyres import cli
+
+from tinyres.study.gym import LEVELS
 
 DOCS = Path(__file__).parents[1] / "docs"
 SITE = DOCS / "_build"
@@ -187,6 +191,128 @@ def test_pages_are_found_by_the_words_that_somebody_types(site):
     for words, page in MEANT.items():
         assert page in pages_with(words, "titleterms", "terms"), words
     assert pages_with("blockchain", "titleterms", "terms") == set()
+
+
+# ---------------------------------------------------------------- the API's pages
+def plain(markup):
+    return re.sub(r"\s+", " ", unescape(re.sub("<.*?>", "", markup))).strip()
+
+
+def signatures(pages):
+    """Of every name in the API: page, markup and text."""
+    for path, page in pages.items():
+        if path.parent.name == "api":
+            for name, markup in re.findall(r'<dt class="sig sig-object py" id="(.*?)">\n(.*?)</dt>', page.text, re.S):
+                yield name, (path, markup, plain(markup))
+
+
+def test_every_module_has_a_summary_of_its_names(site):
+    _, pages = site
+    shown = set()
+    for page in pages.values():
+        for table in re.findall(r'<table class="summary.*?</table>', page.text, re.S):
+            rows = re.findall(r"<tr.*?</tr>", table, re.S)[1:]
+            assert rows
+            for row in rows:
+                (name,) = re.findall(r'href="#(.*?)"', row)[:1]
+                summary = plain(row.split("</td>")[1])
+                assert name in page.anchors
+                assert summary, name
+                shown.add(name)
+    for module in MODULES:
+        names = [f"{module}.{name}" for name, _ in public(module)]
+        there = [name for name in names if any(name == full for full, _ in signatures(pages))]
+        assert set(there) - shown <= {"tinyres.Trainer"}, module  # which is alone in its section
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_docstring_begins_with_a_summary_of_one_line(module):
+    for name, value in public(module):
+        members = vars(value).items() if inspect.isclass(value) else ()
+        for member, method in [(name, value), *members]:
+            described = member == name or inspect.isfunction(method) or isinstance(method, property)
+            if described and not member.startswith("_") and method.__doc__:
+                first = inspect.cleandoc(method.__doc__).split("\n\n")[0]
+                assert "\n" not in first, f"{module}.{name}: {member}"
+
+
+def test_signatures_have_the_types_of_the_source(site):
+    _, pages = site
+    known = dict(signatures(pages))
+    texts = {name: text for name, (_, _, text) in known.items()}
+    assert "(x: Tensor, start_dim: int = 1, end_dim: int = -1) → Tensor" in texts["tinyres.ops.flatten"]
+    assert "running_mean: Array, running_var: Array, weight: Tensor" in texts["tinyres.ops.batch_norm"]
+    assert "kernel_size: int | tuple[int, int], *," in texts["tinyres.ops.avg_pool2d"]  # no private name
+    assert "rows: list[Row], optimizer: Cost, rest: float" in texts["tinyres.profile.Profile"]  # a data class
+    assert ": Array" in texts["tinyres.evaluation.Scores.confusion"]  # a property
+    assert 'href="tinyres.html#tinyres.Tensor"' in known["tinyres.ops.flatten"][1]
+    wrong = [text for text in texts.values() if re.search(r"\(self\b|\(cls\b|numpy\.ndarray|<class|object at 0x", text)]
+    assert wrong == []
+    bare = [
+        name
+        for module in MODULES
+        for name, value in public(module)
+        if inspect.isfunction(value) and (text := texts.get(f"{module}.{name}", "()")) and "()" not in text
+        if ":" not in text and module != "tinyres.testing.strategies"
+    ]
+    assert bare == []
+
+
+def test_every_public_name_leads_to_its_source(site):
+    _, pages = site
+    known, seen = dict(signatures(pages)), 0
+    for module in MODULES:
+        for name, value in public(module):
+            if f"{module}.{name}" not in known:
+                continue  # it is there under another name
+            path, markup, _ = known[f"{module}.{name}"]
+            (link,) = re.findall(
+                r'class="reference internal" href="(\.\./_modules/.*?)"><span class="viewcode-link"', markup
+            )
+            target, _, anchor = link.partition("#")
+            source = pages[(path.parent / target).resolve()].text
+            begin = (
+                unescape(re.sub("<.*?>", "", source.split(f'id="{anchor}">')[1][:2000])).replace("[docs]", "").strip()
+            )
+            if module == "tinyres.testing.strategies" and inspect.isfunction(value):  # Hypothesis hides its lines
+                assert begin.startswith(("@", "def "))
+                assert f"def {name}(" in begin
+            else:
+                assert begin.startswith(inspect.getsource(value).splitlines()[0]), f"{module}.{name}"
+            seen += 1
+    assert seen > 150
+
+
+def test_formulas_of_docstrings_are_mathml(site):
+    folder, pages = site
+    texts = [page.text for path, page in pages.items() if path.parent == folder / "api"]
+    entries = "".join(texts)
+    assert entries.count('<div class="math">') >= 20
+    assert "highlight-none" not in entries
+    (ops,) = (page.text for path, page in pages.items() if path.match("api/ops.html"))
+    assert "<mtext>softplus</mtext>" in ops
+    assert ops.count("<mi>&#x02202;</mi>") + ops.count("<mo>&#x02202;</mo>") >= 20  # partial derivatives
+
+
+def test_operations_say_which_levels_of_the_gym_are_theirs(site):
+    _, pages = site
+    (ops,) = (page.text for path, page in pages.items() if path.match("api/ops.html"))
+    entries = dict(
+        re.findall(r'<dt class="sig sig-object py" id="tinyres\.ops\.(\w+)">(.*?)(?=<dl class="py|\Z)', ops, re.S)
+    )
+    for op in {level.op for level in LEVELS}:
+        ((numbers, link),) = re.findall(r"Practise its gradient: levels? (.*?) of <a .*? href=\"(.*?)\"", entries[op])
+        assert [int(number) for number in re.findall(r"\d+", numbers)] == [v.number for v in LEVELS if v.op == op]
+        assert link == "../gym.html"
+    assert ops.count("Practise its gradient") == len({level.op for level in LEVELS})
+
+
+def test_titles_of_papers_are_links(site):
+    _, pages = site
+    (ops,) = (page.text for path, page in pages.items() if path.match("api/ops.html"))
+    assert '<a class="reference external" href="https://arxiv.org/abs/1502.03167">Batch normalization</a>' in ops
+    links = [link for page in pages.values() for link in page.links if link.startswith("https://arxiv.org/abs/")]
+    assert len(links) > 100
 
 
 def test_notebooks_show_what_they_compute(site):

@@ -1,0 +1,228 @@
+"""What the API's pages show beside the docstrings themselves: formulas, types, a summary, levels of the gym."""
+
+import ast
+import copy
+import functools
+import importlib
+import inspect
+from collections import defaultdict
+
+from docutils import nodes
+from extensions.formulas import with_formulas
+from sphinx import addnodes
+
+from tinyres.study.gym import LEVELS
+
+KINDS = {"class": "Class", "exception": "Error", "function": "Function", "data": "Data"}
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", set_formulas, priority=400)  # before napoleon, which writes lines anew
+    app.connect("autodoc-process-docstring", point_to_the_gym, priority=600)  # after it
+    app.connect("autodoc-process-signature", write_types)
+    app.connect("viewcode-follow-imported", find_source)
+    app.connect("doctree-read", mark_types)
+    app.connect("missing-reference", find_type)
+    app.connect("doctree-read", summarise)
+    return {"parallel_read_safe": True}
+
+
+# ---------------------------------------------------------------- formulas
+def set_formulas(app, what, name, obj, options, lines):
+    """Indented paragraphs of a docstring's text are formulas; code stands after ``::``."""
+    if (getattr(obj, "__module__", None) or name).startswith("tinyres"):  # not what a module has imported
+        lines[:] = with_formulas(lines)
+
+
+# ---------------------------------------------------------------- types
+def write_types(app, what, name, obj, options, signature, result):
+    """Signatures as the source has them: `Array`, where the interpreter knows of ``numpy.ndarray[Any, ...]``."""
+    return as_written(obj) if what in {"class", "exception", "function", "method"} else None
+
+
+def as_written(obj):
+    """Parameters and result of a function, class or property, from its source; None where there is none.
+
+    Examples
+    --------
+    >>> from tinyres import ops
+    >>> as_written(ops.concat)
+    ('(tensors: Sequence[Tensor], axis: int=0)', 'Tensor')
+    """
+    getter = _getter(obj)
+    if getattr(obj, "_is_protocol", False):
+        return "", ""
+    if not inspect.isclass(obj):
+        function = getter or getattr(obj, "__func__", obj)
+    elif hasattr(obj, "_fields") or "__dataclass_fields__" in vars(obj):
+        return f"({', '.join(_fields(obj))})", ""
+    else:
+        function = obj.__init__
+    definition = _definition(function)
+    if definition is None:
+        return None
+    arguments = definition.args.posonlyargs or definition.args.args
+    if arguments and arguments[0].arg in {"self", "cls", "draw"}:  # who calls does not give them
+        del arguments[0]
+    parameters = "" if getter else f"({ast.unparse(definition.args)})"
+    return parameters, "" if definition.returns is None or inspect.isclass(obj) else ast.unparse(definition.returns)
+
+
+def _getter(value):
+    """The function of a property, also of one that keeps its value."""
+    return getattr(value, "fget", None) or (value.func if isinstance(value, functools.cached_property) else None)
+
+
+def _fields(cls):
+    """Of a named tuple or a data class, ``name: type = default``, those of its bases first."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        for node in getattr(_definition(base), "body", []):
+            if isinstance(node, ast.AnnAssign) and "init=False" not in ast.unparse(node):
+                default = "" if node.value is None else ast.unparse(node.value)
+                default = "..." if default.startswith("field(") else default
+                written = f"{node.target.id}: {ast.unparse(node.annotation)}"
+                found[node.target.id] = written + f" = {default}" * bool(default)
+    return found.values()
+
+
+def _definition(value):
+    """Where a function or class of this package is defined, as a tree; None for those of others."""
+    if not (getattr(value, "__module__", None) or "").startswith("tinyres"):
+        return None
+    tree = _source(value.__module__)
+    parts = value.__qualname__.rpartition("<locals>.")[2].split(".")  # Hypothesis puts its own function around one
+    aliases = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id[0] == "_"
+    }
+    for part in parts:
+        named = [node for node in tree.body if getattr(node, "name", None) == part]
+        if not named:
+            return None  # made by a data class, say
+        tree = named[0]
+    return _Shown(aliases).visit(copy.deepcopy(tree))
+
+
+@functools.cache
+def _source(module):
+    return ast.parse(inspect.getsource(importlib.import_module(module)))
+
+
+class _Shown(ast.NodeTransformer):
+    """Types as a reader needs them: without quotation marks, and what a private name stands for."""
+
+    def __init__(self, aliases):
+        self.aliases = aliases
+
+    def visit_arg(self, node):
+        node.annotation = self.shown(node.annotation)
+        return node
+
+    def visit_AnnAssign(self, node):
+        node.annotation = self.shown(node.annotation)
+        return node
+
+    def visit_FunctionDef(self, node):
+        self.generic_visit(node.args)
+        node.returns = self.shown(node.returns)
+        return node
+
+    def shown(self, annotation):
+        if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+            annotation = ast.parse(annotation.value, mode="eval").body
+        return annotation and _Unalias(self.aliases).visit(annotation)
+
+
+class _Unalias(ast.NodeTransformer):
+    def __init__(self, aliases):
+        self.aliases = aliases
+
+    def visit_Name(self, node):
+        return self.aliases.get(node.id, node)
+
+
+def mark_types(app, doctree):
+    """Sphinx takes any class of that name anywhere, and warns where there are two: `find_type` knows which is meant."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        if signature.parent["objtype"] == "property":  # the one kind that is not asked for its signature
+            owner = functools.reduce(
+                getattr, signature["class"].split("."), importlib.import_module(signature["module"])
+            )
+            name = signature["fullname"].rpartition(".")[2]
+            _, result = as_written(inspect.getattr_static(owner, name)) or ("", "")
+            signature += addnodes.desc_annotation("", f": {result}" if result else "")
+        for link in signature.findall(addnodes.pending_xref):
+            link.attributes.pop("refspecific", None)
+            link["in_signature"] = True
+        for value in list(signature.findall(addnodes.desc_annotation)):
+            if value.astext().startswith(" = ") and len(value.astext()) > 80:  # a table: the source shows it better
+                value.parent.remove(value)
+
+
+def find_type(app, env, node, contnode):
+    """The class that a type in a signature means: on the same page where it is there, else the only one there is."""
+    if not node.get("in_signature"):
+        return None
+    python, end = env.get_domain("py"), "." + node["reftarget"]
+    named = {entry.node_id: entry for name, entry in python.objects.items() if name.endswith(end) and not entry.aliased}
+    here = [entry for entry in named.values() if entry.docname == node["refdoc"]]
+    found = here or list(named.values())
+    if len(found) != 1 or found[0].objtype not in {"class", "exception", "data"}:
+        return None
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found[0].node_id, node, contnode)
+
+
+# ---------------------------------------------------------------- sources
+def find_source(app, module, name):
+    """The module in which a name is defined. Properties do not know theirs; their class does."""
+    value = importlib.import_module(module)
+    for part in name.split("."):
+        owner, value = value, getattr(value, part, None)
+    return owner.__module__ if _getter(value) else None
+
+
+# ---------------------------------------------------------------- summaries
+def summarise(app, doctree):
+    """Put a table before the names of a module: each with the first line of its docstring, a kind after the other."""
+    if not app.env.docname.startswith("api/"):
+        return
+    for section in list(doctree.findall(nodes.section)):
+        entries = [node for node in section.children if isinstance(node, addnodes.desc)]
+        if len(entries) < 2:
+            continue
+        by_kind = defaultdict(list)
+        for entry in entries:
+            by_kind[entry["objtype"]].append(entry)
+        place = section.index(entries[0])
+        place -= isinstance(section[place - 1], addnodes.index)
+        section[place:place] = [_table(KINDS[kind], by_kind[kind]) for kind in KINDS if kind in by_kind]
+
+
+def _table(kind, entries):
+    group = nodes.tgroup("", nodes.colspec(colwidth=30), nodes.colspec(colwidth=70), cols=2)
+    group += nodes.thead("", _row(nodes.paragraph("", kind), nodes.paragraph("", "In short")))
+    body = nodes.tbody()
+    for entry in entries:
+        signature = entry[0]
+        name = nodes.literal("", signature["fullname"], classes=["py", "py-obj"])
+        link = nodes.reference("", "", name, refid=signature["ids"][0], internal=True)
+        texts = [node for node in entry[-1].children if isinstance(node, nodes.paragraph)]
+        body += _row(nodes.paragraph("", "", link), texts[0].deepcopy() if texts else nodes.paragraph())
+    group += body
+    return nodes.table("", group, classes=["summary"])
+
+
+def _row(*cells):
+    return nodes.row("", *(nodes.entry("", cell) for cell in cells))
+
+
+# ---------------------------------------------------------------- the gym
+def point_to_the_gym(app, what, name, obj, options, lines):
+    """At the end of an operation with a broken gradient in the gym, where to practise it."""
+    module, _, op = name.rpartition(".")
+    levels = [str(level.number) for level in LEVELS if level.op == op]
+    if module == "tinyres.ops" and levels:
+        some = f"level {levels[0]}" if len(levels) == 1 else f"levels {', '.join(levels[:-1])} and {levels[-1]}"
+        lines += ["", f"Practise its gradient: {some} of :doc:`the gym </gym>`.", ""]
