@@ -15,14 +15,12 @@ from sphinx.domains.python import PyTypedField
 import tinyres
 
 HERE = Path(__file__).parent
-OURS = HERE / "_ext"  # what the site is built with
-sys.path[:0] = [str(OURS), str(HERE)]  # and figures/
+sys.path.insert(0, str(HERE))  # extensions/ and figures/
 
 project = "tinyres"
 version = release = tinyres.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-extensions += ["command_reference", "drawn", "stepped"]  # in _ext
-extensions += ["extensions.docstrings", "extensions.papers"]
+extensions += [f"extensions.{name}" for name in ("command_reference", "docstrings", "drawn", "papers", "stepped")]
 extensions += ["sphinx_copybutton", "sphinx_design"]  # copies code at a click; answers that open
 exclude_patterns = ["_build", "jupyter_execute", "figures", "extensions"]
 copybutton_exclude = ".linenos, .gp, .go"  # of a session what was typed, not the prompt and not the answer
@@ -31,7 +29,7 @@ html_title = "tinyres"
 html_math_renderer = "mathml"
 html_static_path = ["_static"]
 html_css_files = ["tinyres.css"]
-html_search_scorer = str(OURS / "search_scorer.js")
+html_search_scorer = str(HERE / "extensions" / "search_scorer.js")
 html_show_copyright = html_show_sourcelink = False
 html_copy_source = False
 pygments_style, pygments_dark_style = "a11y-light", "a11y-dark"  # their contrast is 4.5 or more
@@ -60,8 +58,6 @@ def mathml(self, node):
     formula = latex2mathml.converter.convert(node.astext(), display="block" if block else "inline")
     self.body.append(f'<div class="math">{formula}</div>' if block else formula)
     raise nodes.SkipNode
-
-
 
 
 def link_types(app, domain, objtype, content):

@@ -156,7 +156,7 @@ def test_the_line_that_converts_a_pth_file_is_the_one_of_the_message():
 # ---------------------------------------------------------------- the reference
 @pytest.fixture(scope="module")
 def reference():
-    spec = importlib.util.spec_from_file_location("command_reference", DOCS / "_ext" / "command_reference.py")
+    spec = importlib.util.spec_from_file_location("command_reference", DOCS / "extensions" / "command_reference.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

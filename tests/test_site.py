@@ -17,7 +17,6 @@ from support.public import MODULES, public
 from typer.main import get_command
 
 from tinyres import cli
-
 from tinyres.study.gym import LEVELS
 
 DOCS = Path(__file__).parents[1] / "docs"
