@@ -20,7 +20,9 @@ def plain(text):
 
 
 @pytest.mark.parametrize(
-    ("page", "table"), [(page, table) for page, some in tables.TABLES.items() for table in some], ids=str
+    ("page", "table"),
+    [(page, table) for page, some in tables.TABLES.items() for table in some],
+    ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_table_is_that_of_its_results(page, table):
     text = plain((DOCS / page).read_text())
