@@ -11,6 +11,7 @@ from tinyres.study.commands import (
     identity_path,
     landscape,
     memory,
+    responses,
     skip_path,
 )
 from tinyres.study.commands.shared import app
@@ -27,5 +28,6 @@ __all__ = [
     "identity_path",
     "landscape",
     "memory",
+    "responses",
     "skip_path",
 ]
