@@ -1,7 +1,7 @@
 """Run a study with several seeds, and keep its numbers with the machine that they come from.
 
     python benchmarks/studies.py batch-norm --seeds 0 1 2 3 4 -- --dataset cifar10
-    python benchmarks/studies.py identity-path --seeds 0 1 2 3 4 -- --dataset cifar10
+    python benchmarks/studies.py degradation --seeds 0 1 2 --keep study -- --dataset cifar10 --epochs 12
 
 What follows -- are options of `tinyres study NAME`. Each seed is a line of benchmarks/results/study-NAME.jsonl; what is
 there is not run again. `python benchmarks/tables.py` makes the tables of the documentation from these lines.
@@ -33,10 +33,12 @@ def read(study: str, results: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(study: str, options: list[str], seed: int) -> dict[str, Any]:
-    """The numbers of one seed, as the command writes them."""
-    with tempfile.TemporaryDirectory() as folder:
-        numbers = Path(folder) / "numbers.json"
+def run(study: str, options: list[str], seed: int, keep: Path | None = None) -> dict[str, Any]:
+    """The numbers of one seed, as the command writes them. What else it writes is kept where it is wanted: a study that
+    was stopped goes on from there."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = temporary if keep is None else str(keep / f"{study}-{seed}")
+        numbers = Path(temporary) / "numbers.json"
         command = ["-m", "tinyres", "study", study, *options, "--seed", str(seed)]
         subprocess.run([sys.executable, *command, "--out", folder, "--json", str(numbers)], check=True)
         return json.loads(numbers.read_text())
@@ -53,6 +55,9 @@ def main() -> None:
     parser.add_argument("study", help="of `tinyres study`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder; benchmarks/results by default")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="keep what each seed writes, such as trained networks"
+    )
     ours, options = sys.argv[1:], []
     if "--" in ours:
         place = ours.index("--")
@@ -62,7 +67,7 @@ def main() -> None:
         asked = {"study": args.study, "options": without_data(options), "seed": seed}
         if any(asked.items() <= line.items() for line in read(args.study, args.results)):
             continue
-        found = asked | {"machine": machine(tr.num_threads()), "numbers": run(args.study, options, seed)}
+        found = asked | {"machine": machine(tr.num_threads()), "numbers": run(args.study, options, seed, args.keep)}
         with path_of(args.study, args.results).open("a") as file:
             file.write(json.dumps(found) + "\n")
 

@@ -18,14 +18,8 @@ import numpy as np
 import studies
 
 from tinyres import plots
-from tinyres.study import batch_norm, identity_path
+from tinyres.study import batch_norm, gradient_flow, identity_path, skip_path
 from tinyres.study.probe import Moment
-
-
-def spread(values: Iterable[float], digits: int) -> str:
-    """The least and the most, as they are written, or the one number that they all are."""
-    texts = [f"{value:.{digits}f}" for value in (min(values), max(values))]
-    return " to ".join(dict.fromkeys(texts))
 
 
 def power(value: float) -> str:
@@ -78,6 +72,47 @@ def parts() -> Iterator[str]:
 
 
 # ---------------------------------------------------------------- docs/studies.md
+def between(values: Iterable[float], write: Callable[[float], str] = power) -> str:
+    """The least and the most, or the one number that all are as they are written."""
+    values = list(values)
+    return " to ".join(dict.fromkeys(map(write, (min(values), max(values)))))
+
+
+def flows() -> Iterator[str]:
+    """What a layer leaves of the gradient's norm, and all of them, at initialisation."""
+    found = defaultdict(list)
+    for line in studies.read("gradient-flow"):
+        for net in line["numbers"]["networks"]:
+            layers = [gradient_flow.Layer(**layer) for layer in net["moments"][0]["measured"]]
+            found[net["model"], net["variant"]].append(gradient_flow.whole(layers))
+    for (model, variant), pairs in found.items():
+        products, means = zip(*pairs, strict=True)
+        yield f"| `{model}`, {variant} | {between(means, '{:.2f}'.format)} | {between(products)} |"
+
+
+def quotients() -> Iterator[str]:
+    """How exact a difference quotient of `exp` is: the best step, its error, and slopes."""
+    curves = [line["numbers"]["curves"]["exp"] for line in studies.read("gradcheck")]
+    for dtype in ("float64", "float32"):
+        some = [curve[dtype] for curve in curves]
+        slopes = [
+            between(found, "{:.2f}".format) if None not in (found := [c["slopes"][kind] for c in some]) else "-"
+            for kind in ("central", "forward", "round-off")
+        ]
+        cells = [between(c[name] for c in some) for name in ("best_step", "best_error")]
+        yield f"| {dtype} | {' | '.join(cells + slopes)} |"
+
+
+def splits() -> Iterator[str]:
+    """The gradient at the forks of `resnet56`: through the shortcut by through the branch, and their cosine."""
+    for place, when in ((0, "at the start"), (-1, "after 100 steps")):
+        moments = [line["numbers"]["moments"][place] for line in studies.read("skip-path")]
+        blocks = [[skip_path.Split(**split) for split in moment["measured"]] for moment in moments]
+        ratios, each = [skip_path.typical(splits) for splits in blocks], [s for splits in blocks for s in splits]
+        cells = between(ratios, "{:.2f}".format), between((s.ratio for s in each if s.ratio), "{:.2f}".format)
+        yield f"| {when} | {' | '.join(cells)} | {between((s.cosine for s in each), '{:.2f}'.format)} |"
+
+
 def norms() -> Iterator[str]:
     """What all layers do to the gradient, with batch norm and without, over all seeds."""
     products = defaultdict(list)
@@ -85,7 +120,7 @@ def norms() -> Iterator[str]:
         for point in line["numbers"]["points"]:
             products[point["model"], point["batch_norm"], point["scale"]].append(point["product"])
     for name, norm in dict.fromkeys((name, norm) for name, norm, _ in products):
-        cells = [" to ".join(map(power, (min(p), max(p)))) for p in (products[name, norm, s] for s in (0.5, 1.0, 2.0))]
+        cells = [between(products[name, norm, scale]) for scale in (0.5, 1.0, 2.0)]
         yield f"| `{name}` | {'yes' if norm else 'no'} | {' | '.join(cells)} |"
 
 
@@ -98,7 +133,7 @@ def identity() -> Iterator[str]:
                 for name in ("kept", "share"):
                     stages[net["model"]][name].append(stage[name])
     for model, found in stages.items():
-        yield f"| `{model}` | {spread(found['kept'], 2)} | {spread(found['share'], 2)} |"
+        yield f"| `{model}` | {' | '.join(between(found[name], '{:.2f}'.format) for name in ('kept', 'share'))} |"
 
 
 def draw_norms() -> Any:
@@ -122,7 +157,7 @@ def draw_identity() -> Any:
 
 TABLES: dict[str, list[Callable[[], Iterator[str]]]] = {
     "recipes.md": [minutes, equality, parts],
-    "studies.md": [norms, identity],
+    "studies.md": [flows, norms, identity, splits, quotients],
 }
 PICTURES: dict[str, Callable[[], Any]] = {"batch-norm.png": draw_norms, "identity-path.png": draw_identity}
 

@@ -12,6 +12,7 @@ from support.public import MODULES, public
 import tinyres as tr
 from tinyres import cli
 from tinyres.study.commands import app
+from tinyres.study.gym import LEVELS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -27,6 +28,18 @@ def test_every_study_has_a_section_and_an_api():
     for path in Path(tr.__file__).parent.glob("study/*.py"):
         there = f"automodule:: tinyres.study.{path.stem}\n" in api
         assert there or path.stem == "__init__", f"docs/api/study.md: no {path.stem}"
+
+
+@pytest.mark.parametrize("page", ["tape", "conv2d", "batch_norm", "training_loop"])
+def test_levels_of_the_gym_that_a_page_of_the_tour_names_are_of_its_operations(page):
+    (line,) = re.findall(r"^Practise in \{doc\}`\.\./gym`: (.*)$", (DOCS / "tour" / f"{page}.md").read_text(), re.M)
+    named = set()
+    for numbers, ops in re.findall(r"levels? ([\d, and]+) (?:break )?(`\w+`|the sums)", line.replace("break ", "")):
+        named |= {(int(n), ops.strip("`")) for n in re.findall(r"\d+", numbers)}
+    assert named
+    levels = {(v.number, "the sums" if v.mutant.file.endswith("tape.py") else v.op) for v in LEVELS}
+    assert named <= levels
+    assert {pair for pair in levels if pair[1] in {op for _, op in named}} == named, "all of them"
 
 
 def test_every_picture_is_shown_and_small():

@@ -65,7 +65,9 @@ def test_results_say_how_they_came_about(study):
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(studies, "run", lambda study, options, seed: asked.append((options, seed)) or {"seed": seed})
+    monkeypatch.setattr(
+        studies, "run", lambda study, options, seed, keep: asked.append((options, seed)) or {"seed": seed}
+    )
     for seeds in (["0", "1"], ["1", "2"]):
         words = ["bottleneck", "--seeds", *seeds, "--results", str(tmp_path), "--", "--data", "/a", "--image-size", "8"]
         monkeypatch.setattr(sys, "argv", ["studies.py", *words])
