@@ -316,11 +316,13 @@ def test_images_of_any_number_of_channels(name, channels):
 
 
 def test_unknown_options_are_named_with_those_there_are():
-    with pytest.raises(TypeError, match=r"num_clases: no option of .* have num_classes, .*did you mean num_classes\?"):
+    with pytest.raises(
+        TypeError, match=r"num_clases: this network .* expected num_classes, .*did you mean num_classes\?"
+    ):
         models.create("resnet20", num_clases=3)
-    with pytest.raises(TypeError, match=r"groups: no option of these blocks or of a network"):
+    with pytest.raises(TypeError, match=r"groups: this network and its blocks have no such option"):
         models.resnet20(groups=2)
-    with pytest.raises(TypeError, match=r"group: no option .*width_per_group, stride_on_1x1; did you mean groups\?"):
+    with pytest.raises(TypeError, match=r"group: this network .*width_per_group, stride_on_1x1; did you mean groups\?"):
         models.resnet50(group=2)
 
 

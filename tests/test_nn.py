@@ -178,7 +178,7 @@ def test_missing_forward_is_named():
     class Idle(nn.Module):
         pass
 
-    with pytest.raises(TypeError, match=r"Idle defines no forward\(\)"):
+    with pytest.raises(TypeError, match=r"Idle does not define forward\(\)"):
         Idle()(1)
 
 

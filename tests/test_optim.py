@@ -406,8 +406,8 @@ def test_state_that_does_not_fit_is_named_and_changes_nothing(make, damage):
     [
         (lambda p: optim.SGD([], 0.1), "params: got no parameters"),
         (lambda p: optim.SGD([{"params": []}], 0.1), "params: got no parameters"),
-        (lambda p: optim.SGD([p, p], 0.1), "params: one parameter is there twice"),
-        (lambda p: optim.SGD([{"params": [p]}, {"params": [p]}], 0.1), "params: one parameter is there twice"),
+        (lambda p: optim.SGD([p, p], 0.1), "params: got one parameter twice"),
+        (lambda p: optim.SGD([{"params": [p]}, {"params": [p]}], 0.1), "params: got one parameter twice"),
         (lambda p: optim.SGD([p], -0.1), r"lr: got -0\.1, expected 0\.0 or more"),
         (lambda p: optim.SGD([p], math.nan), r"lr: got nan"),
         (lambda p: optim.SGD([{"params": [p], "lr": -1}], 0.1), r"lr: got -1"),
@@ -434,7 +434,7 @@ def test_optimizers_say_what_is_wrong(make, message):
 def test_an_optimizer_needs_an_update():
     p = parameter([1.0])
     p.grad = np.ones(1)
-    with pytest.raises(TypeError, match=r"Optimizer defines no update\(\)"):
+    with pytest.raises(TypeError, match=r"Optimizer does not define update\(\)"):
         optim.Optimizer([p], {"lr": 0.1, "weight_decay": 0.0}).step()
 
 

@@ -34,7 +34,7 @@ def test_old_channels_stand_between_the_new_ones(channels, new, side, stride, da
 
 @pytest.mark.parametrize("before", [-1, 3])
 def test_more_zeros_before_than_there_are(before):
-    with pytest.raises(ValueError, match=rf"before: got {before}, expected 0 to 2, the channels that are new"):
+    with pytest.raises(ValueError, match=rf"before: got {before}, expected 0 to 2, the number of new channels"):
         PaddedIdentity(4, 6, 2, before=before)
 
 

@@ -502,7 +502,7 @@ def test_arguments_and_parameters_cannot_be_changed_in_place():
 
 
 def test_leaf_that_fn_makes():
-    with pytest.raises(RuntimeError, match=r"must not be replaced before backward .*, nor made in fn"):
+    with pytest.raises(RuntimeError, match=r"must not be replaced before backward .*, nor be created in fn"):
         second_run(lambda x: x * leaf(1.0), leaf(2.0))
 
 

@@ -79,10 +79,10 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a checker would take any name for one of these
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        """``tr.sklearn`` loads scikit-learn, which is an extra, when somebody asks for it."""
+        """Load ``tr.sklearn`` only when it is used: it needs scikit-learn, which is an extra."""
         if name == "sklearn":
             return importlib.import_module("tinyres.sklearn")
         raise AttributeError(f"module 'tinyres' has no attribute {name!r}")

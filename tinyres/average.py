@@ -1,6 +1,7 @@
-"""Weights beside those that are trained.
+"""A second set of weights beside the trained ones: an average (`EMA`), or slow weights (`Lookahead`).
 
-Their mean is often better than where training ends; slow weights are those that training goes back to.
+An average of the weights is often more accurate than the weights at the end of training. Slow weights replace the
+trained ones from time to time.
 """
 
 from collections.abc import Iterator
@@ -11,8 +12,7 @@ from tinyres.tape import Array
 
 
 class _Beside:
-    """A second set of a model's weights and of batch norm's running statistics, drawn towards its own every so many
-    steps."""
+    """A second set of a model's weights and running statistics, which moves towards the model's own every few steps."""
 
     def __init__(self, model: Module, decay: float, every: int) -> None:
         if not 0 <= decay <= 1:
@@ -23,12 +23,12 @@ class _Beside:
         self.start()
 
     def start(self) -> None:
-        """Begin anew, with the weights that the model has."""
+        """Start again, with the current weights of the model."""
         self.steps = 0
         self.arrays = {name: array.copy() for name, array in self._trained()}
 
     def _trained(self) -> Iterator[tuple[str, Array]]:
-        """The model's own arrays, as they are now, each once; whole numbers, which are counts, have no mean."""
+        """The model's arrays as they are now, each once; without arrays of int, which are counts and have no mean."""
         own = {id(array): (name, array) for name, array in self.model.named_arrays() if array.dtype.kind == "f"}
         return iter(own.values())
 
@@ -40,7 +40,7 @@ class _Beside:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Inside this block, the model has these weights."""
+        """Inside this block, the model has these weights instead of its own."""
         self._swap()
         try:
             yield
@@ -57,8 +57,8 @@ class _Beside:
 def _put(array: Array, values: Array) -> None:
     if not array.flags.writeable:
         raise RuntimeError(
-            "average: got weights that a graph still holds, expected to change them: first call backward on what was "
-            "computed with them, or let go of it"
+            "average: cannot change the weights, since a graph still needs them: first call backward on the result "
+            "that was computed with them, or delete this result"
         )
     array[...] = values
 
@@ -70,11 +70,12 @@ class EMA(_Beside):
     ----------
     model : Module
     decay : float
-        Share of the average that a step leaves, 0 to 1: 0.99 is about the mean of the last hundred steps.
+        Factor on the old average in each step, 0 to 1. With 0.99 it is about the mean over the last hundred steps.
     every : int
-        Steps between two updates, each of which counts for so many: an update reads and writes all weights.
+        Steps between two updates. An update counts for this many steps. A larger number saves time, since an update
+        reads and writes all weights.
     epoch : int, optional
-        Steps of an epoch: there is an update at the end of each as well, where the average is looked at.
+        Number of steps of an epoch. If given, there is also an update at the end of each epoch, before evaluation.
 
     Raises
     ------
@@ -83,11 +84,12 @@ class EMA(_Beside):
 
     Notes
     -----
-    After n steps, of which the last k came after the update before, a <- d a + (1 - d) w, with
-    d = min(decay, (1 + n) / (10 + n))^k: so that the weights of the beginning, which are random, are soon forgotten.
+    After n steps, k of them since the last update, a <- d a + (1 - d) w, with
+    d = min(decay, (1 + n) / (10 + n))^k. The decay is small at first, so the random initial weights have no effect
+    after a few steps.
 
-    Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992; with a decay that begins low as
-    in TensorFlow's ExponentialMovingAverage.
+    Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992. The small decay at the start is
+    that of TensorFlow's ExponentialMovingAverage.
 
     Examples
     --------
@@ -111,25 +113,25 @@ class EMA(_Beside):
         super().__init__(model, decay, every)
 
     def update(self) -> None:
-        """Take in the weights as they are after one more step."""
+        """Call this after each step: it adds the current weights to the average."""
         before, self.steps = self.steps, self.steps + 1
         if self.steps % self.every == 0 or self.steps % self.epoch == 0:
-            last = max(before - before % self.every, before - before % self.epoch)  # update, of which nothing is kept
+            last = max(before - before % self.every, before - before % self.epoch)  # step of the last update
             self._draw(min(self.decay, (1 + self.steps) / (10 + self.steps)) ** (self.steps - last))
 
 
 class Lookahead(_Beside):
-    """Slow weights, which follow those that are trained, and take their place.
+    """Slow weights, which follow the trained weights and replace them every few steps.
 
     Parameters
     ----------
     model : Module
     decay : float
-        Share of the slow weights that a step leaves at the end of training, 0 to 1.
+        Factor on the slow weights for each step, at the end of training, 0 to 1.
     total : int
-        Steps of the training.
+        Number of steps of the training.
     every : int
-        Steps from one time that the slow weights take the place of the others to the next.
+        Number of steps from one replacement to the next.
 
     Raises
     ------
@@ -138,15 +140,15 @@ class Lookahead(_Beside):
 
     Notes
     -----
-    Every k-th step n of N, and after the last, with slow weights s and trained ones w,
+    With slow weights s and trained weights w, at every k-th step n of N, and after the last step,
 
         d = decay^k (n / N)^3,   s <- d s + (1 - d) w,   w <- s.
 
-    At first s is w, and training is as without; towards its end each k steps go only a part of their way, 1 - d, and
-    what of them was noise averages out, as at a lower learning rate, while each step is as long as before.
+    At first d is near 0, so s is w, and Lookahead has no effect. Towards the end, only the part 1 - d of the way of k
+    steps is kept. This averages out noise, as a lower learning rate does, but single steps stay as long as before.
 
-    Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", 2019, algorithm 1, with a d that does not change;
-    d by the cube of the time is that of Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.4.
+    Zhang et al., "Lookahead Optimizer: k steps forward, 1 step back", 2019, algorithm 1, where d is constant. The
+    factor (n / N)^3 is from Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.4.
 
     Examples
     --------
@@ -167,7 +169,7 @@ class Lookahead(_Beside):
         super().__init__(model, decay, every)
 
     def update(self) -> None:
-        """Look at the weights as they are after one more step, and perhaps take their place."""
+        """Call this after each step: every few steps it updates the slow weights and puts them into the model."""
         self.steps += 1
         if self.steps % self.every == 0 or self.steps == self.total:
             self._draw(self.decay**self.every * min(1, self.steps / self.total) ** 3)

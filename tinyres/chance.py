@@ -1,8 +1,8 @@
 """Random numbers that a forward pass draws, such as those of dropout.
 
-Each draw follows from a seed and from how many came before it, and there is no other state: a training run that begins
-each step anew with (seed, step) goes on after a stop as if there had been none, and who knows the number of draws can
-draw again. Each thread draws for itself.
+Each draw depends only on a seed and on the number of draws before it. A training run starts each step with
+(seed, step), so a run that was stopped and resumed draws the same numbers as one without a stop. A draw can be repeated
+if its number is known. Each thread has its own seed and count.
 """
 
 import threading
@@ -21,7 +21,7 @@ _chance = _Chance()
 
 
 def start(*seed: int) -> None:
-    """Begin anew: what is drawn from here on, in this thread, follows from these numbers.
+    """Set the seed: all later draws in this thread depend only on these numbers.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def start(*seed: int) -> None:
 
 
 def uniform(*shape: int) -> np.ndarray:
-    """Numbers from 0 to 1, float32.
+    """Uniform random numbers from 0 to 1, float32, of this shape.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def uniform(*shape: int) -> np.ndarray:
 
 
 def now() -> tuple[tuple[int, ...], int]:
-    """The seed, and how many times was drawn since: what the next draws follow from.
+    """The seed, and the number of draws since it was set: the next draws depend only on these.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def now() -> tuple[tuple[int, ...], int]:
 
 @contextmanager
 def again(then: tuple[tuple[int, ...], int]) -> Iterator[None]:
-    """Inside this block, draw as at another time, see `now`; then go on.
+    """Repeat the draws of an earlier moment (a result of `now`) inside this block; then continue as if without it.
 
     Examples
     --------

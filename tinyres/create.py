@@ -1,4 +1,4 @@
-"""Tensors made of numbers that are given, of another library's memory, of one number, or of chance."""
+"""New tensors: from given numbers, from another library's memory, filled with one number, or random."""
 
 import ctypes
 from typing import Any
@@ -10,23 +10,23 @@ from tinyres.nn import init
 from tinyres.tape import Array
 from tinyres.tensor import DTYPES, Tensor, as_dtype
 
-ON_THE_PROCESSOR = (1, 3, 11)  # DLPack's numbers of devices: its own memory, and that which CUDA or ROCm has pinned
+ON_THE_PROCESSOR = (1, 3, 11)  # DLPack's device numbers for main memory, also if CUDA or ROCm has pinned it
 
 
 def tensor(data: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of these numbers, which are copied; the same as `Tensor`, by PyTorch's name.
+    """A tensor with a copy of these numbers. It is the same as `Tensor`, with PyTorch's name.
 
     Parameters
     ----------
     data : array_like
     dtype : float32 or float64, optional
-        By default that of `data`, or float32 where it is neither.
+        By default that of `data`, or float32 if it is neither.
     requires_grad : bool
 
     Raises
     ------
     TypeError
-        Where `data` is no numbers, or holds tensors that require a gradient: see `ops.stack`.
+        If `data` does not consist of numbers, or has tensors that require a gradient (for these, see `ops.stack`).
 
     Examples
     --------
@@ -38,25 +38,26 @@ def tensor(data: Any, *, dtype: Any = None, requires_grad: bool = False) -> Tens
 
 
 def from_dlpack(x: Any) -> Tensor:
-    """A tensor in the memory of another library's array, which is not copied: what one side writes, the other reads.
+    """A tensor that shares the memory of another library's array. A change on one side is seen on the other.
 
     Parameters
     ----------
     x : object with ``__dlpack__`` and ``__dlpack_device__``
-        Of PyTorch, NumPy, JAX or any library that follows the array API standard, of float32 or float64, with any
-        strides, such as channels-last images of PyTorch's. It is kept alive.
+        An array of PyTorch, NumPy, JAX or another library that follows the array API standard. Its dtype is float32 or
+        float64. Any strides are allowed, such as those of PyTorch's channels-last images. The tensor keeps it alive.
 
     Returns
     -------
     Tensor
-        Without history, and read-only where `x` is (JAX's arrays are).
+        A leaf that requires no gradient. It is read-only if `x` is (as arrays of JAX are).
 
     Raises
     ------
     TypeError
-        Where `x` does not know DLPack, or is of another dtype.
+        If `x` does not support DLPack, or has another dtype.
     ValueError
-        Where it is not in the processor's memory, or its library refuses: PyTorch does so for what requires a gradient.
+        If it is not in main memory, or its library refuses to share it: PyTorch does so for a tensor that requires a
+        gradient.
 
     Notes
     -----
@@ -79,7 +80,7 @@ def from_dlpack(x: Any) -> Tensor:
         )
     try:
         array = np.from_dlpack(x)
-    except RuntimeError as error:  # NumPy's, of a dtype that it does not have
+    except RuntimeError as error:  # from NumPy, for a dtype that it does not have
         raise _wrong_dtype(x) from error
     except BufferError as error:
         raise ValueError(f"x: its library does not share it: {error}") from error
@@ -89,10 +90,10 @@ def from_dlpack(x: Any) -> Tensor:
 
 
 def _device(x: Any) -> int | None:
-    """DLPack's number of the kind of device that holds an array; None where there is none."""
+    """DLPack's number of the kind of device that holds an array, or None if there is none."""
     try:
         return x.__dlpack_device__()[0]
-    except (ValueError, BufferError):  # as of PyTorch's "meta", which holds nothing
+    except (ValueError, BufferError):  # for example PyTorch's device "meta", which has no memory
         return None
 
 
@@ -101,8 +102,8 @@ def _wrong_dtype(x: Any) -> TypeError:
 
 
 def _lockable(array: Array) -> Array:
-    """The same memory, as an array that can be made writable again after it was read-only while the tape needed it:
-    NumPy allows that only where it can ask the owner of the memory, and another library does not answer."""
+    """The same memory as an array that can be made read-only by the tape, and writable again afterwards: NumPy does not
+    allow this for an array whose memory belongs to another library."""
     if not array.flags.writeable:
         return array
     start, stop = byte_bounds(array)
@@ -123,7 +124,7 @@ def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> 
     Raises
     ------
     TypeError, ValueError
-        Where the shape is not whole numbers of 0 or more.
+        If the shape does not consist of whole numbers of 0 or more.
 
     Examples
     --------
@@ -135,7 +136,7 @@ def zeros(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> 
 
 
 def ones(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    """A tensor of ones; parameters and errors as of `zeros`.
+    """A tensor of ones. Parameters and errors are those of `zeros`.
 
     Examples
     --------
@@ -147,9 +148,9 @@ def ones(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> T
 
 
 def randn(*shape: Any, dtype: Any = np.float32, requires_grad: bool = False) -> Tensor:
-    """A tensor of normal random numbers of mean 0 and variance 1, which follow from `tr.manual_seed`.
+    """A tensor of normal random numbers with mean 0 and variance 1. They depend on the seed of `tr.manual_seed`.
 
-    Parameters and errors as of `zeros`.
+    Parameters and errors are those of `zeros`.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-"""Memory for time: drop what a part of the network saved, and compute it again in the backward pass.
+"""Save memory, but take more time: drop activations of a part of the network, and compute them again in backward.
 
-A pullback needs activations, so a training step holds nearly all that its forward pass has computed. `checkpoint` runs
-a function and lets its nodes go on the tape as ever, with their parents, but takes the pullbacks from them, and with
-these the arrays. When backward comes to the first of the nodes, the function runs again, and its new nodes lend their
-pullbacks to the old ones. So backward goes through the same graph in the same order, and no bit of a gradient differs.
+A pullback needs activations, so a training step keeps nearly everything that its forward pass computed. `checkpoint`
+runs a function, and its nodes are recorded on the tape as usual. Then it removes their pullbacks, which frees the
+arrays. When backward reaches the first of these nodes, the function runs again, and the old nodes get the pullbacks of
+the new ones. So backward goes through the same graph in the same order, and gradients are equal to the last bit.
 """
 
 import copy
@@ -22,38 +22,39 @@ T = TypeVar("T")
 
 
 def checkpoint(fn: Callable[..., T], *args: Any) -> T:
-    """Compute ``fn(*args)``, keep of it only the arguments, and compute it again when backward needs the rest.
+    """Compute ``fn(*args)``, but keep only the arguments, and compute it again in backward.
 
     Parameters
     ----------
     fn : callable
-        Anything that computes with tensors, such as a module. It must do the same when it is called again: values
-        that it takes from elsewhere (parameters above all) must not have been replaced, nor the backend.
+        A function of tensors, such as a module. It must do the same in both calls: the parameters and other values
+        that it uses, and the backend, must not be replaced between them.
     *args
-        For `fn`. Tensors are read-only until backward has run. A `numpy.random.Generator` is replayed, as is what
-        `ops.dropout` draws.
+        Arguments of `fn`. Tensors are read-only until backward has run. A `numpy.random.Generator` gives the same
+        numbers in the second call, and so does `ops.dropout`.
 
     Returns
     -------
     object
-        What `fn` returned: a tensor, several, or whatever else.
+        The result of `fn`: a tensor, several, or something else.
 
     Raises
     ------
     RuntimeError
-        In backward, where the second run of `fn` does not carry out the same operations as the first, with the same
-        arrays. Values are compared where this costs nothing: arrays from outside that need a gradient must be the same
-        ones, and a batch norm must find the same mean and variance. Also where `fn` itself calls backward.
+        In backward, if the second run of `fn` does not carry out the same operations on the same arrays as the first.
+        Values are compared only if this is cheap: arrays from outside `fn` that need a gradient must be the same
+        arrays, and a batch norm must find the same mean and variance. Also if `fn` itself calls backward.
 
     Notes
     -----
-    For a chain of n equal layers in segments of k, what is held at one time is the n / k inputs of segments and, in
-    backward, the activations of one segment, k: least, 2 sqrt(n), where k = sqrt(n). It costs one more forward pass
-    (Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost", 2016, section 4.1, equation 1).
+    Take a chain of n equal layers in segments of k layers. The memory holds the inputs of n / k segments and, in
+    backward, the k activations of one segment. The sum is smallest for k = sqrt(n): it is 2 sqrt(n) then. The price is
+    one more forward pass (Chen, Xu, Zhang and Guestrin, "Training deep nets with sublinear memory cost", 2016,
+    section 4.1, equation 1).
 
-    Running statistics are updated, and forward hooks called, in the first run only. Hooks on gradients run once, as
-    ever. Inside another checkpoint, this one has nothing to drop until the outer one runs again. Under `no_grad` it
-    only calls `fn`. With ``retain_graph=True`` each backward runs `fn` again.
+    Running statistics are updated in the first run only, and forward hooks are called in the first run only, unless
+    they change an output. Hooks on gradients run once. A checkpoint inside another one drops nothing until the outer
+    one runs again. Under `no_grad` it only calls `fn`. With ``retain_graph=True`` each backward runs `fn` again.
 
     Examples
     --------
@@ -79,11 +80,11 @@ def checkpoint(fn: Callable[..., T], *args: Any) -> T:
 
 
 class _Segment:
-    """A function that is to run again, and what its operations were the first time."""
+    """A function that will run again, and the operations of its first run."""
 
     def __init__(self, fn: Callable[..., Any], args: Sequence[Any]) -> None:
         self.fn = fn
-        # tensors without their history, which the second run does not need
+        # tensors without their graph, which the second run does not need
         self.args = [_leaf(a) if isinstance(a, Tensor) else _snapshot(a) for a in args]
         self.scope, self.drawn = list(state.scope), chance.now()
         self.operations: list[_Operation] = []
@@ -91,7 +92,7 @@ class _Segment:
         self.complete = False
 
     def take(self, index: int) -> Node:
-        """The second run's node of this number."""
+        """The node with this number in the second run."""
         node = self.made.pop(index, None)
         if node is None:
             made = self.run_again()
@@ -116,7 +117,7 @@ class _Segment:
 
 
 class _Operation:
-    """What must be the same the second time: what was computed, where, how, and from which arrays of others."""
+    """The facts that must be equal in both runs: operation, module, settings, and input arrays from outside."""
 
     def __init__(self, node: Node, outside: list[Array | Pending | None]) -> None:
         self.name, self.module, self.shape, self.dtype = node.name, node.module, node.shape, node.dtype
@@ -127,7 +128,7 @@ class _Operation:
 
 
 class _Later:
-    """Stands in for a pullback that was dropped."""
+    """Replaces a pullback that was dropped: it runs the function again."""
 
     def __init__(self, segment: _Segment, index: int) -> None:
         self.segment, self.index = segment, index
@@ -139,7 +140,7 @@ class _Later:
 
 
 class _First:
-    """Watches the first run: takes each node's pullback. `outer` is who watched before, and hears of it as well."""
+    """Watches the first run, and removes each node's pullback. `outer` watched before, and is told everything, too."""
 
     def __init__(self, segment: _Segment, outer: Watch | None) -> None:
         self.segment, self.outer = segment, outer
@@ -153,7 +154,7 @@ class _First:
             for array, parent in zip(inputs, node.parents, strict=True)
         ]
         held = [array for array in outside if array is not None]
-        if not segment.operations:  # backward comes here last, so that arguments are held and locked to the end
+        if not segment.operations:  # backward reaches this node last, so it keeps the arguments read-only to the end
             held += [arg.data for arg in segment.args if isinstance(arg, Tensor)]
         node.hold(_Later(segment, len(segment.operations)), held)
         segment.operations.append(_Operation(node, outside))
@@ -168,7 +169,7 @@ class _First:
 
 
 class _Again:
-    """Watches the second run: collects its nodes, each compared with that of the first."""
+    """Watches the second run: collects its nodes, and compares each with the first run's."""
 
     def __init__(self, segment: _Segment, outer: Watch | None) -> None:
         self.segment, self.outer = segment, outer
@@ -185,8 +186,8 @@ class _Again:
         for i, (was, array) in enumerate(zip(before.outside, inputs, strict=True)):
             if was is not None and was is not array:
                 raise RuntimeError(
-                    f"checkpoint: input {i} of {now} is not the array that it was in the first run; what fn takes "
-                    "from elsewhere must not be replaced before backward (as an optimizer's step does), nor made in fn"
+                    f"checkpoint: input {i} of {now} is not the array that it was in the first run; arrays that fn "
+                    "uses must not be replaced before backward (an optimizer's step does this), nor be created in fn"
                 )
         for key, value in before.attributes.items():
             if not _same(value, now.attributes[key]):
@@ -221,5 +222,5 @@ def _leaf(tensor: Tensor) -> Tensor:
 
 
 def _snapshot(arg: Any) -> Any:
-    """A random generator as it is now, and anything else itself."""
+    """A copy of a random generator in its current state; anything else as it is."""
     return copy.deepcopy(arg) if isinstance(arg, np.random.Generator) else arg

@@ -1,6 +1,6 @@
-"""Derivatives that take more than a line: for each function its value, and the pullback that belongs to it.
+"""Functions whose derivative needs more than one line of code: each returns its value and its pullback.
 
-On arrays alone. `Tensor` puts both on the tape; those of one line are written there.
+They compute on arrays. `Tensor` records them on the tape. Shorter derivatives are written in `Tensor` itself.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def matmul(a: Array, b: Array) -> Rule:
 
 
 def getitem(x: Array, index: Any) -> Rule:
-    """Each element gets the gradients of all places it was taken to: dx[index] += dy."""
+    """Each element gets the sum of the gradients of all its copies: dx[index] += dy."""
     parts = index if isinstance(index, tuple) else (index,)
     basic = all(i is None or i is ... or isinstance(i, int | slice) for i in parts)  # takes each element once
 
@@ -69,7 +69,7 @@ def _scatter(dx: Array, index: Any, basic: bool, dy: Array) -> None:
 
 
 def largest(x: Array, axes: tuple[int, ...], *, keepdims: bool) -> Rule:
-    """dx_i = dy [x_i = y] / k, where k elements are equal to the maximum y: they share the gradient equally."""
+    """dx_i = dy [x_i = y] / k, if k elements are equal to the maximum y: they share the gradient equally."""
     top = np.asarray(x.max(axes, keepdims=True))
 
     def pullback(dy: Array) -> Sequence[Array]:
@@ -80,9 +80,9 @@ def largest(x: Array, axes: tuple[int, ...], *, keepdims: bool) -> Rule:
 
 
 def variance(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool) -> Rule:
-    """y = sum_i (x_i - m)^2 / d with m the mean, so dx_j = dy 2 (x_j - m) / d.
+    """y = sum_i (x_i - m)^2 / d with the mean m, so dx_j = dy 2 (x_j - m) / d.
 
-    That m depends on x as well adds nothing: its part is -2 / d sum_i (x_i - m) dm/dx_j, and the sum is 0.
+    m depends on x, too, but the derivative through m is -2 / d sum_i (x_i - m) dm/dx_j = 0, since this sum is 0.
     """
     centred = x - x.mean(axes, keepdims=True)
     y = np.asarray((centred * centred).sum(axes, keepdims=keepdims) / x.dtype.type(degrees))
@@ -90,18 +90,18 @@ def variance(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool)
 
 
 def deviation(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool) -> Rule:
-    """y = sqrt(variance), so dx_j = dy (x_j - m) / (d y); and none where all x are equal, at the tip of a cone."""
+    """y = sqrt(variance), so dx_j = dy (x_j - m) / (d y). If all x are equal there is no derivative, and dx is 0."""
     square, pull = variance(x, axes, degrees=degrees, keepdims=keepdims)
     y = np.sqrt(square)
     return y, lambda dy: pull(dy * np.where(y == 0, 0, 0.5 / np.where(y == 0, 1, y)).astype(x.dtype, copy=False))
 
 
 def clip(x: Array, low: float | None, high: float | None) -> Rule:
-    """dx = dy where low <= x <= high, else 0: what was cut off has no influence."""
+    """dx = dy where low <= x <= high, else 0."""
     inside = (x >= (-np.inf if low is None else low)) & (x <= (np.inf if high is None else high))
     return np.clip(x, low, high), lambda dy: (np.where(inside, dy, 0),)
 
 
 def with_axes(dy: Array, axes: tuple[int, ...], ndim: int) -> Array:
-    """Put the axes back, with length 1, that a reduction took away."""
+    """Restore the axes that a reduction removed, with length 1."""
     return dy if dy.ndim == ndim else np.expand_dims(dy, axes)

@@ -1,6 +1,6 @@
-"""Learning rates as pure functions of the step: nothing to save, nothing to resume.
+"""Learning-rate schedules as pure functions of the step: they have no state to save.
 
-Each function here makes a `Schedule`, which takes the step (the first is 0) and gives the learning rate.
+Each function returns a `Schedule`: a function that takes the step (the first is 0) and returns the learning rate.
 """
 
 import math
@@ -11,7 +11,7 @@ Schedule: TypeAlias = Callable[[int], float]
 
 
 def constant(lr: float) -> Schedule:
-    """The same learning rate always.
+    """The same learning rate in every step.
 
     Examples
     --------
@@ -22,9 +22,9 @@ def constant(lr: float) -> Schedule:
 
 
 def steps(lr: float, milestones: Sequence[int], *, gamma: float = 0.1) -> Schedule:
-    """Multiply the learning rate by `gamma` at each milestone (steps).
+    """Start with `lr`, and multiply it by `gamma` at each milestone, which is a number of steps.
 
-    The paper's schedule for CIFAR-10 (section 4.2) is ``steps(0.1, [32_000, 48_000])``, ended at 64,000.
+    The paper's schedule for CIFAR-10 (section 4.2) is ``steps(0.1, [32_000, 48_000])``. It ends after 64,000 steps.
 
     Examples
     --------
@@ -36,7 +36,7 @@ def steps(lr: float, milestones: Sequence[int], *, gamma: float = 0.1) -> Schedu
 
 
 def cosine(lr: float, total: int, *, final: float = 0.0) -> Schedule:
-    """From `lr` down to `final` at step `total`, along half a cosine (Loshchilov and Hutter, "SGDR", 2017, equation 5).
+    """Half a cosine from `lr` down to `final` at step `total` (Loshchilov and Hutter, "SGDR", 2017, equation 5).
 
     Examples
     --------
@@ -49,9 +49,10 @@ def cosine(lr: float, total: int, *, final: float = 0.0) -> Schedule:
 
 
 def one_cycle(lr: float, total: int, *, warmup: float = 0.2, final: float = 0.0) -> Schedule:
-    """Straight up from 0 to `lr` in the first `warmup` of `total` steps, then straight down to `final`.
+    """Rise linearly from 0 to `lr`, then fall linearly to `final`. `warmup` is the part of all steps that rises.
 
-    Smith and Topin, "Super-convergence", 2018, with linear halves.
+    Smith and Topin, "Super-convergence", 2018, with two linear parts. ValueError if `warmup` is not 0 or more and less
+    than 1.
 
     Examples
     --------
@@ -61,7 +62,7 @@ def one_cycle(lr: float, total: int, *, warmup: float = 0.2, final: float = 0.0)
     """
     _check_total(total)
     if not 0 <= warmup < 1:
-        raise ValueError(f"warmup: got {warmup}, expected 0 or more and less than 1, the part of all steps")
+        raise ValueError(f"warmup: got {warmup}, expected 0 or more and less than 1, a part of all steps")
     peak = warmup * total
     return linear_warmup(lambda step: lr + (final - lr) * min(1, max(0, step - peak) / (total - peak)), math.ceil(peak))
 
@@ -69,7 +70,7 @@ def one_cycle(lr: float, total: int, *, warmup: float = 0.2, final: float = 0.0)
 def linear_warmup(schedule: Schedule, length: int) -> Schedule:
     """`schedule`, multiplied by (step + 1) / length in the first `length` steps.
 
-    He et al. start ResNet-110 at a lower rate for this reason (section 4.2).
+    He et al. start ResNet-110 at a lower rate, since 0.1 is too large for it at first (section 4.2).
 
     Examples
     --------
@@ -90,14 +91,14 @@ class _HasRate(Protocol):
 
 
 class Scheduler:
-    """A schedule that counts for itself and sets an optimizer's learning rate, for loops as PyTorch's users write them.
+    """Counts steps and sets an optimizer's learning rate by a schedule, for training loops in the style of PyTorch.
 
     Parameters
     ----------
     optimizer : Optimizer
-        Gets the rate of the first step at once.
+        It gets the learning rate of the first step at once.
     schedule : callable
-        From the step to the learning rate, as those above.
+        Takes the step and returns the learning rate, such as a `Schedule`.
 
     Examples
     --------
@@ -118,25 +119,25 @@ class Scheduler:
 
     @property
     def lr(self) -> float:
-        """The rate that the optimizer has now."""
+        """The learning rate that the optimizer has now."""
         return self.schedule(self.steps)
 
     def step(self) -> None:
-        """After each step of the optimizer: the rate of the next."""
+        """Set the learning rate of the next step. Call it after each step of the optimizer."""
         self.steps += 1
         self.optimizer.set_lr(self.lr)
 
     def state_dict(self) -> dict[str, int]:
-        """How many steps were taken: all there is to save."""
+        """The state to save: the number of steps so far."""
         return {"steps": self.steps}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from there.
+        """Restore a `state_dict`.
 
         Raises
         ------
         ValueError
-            Where `state` is not a `state_dict` of a scheduler.
+            If `state` is not a `state_dict` of a scheduler.
         """
         if state.keys() != {"steps"} or int(state["steps"]) < 0:
             raise ValueError(f"state: got {dict(state)}, expected {{'steps': ...}}, 0 or more")

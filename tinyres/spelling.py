@@ -1,4 +1,4 @@
-"""Words that mean one of ours: PyTorch's for NumPy's (``dim`` for ``axis``, ``keepdim`` for ``keepdims``), and misspelt
+"""Other spellings of names: PyTorch's ``dim`` and ``keepdim`` for ``axis`` and ``keepdims``, and hints for misspelt
 names."""
 
 import difflib
@@ -11,7 +11,7 @@ WORDS = {"dim": "axis", "keepdim": "keepdims"}
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a message about a name that there is not: the nearest that there is, if any.
+    """The end of a message about an unknown name: it suggests the nearest known name, if one is near.
 
     Examples
     --------
@@ -23,7 +23,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def either_spelling(function: Callable[..., T]) -> Callable[..., T]:
-    """Let a function that takes `axis` (and `keepdims`) be called with `dim` (and `keepdim`) as well.
+    """Let a function with `axis` (and `keepdims`) also accept `dim` (and `keepdim`).
 
     Examples
     --------
@@ -35,7 +35,7 @@ def either_spelling(function: Callable[..., T]) -> Callable[..., T]:
     array([3., 3.])
     >>> total(np.ones((2, 3)), axis=0, dim=1)
     Traceback (most recent call last):
-    TypeError: total: got both axis and dim, which are two words for the same
+    TypeError: total: got both axis and dim, which are two names for the same argument
     """
 
     @functools.wraps(function)
@@ -44,7 +44,7 @@ def either_spelling(function: Callable[..., T]) -> Callable[..., T]:
             for word, name in WORDS.items():
                 if word in kwargs and name in kwargs:
                     raise TypeError(
-                        f"{function.__name__}: got both {name} and {word}, which are two words for the same"
+                        f"{function.__name__}: got both {name} and {word}, which are two names for the same argument"
                     )
             kwargs = {WORDS.get(word, word): value for word, value in kwargs.items()}
         return function(*args, **kwargs)

@@ -1,12 +1,12 @@
-"""The tape: what remembers a computation and runs it backward.
+"""The tape: it records a computation and runs it backward.
 
 A node is one operation that was carried out. It knows its parents, and a pullback: a function that takes dL/dy,
-the gradient of the loss with respect to the operation's result, and returns one gradient for each parent. Everything
-else about differentiation is in this file, once: the order of nodes, the sum where a result is used twice, the sums
-that undo broadcasting, and the errors. Reverse-mode differentiation is nothing more than this; see Baydin et al.,
+the gradient of the loss with respect to the operation's result, and returns one gradient for each parent. This file
+does the rest of differentiation: it orders the nodes, adds the gradients of a result that is used twice, sums over
+broadcast axes, and checks for errors. Reverse-mode differentiation is nothing more than this; see Baydin et al.,
 "Automatic differentiation in machine learning: a survey", JMLR 18 (2018), section 3.2.
 
-Leaves, where gradients end up, are tensors; all the tape knows of one is a shape, a dtype, `grad` and `hooks`.
+Leaves are the tensors that collect gradients. The tape uses only their shape, dtype, `grad` and hooks.
 """
 
 import contextlib
@@ -42,14 +42,14 @@ class Leaf(Protocol):
 
 
 class HookHandle:
-    """A hook that was registered. `remove` takes it away again, as do a call, and the end of a `with` block."""
+    """A registered hook. To remove it, call `remove` or the handle itself, or use the handle in a `with` block."""
 
     def __init__(self, hooks: list[Any], hook: Any) -> None:
         self._hooks, self._hook = hooks, hook
         hooks.append(hook)
 
     def remove(self) -> None:
-        """Do not call the hook any more. What is removed already stays so."""
+        """Remove the hook. A second call does nothing."""
         if self._hook in self._hooks:
             self._hooks.remove(self._hook)
             self._hooks = []
@@ -64,18 +64,18 @@ class HookHandle:
 
 
 class Watch(Protocol):
-    """Who is told what the tape does, see `watching`."""
+    """The object that the tape reports to, see `watching`."""
 
     def recorded(self, node: "Node", inputs: Sequence[Array | Pending]) -> None:
-        """An operation on these arrays was carried out and is on the tape. One that is pending has an array's shape and
-        dtype, and ``array()`` gives its values."""
+        """An operation on these arrays was carried out and recorded. A pending input has an array's shape and dtype,
+        and its ``array()`` gives the values."""
 
     def summed(self, node: "Node | Leaf") -> None:
-        """A gradient of this node's result was added to those that came before."""
+        """A gradient of this node's result was added to the sum of earlier ones."""
 
 
 class Trace(Protocol):
-    """Who is told of each array that an operation has computed, forward or backward: where it is, and from which."""
+    """The object that is told of each array that an operation computed, forward or backward, and of its inputs."""
 
     def __call__(self, where: str, result: Array, sources: Sequence[Array]) -> None: ...
 
@@ -84,7 +84,7 @@ class Trace(Protocol):
 class _State(threading.local):
     grad_enabled = True
     anomaly = False
-    recomputing = False  # a checkpoint runs again: what a first run changes besides its result is to stay as it is
+    recomputing = False  # a checkpoint runs again: it must not repeat side effects, such as new running statistics
     watch: Watch | None = None
     trace: Trace | None = None
 
@@ -97,7 +97,7 @@ state = _State()
 
 @contextlib.contextmanager
 def setting(name: str, value: Any) -> Iterator[None]:
-    """Give this thread's state another value inside this block."""
+    """Set one value of this thread's state inside this block."""
     before = getattr(state, name)
     setattr(state, name, value)
     try:
@@ -107,7 +107,7 @@ def setting(name: str, value: Any) -> Iterator[None]:
 
 
 def no_grad() -> contextlib.AbstractContextManager[None]:
-    """Record nothing inside this block: for evaluation, where no gradient is wanted and memory matters.
+    """Record nothing inside this block. For evaluation, which needs no gradients: it saves memory.
 
     Examples
     --------
@@ -121,7 +121,7 @@ def no_grad() -> contextlib.AbstractContextManager[None]:
 
 
 def enable_grad() -> contextlib.AbstractContextManager[None]:
-    """Record inside this block, whatever `no_grad` is around it.
+    """Record inside this block, even within a `no_grad` block.
 
     Examples
     --------
@@ -137,9 +137,9 @@ def enable_grad() -> contextlib.AbstractContextManager[None]:
 def detect_anomaly() -> contextlib.AbstractContextManager[None]:
     """Raise `FloatingPointError` at the first operation, forward or backward, that gives a NaN or an infinity.
 
-    The message names the operation, the module it ran in, the first such element, and the range of the finite
-    values that went in. So are named a hook, a sum of gradients, and a gradient given to `backward`. Each result is
-    read once more, so a step is slower. Batch norm's running statistics stay as they were before such a result.
+    The message names the operation, the module it ran in, the first such element, and the range of its inputs' finite
+    values. Results of hooks, sums of gradients and the gradient given to `backward` are checked too. Each result is
+    read once more, so a step is slower. After such an error, batch norm's running statistics are unchanged.
 
     Examples
     --------
@@ -153,9 +153,9 @@ def detect_anomaly() -> contextlib.AbstractContextManager[None]:
 
 
 def watching(watch: Watch) -> contextlib.AbstractContextManager[None]:
-    """Tell `watch`, inside this block, of each operation that was recorded and each sum of gradients that was made.
+    """Report each recorded operation and each sum of gradients inside this block to `watch`.
 
-    It is told as soon as they are done, so a clock tells what each took: see `tinyres.profile`.
+    The report comes as soon as the operation is done, so a clock can measure each one: see `tinyres.profile`.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def watching(watch: Watch) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def scope(name: str) -> Iterator[None]:
-    """Nodes recorded in this block belong to the module `name` (inside those of the blocks around it)."""
+    """Nodes recorded in this block belong to the module `name`, inside the modules of the enclosing blocks."""
     state.scope.append(name)
     try:
         yield
@@ -188,7 +188,7 @@ def scope(name: str) -> Iterator[None]:
 
 
 def check_finite(what: str, array: Array, kind: str, inputs: Sequence[Array]) -> None:
-    """Raise what `detect_anomaly` promises if the array has an element that is not finite."""
+    """Raise the FloatingPointError of `detect_anomaly` if the array has an element that is not finite."""
     with np.errstate(all="ignore"):
         if np.isfinite(array.sum()):  # takes no memory; what is not finite stays so in any sum
             return
@@ -218,9 +218,9 @@ def place(name: str, module: str) -> str:
 
 # ---------------------------------------------------------------- arrays a pullback holds
 _locks: dict[int, tuple[Array, int]] = {}  # id -> the array and how many nodes hold it
-_waiting: dict[int, list[weakref.ref[Array]]] = {}  # id of an array that is held -> views of it that are not any more
-_released: deque[Array] = deque()  # what nodes have let go of, and the two above do not know yet
-_guard = survive_forks(threading.Lock())  # of these: threads may share arrays
+_waiting: dict[int, list[weakref.ref[Array]]] = {}  # id of an array that is held -> its views that are free again
+_released: deque[Array] = deque()  # arrays that nodes have released, not yet removed from the two dicts above
+_guard = survive_forks(threading.Lock())  # protects these three: threads may share arrays
 
 
 def _lock(arrays: list[Array]) -> None:
@@ -234,7 +234,7 @@ def _lock(arrays: list[Array]) -> None:
 
 
 def _unlock(arrays: list[Array]) -> None:
-    """Never waits, since nodes may die at any time, in any thread, even within `_lock`."""
+    """Never waits for the lock: nodes may be deleted at any time, in any thread, even while `_lock` runs."""
     _released.extend(arrays)
     _settle()
 
@@ -274,7 +274,7 @@ def _closed_over(pullback: Pullback) -> list[Array]:
 
 
 class Node:
-    """One recorded operation: who its parents are, and how a gradient passes from it to them.
+    """One recorded operation: its parents, and how a gradient passes from it to them.
 
     Attributes
     ----------
@@ -283,15 +283,15 @@ class Node:
     module : str
         Path of the module that called it, e.g. ``"layer1.0.conv1"``; empty outside any module.
     shape, dtype
-        Of the operation's result.
+        Shape and dtype of the operation's result.
     parents : tuple of Node, Leaf or None
-        For each input: the node that computed it, or the leaf itself, or None where no gradient is wanted.
+        For each input: the node that computed it, or the leaf itself, or None if it needs no gradient.
     pullback : callable or None
-        None once the graph has been freed.
+        None after the graph has been freed.
     attributes : dict
-        What else defines the operation, e.g. ``{"stride": (1, 1), ...}``.
+        Further settings that define the operation, e.g. ``{"stride": (1, 1), ...}``.
     takes_totals : bool
-        The pullback can add to the gradients that its parents already have.
+        Whether the pullback can add to the gradients that its parents already have.
     """
 
     __slots__ = (
@@ -325,7 +325,7 @@ class Node:
         self.saved = _closed_over(pullback)
 
     def lock(self, arrays: Sequence[Array | Pending]) -> None:
-        """Make read-only what the pullback saved, what that is views of, and those of `arrays` that share memory."""
+        """Make read-only: arrays that the pullback saved, their bases, and those of `arrays` that share memory."""
         for array in map(known, arrays):
             if any(array is not other and np.may_share_memory(array, other) for other in self.saved):
                 self.saved.append(array)
@@ -334,13 +334,13 @@ class Node:
         _lock(self.saved)
 
     def hold(self, pullback: Pullback, arrays: Sequence[Array | Pending]) -> None:
-        """Use another pullback, which needs these arrays, instead of the one there is."""
+        """Replace the pullback by another one, which needs these arrays."""
         before, self.pullback, self.saved = self.saved, pullback, list(map(known, arrays))
         self.lock(())
         _unlock(before)
 
     def free(self) -> None:
-        """Drop what the pullback holds. A later backward through this node says so."""
+        """Drop the pullback and its arrays. A later backward through this node raises RuntimeError."""
         self.pullback, self.parents = None, ()
         _unlock(self.saved)
         self.saved = []
@@ -357,7 +357,7 @@ _accumulating = survive_forks(threading.Lock())  # two threads may add to one le
 
 
 def run_backward(root: Node | Leaf, gradient: Array, *, retain_graph: bool) -> None:
-    """Carry dL/droot to all leaves below `root` and add it to their `grad`; free each node once it is done."""
+    """Compute the gradients of all leaves below `root` and add them to their `grad`; free each node after use."""
     order = topological_order(root)
     _check("the caller of backward", gradient, root, [])
     gradients = {id(root): _Sum(gradient, owned=True)}
@@ -403,7 +403,7 @@ def _check(what: str, gradient: Array, node: Node | Leaf, inputs: Sequence[Array
 
 
 def _to_add_to(node: Node, gradients: "dict[int, _Sum]") -> list[Array | None]:
-    """For each parent, what has been added up for it, if the node's pullback may add to it in place."""
+    """For each parent, the sum of its gradients so far, or None if the pullback may not add to it in place."""
     totals: list[Array | None] = [None] * len(node.parents)
     if node.takes_totals:
         ids = [id(parent) for parent in node.parents]
@@ -414,12 +414,12 @@ def _to_add_to(node: Node, gradients: "dict[int, _Sum]") -> list[Array | None]:
 
 
 def _is_fresh(part: Array, others: Sequence[Array | None]) -> bool:
-    """Whether nobody else sees this array: it is in `others` once, and shares no memory with the rest of them."""
+    """Whether no other code uses this array: it is in `others` once and shares no memory with the rest of them."""
     return part.flags.writeable and sum(o is not None and np.may_share_memory(part, o) for o in others) == 1
 
 
 class _Sum:
-    """A gradient while it is being added up. `owned`: nobody else sees the array, so it can be added to in place."""
+    """A sum of gradients. `owned`: no other code uses the array, so gradients can be added to it in place."""
 
     __slots__ = ("array", "owned")
 
@@ -437,9 +437,9 @@ class _Sum:
 
 
 def topological_order(root: Node | Leaf) -> list[Node | Leaf]:
-    """Everything `root` was computed from, each after all of its parents. Iterative, since graphs are deep.
+    """All nodes and leaves that `root` was computed from, each after its parents. Iterative, since graphs are deep.
 
-    Of a node's parents leaves come last: so backward completes a weight's gradient with its layer's, not at the end.
+    Among a node's parents, leaves come last: so backward completes a weight's gradient together with its layer's.
     """
     order: list[Node | Leaf] = []
     seen: set[int] = set()
@@ -472,7 +472,7 @@ def _run_hooks(node: Node | Leaf, total: _Sum) -> _Sum:
 
 
 def _pull(node: Node, dy: Array, totals: Sequence[Array | None]) -> list[Array | None]:
-    """The gradients that a node gives its parents, checked, each of its parent's shape and dtype."""
+    """The gradients that a node gives its parents: checked, and with the parent's shape and dtype."""
     assert node.pullback is not None
     parts = list(node.pullback(dy, totals) if node.takes_totals else node.pullback(dy))
     if len(parts) != len(node.parents):
@@ -492,7 +492,7 @@ def _pull(node: Node, dy: Array, totals: Sequence[Array | None]) -> list[Array |
 
 
 def conform(gradient: Array, target: Node | Leaf, source: str, node: Node | Leaf) -> Array:
-    """Undo broadcasting: sum over the axes that were added or stretched from length 1. `source` is for messages."""
+    """Undo broadcasting: sum over axes that were added or had length 1. `source` is for messages."""
     gradient = np.asarray(gradient)
     if gradient.dtype != target.dtype:
         raise TypeError(f"{source.format(node)} gave a gradient of dtype {gradient.dtype}, expected {target.dtype}")

@@ -1,6 +1,6 @@
-"""The tensor: an array with Python's operators, each of which goes on the tape.
+"""The tensor: an array with Python's operators. Each operator is recorded on the tape.
 
-Operations that need more than a line are in `tinyres.ops`; each computes an array and calls `record`.
+Operations that need more than a line of code are in `tinyres.ops`. Each computes an array and calls `record`.
 """
 
 import contextlib
@@ -36,26 +36,27 @@ class Tensor:
     Attributes
     ----------
     data : ndarray
-        The values. Read-only while a recorded operation needs them unchanged for its gradient, that is until
-        `backward` has run: writing to it then raises ``ValueError: assignment destination is read-only``.
+        The values. They are read-only while a recorded operation needs them for its gradient, that is, until
+        `backward` has run. Writing to them before raises ``ValueError: assignment destination is read-only``.
     grad : ndarray or None
-        Sum of all gradients so far, of the shape and dtype of `data`. Only leaves get one (tensors not computed
-        from others), and those that asked with `retain_grad`.
+        Sum of all gradients so far, with the shape and dtype of `data`. Only leaves (tensors that were not computed
+        from others) get one, and tensors whose `retain_grad` was called.
     requires_grad : bool
+        Whether operations on this tensor are recorded, so that `backward` can reach it.
 
     Notes
     -----
-    A tensor keeps its dtype. Python and NumPy constants take that of the tensor they meet; two tensors of
-    different dtypes do not mix. Comparisons give arrays of bool, `argmax` and `argmin` arrays of int.
+    A tensor keeps its dtype. Python and NumPy constants are converted to the dtype of the tensor. An operation on two
+    tensors of different dtypes raises TypeError. Comparisons give arrays of bool, `argmax` and `argmin` arrays of int.
 
-    NumPy's functions know no gradients. They take a tensor for its values, and refuse one that requires a gradient.
-    ``np.asarray(t)`` is `data` itself, not a copy; ``copy`` and ``dtype`` mean what they mean for arrays.
+    NumPy's functions do not record gradients. They use a tensor's values, and raise TypeError for a tensor that
+    requires a gradient. ``np.asarray(t)`` is `data` itself, not a copy. Its ``copy`` and ``dtype`` work as for arrays.
 
-    Libraries that know DLPack share a tensor's memory: ``torch.from_dlpack(t)``, and back by `tr.from_dlpack`. That
-    raises BufferError for a tensor that requires a gradient (share ``t.detach()``) and for values that are read-only.
-    What the other side writes is not noticed here: let it not write to what a recorded operation still needs.
+    Libraries that support DLPack can share a tensor's memory: ``torch.from_dlpack(t)``, and `tr.from_dlpack` for the
+    way back. This raises BufferError if the tensor requires a gradient (share ``t.detach()``) or is read-only.
+    tinyres does not notice what the other library writes: do not write to values that a recorded operation needs.
 
-    Where a method takes ``axis`` and ``keepdims``, it takes PyTorch's ``dim`` and ``keepdim`` as well.
+    Methods with ``axis`` and ``keepdims`` also accept PyTorch's names ``dim`` and ``keepdim``.
 
     Examples
     --------
@@ -93,7 +94,7 @@ class Tensor:
 
     @classmethod
     def _wrap(cls, data: Array | Pending) -> "Tensor":
-        """Tensor around an array of the right dtype, not copied, or around one that is still to be computed."""
+        """Tensor around an array of the right dtype, which is not copied or may still have to be computed."""
         tensor = Tensor.__new__(Tensor)
         if isinstance(data, Pending):
             tensor._pending = data  # and the slot `_data` stays empty, see `__getattr__`
@@ -119,7 +120,7 @@ class Tensor:
         self._data, self._pending, self._statistics = value, None, None
 
     def __getattr__(self, name: str) -> Any:
-        """Python asks here for what it has not found: the values, where nobody has looked at them before."""
+        """Python calls this for an attribute that is not set: for the values, when they are read for the first time."""
         if name != "_data":
             raise AttributeError(f"'Tensor' object has no attribute {name!r}")
         assert self._pending is not None
@@ -128,7 +129,7 @@ class Tensor:
 
     @property
     def _held(self) -> Array | Pending:
-        """The values, or what they will be computed from."""
+        """The values, or the pending computation that will give them."""
         return self._data if self._pending is None else self._pending
 
     @property
@@ -149,7 +150,7 @@ class Tensor:
 
     @property
     def is_leaf(self) -> bool:
-        """Whether it was made by the user, not computed by a recorded operation."""
+        """Whether the user made it: no recorded operation computed it."""
         return self._node is None
 
     def __len__(self) -> int:
@@ -159,7 +160,7 @@ class Tensor:
 
     def __iter__(self) -> Iterator["Tensor"]:
         if not self.ndim:
-            raise TypeError("a tensor of shape () is a single number, and nothing to go over: item() gives the number")
+            raise TypeError("a tensor of shape () is a single number, and cannot be iterated: item() gives the number")
         return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
@@ -167,7 +168,7 @@ class Tensor:
         return f"Tensor({values}, dtype={self.dtype}{', requires_grad=True' if self.requires_grad else ''})"
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """The HTML that notebooks show."""
         return html.of_tensor(self._data, requires_grad=self.requires_grad)
 
     def __format__(self, spec: str) -> str:
@@ -176,28 +177,28 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         if self._would_lose_gradient():
             raise TypeError(
-                "an array of this tensor would lose its gradient: make one tensor of several by ops.stack or "
-                "ops.concat; for the values alone, take t.data or t.detach()"
+                "an array of this tensor would lose its gradient: to join tensors, call ops.stack or ops.concat; "
+                "for the values alone, take t.data or t.detach()"
             )
         return np.array(self._data, dtype=dtype, copy=copy)
 
     def __dlpack__(self, **options: Any) -> Any:
-        """What ``from_dlpack`` of another library calls, with options of the array API standard."""
+        """Called by ``from_dlpack`` of another library, with the options of the array API standard."""
         if self.requires_grad:
             raise BufferError("this tensor requires a gradient, which other libraries would lose: share t.detach()")
         if not self._data.flags.writeable and not options.get("copy"):  # PyTorch would write to it all the same
             raise BufferError(
-                "this tensor's values are read-only, as long as a recorded operation needs them or for good, and "
-                "other libraries might write to them: share a copy, tr.tensor(t)"
+                "this tensor's values are read-only (perhaps because a recorded operation needs them), and other "
+                "libraries might write to them: share a copy, tr.tensor(t)"
             )
         return self._data.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        """The processor, as the standard has it."""
+        """The CPU, as a pair of numbers that the DLPack standard defines."""
         return self._data.__dlpack_device__()
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """What NumPy calls where one of its functions is given a tensor: it is for values, not for gradients."""
+        """Called by NumPy when one of its functions gets a tensor: it computes values, without gradients."""
 
         def values(argument: Any) -> Any:
             if isinstance(argument, Tensor):
@@ -228,9 +229,9 @@ class Tensor:
         return int(self.item())
 
     def item(self) -> float:
-        """The value of a tensor of one element, as a Python float."""
+        """The value of a tensor with one element, as a Python float; ValueError for other sizes."""
         if self.size != 1:
-            raise ValueError(f"item: only a tensor of one element is a number, this one has shape {self.shape}")
+            raise ValueError(f"item: only a tensor with one element is a number, this one has shape {self.shape}")
         return float(self._data.reshape(()))
 
     def numpy(self) -> Array:
@@ -243,35 +244,45 @@ class Tensor:
 
     # -- gradients
     def register_hook(self, hook: Hook) -> HookHandle:
-        """Call `hook` with dL/dself during `backward`, once it is complete.
+        """Call `hook` with dL/dself during `backward`, as soon as this gradient is complete.
 
         Parameters
         ----------
         hook : callable
-            Takes the gradient, an ndarray of this tensor's shape, not to be changed in place; may return another
-            one to be used instead, or None.
+            Takes the gradient, an ndarray of this tensor's shape, which it must not change in place. It returns None,
+            or another array that is used instead.
 
         Returns
         -------
         HookHandle
             Its `remove` removes the hook.
+
+        Raises
+        ------
+        RuntimeError
+            If this tensor does not require a gradient.
         """
         if not self.requires_grad:
             raise RuntimeError("register_hook: this tensor does not require a gradient, so none will come")
         return HookHandle(self._node.hooks if self._node else self.hooks, hook)
 
     def register_post_accumulate_grad_hook(self, hook: "Callable[[Tensor], None]") -> HookHandle:
-        """Call `hook` with this leaf during `backward`, once its `grad` is complete: nothing will add to it any more.
+        """Call `hook` with this leaf during `backward`, as soon as its `grad` is complete.
 
         Parameters
         ----------
         hook : callable
-            Takes the tensor; what it returns is ignored.
+            Takes the tensor. Its return value is ignored.
 
         Returns
         -------
         HookHandle
             Its `remove` removes the hook.
+
+        Raises
+        ------
+        RuntimeError
+            If this tensor is not a leaf, or does not require a gradient.
 
         Examples
         --------
@@ -283,7 +294,7 @@ class Tensor:
         """
         if not self.requires_grad or self._node is not None:
             what = "was computed from others" if self._node is not None else "does not require a gradient"
-            raise RuntimeError(f"register_post_accumulate_grad_hook: this tensor {what}, so it accumulates none")
+            raise RuntimeError(f"register_post_accumulate_grad_hook: this tensor {what}, so it accumulates no gradient")
         if not isinstance(self.grad_hooks, list):
             self.grad_hooks = []
         return HookHandle(self.grad_hooks, hook)
@@ -305,22 +316,24 @@ class Tensor:
         Parameters
         ----------
         gradient : array_like of the shape of this tensor, optional
-            dL/dself. Can be left out where self is a single number; it is 1 then.
+            dL/dself. It can be left out if self is a single number, and is then 1.
         retain_graph : bool
-            Keep the graph, so that backward can run through it again. Else it is freed on the way.
+            Keep the graph, so that backward can run through it again. By default, backward frees it as it goes.
 
         Raises
         ------
         RuntimeError
-            Where nothing here requires a gradient; where `gradient` is needed and missing; where the graph,
-            or a part of it, has been freed by an earlier backward.
+            If this tensor does not require a gradient; if `gradient` is needed and missing; if an earlier
+            backward has freed the graph or a part of it.
+        ValueError
+            If `gradient` does not have this tensor's shape.
         """
         if not self.requires_grad:
             raise RuntimeError("backward: this tensor requires no gradient; was it computed under no_grad?")
         if gradient is None:
             if self.size != 1:
                 raise RuntimeError(
-                    f"backward: a tensor of shape {self.shape} is no single number, so dL/dself must be given: "
+                    f"backward: a tensor of shape {self.shape} is not a single number, so dL/dself must be given: "
                     "call backward(gradient) or reduce it, e.g. with sum() or mean()"
                 )
             gradient = np.ones_like(self._data)
@@ -355,7 +368,7 @@ class Tensor:
         return record("pow", y, (self, exponent), pullback)
 
     def __matmul__(self, other: Any) -> "Tensor":
-        """Matrix product of the last two axes, the others broadcast."""
+        """Matrix product over the last two axes; the other axes are broadcast."""
         other = _operand(self, other)
         a, b = self._data, other._data
         if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
@@ -389,7 +402,7 @@ class Tensor:
 
     # -- arithmetic in place
     def _in_place(self, sign: str, function: Callable[[Any, Any], Any], other: Any) -> "Tensor":
-        """Change the values where no gradient is recorded; where one is, a new tensor takes the name's place."""
+        """Change the values if no gradient is recorded. Else give a new tensor, which Python binds to the name."""
         if state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
             if self.requires_grad and self.is_leaf:
                 raise RuntimeError(
@@ -399,7 +412,7 @@ class Tensor:
             return function(self, other)
         values = function(self._data, _operand(self, other)._data)
         if values.shape != self.shape:
-            raise ValueError(f"{sign}=: got an operand that makes shape {values.shape}, expected {self.shape}, its own")
+            raise ValueError(f"{sign}=: got an operand that gives shape {values.shape}, expected {self.shape}")
         if not self._data.flags.writeable:  # a graph that is still alive has saved the old values
             self.data = self._data.copy()
         self._data[...] = values
@@ -450,33 +463,33 @@ class Tensor:
         return record("exp", y, (self,), lambda dy: (dy * y,))
 
     def log(self) -> "Tensor":
-        """Natural logarithm; -inf at 0 and NaN below, without a warning."""
+        """Natural logarithm: -inf at 0 and NaN for negative numbers, without a warning."""
         x = self._data
         with np.errstate(divide="ignore", invalid="ignore"):
             return record("log", np.log(x), (self,), lambda dy: (dy / x,))
 
     def sqrt(self) -> "Tensor":
-        """Square root; NaN below 0, without a warning."""
+        """Square root: NaN for negative numbers, without a warning."""
         with np.errstate(invalid="ignore"):
             y = np.sqrt(self._data)
         return record("sqrt", y, (self,), lambda dy: (dy / (y + y),))
 
     def abs(self) -> "Tensor":
-        """Absolute value; no gradient at 0."""
+        """Absolute value; the gradient at 0 is 0."""
         x = self._data
         return record("abs", np.abs(x), (self,), lambda dy: (dy * np.sign(x),))
 
     __abs__ = abs
 
     def clip(self, min: float | None = None, max: float | None = None) -> "Tensor":
-        """Nothing below `min` nor above `max`, either of which may be None."""
+        """Limit values to the range from `min` to `max`. One of the two may be None, which means no limit."""
         if (min is None and max is None) or (min is not None and max is not None and not min <= max):
             raise ValueError(f"clip: got min {min} and max {max}, expected one of them or both, the smaller first")
         y, pullback = rules.clip(self._data, min, max)
         return record("clip", y, (self,), pullback, low=min, high=max)
 
     def astype(self, dtype: Any) -> "Tensor":
-        """In another precision, float32 or float64; the gradient comes back in that of this tensor."""
+        """Convert to float32 or float64. The gradient is converted back to this tensor's dtype."""
         before = self.dtype
         y = self._data.astype(as_dtype(dtype))
         return record("astype", y, (self,), lambda dy: (dy.astype(before),), dtype=y.dtype)
@@ -488,7 +501,7 @@ class Tensor:
         return record("getitem", y, (self,), pullback, index=index)
 
     def reshape(self, *shape: Any) -> "Tensor":
-        """The same elements in another shape; one length may be -1."""
+        """The same elements in another shape. One length may be -1: it is computed from the others."""
         shape = _one_by_one(shape)
         before = self.shape
         return record("reshape", reshaped(self._data, shape), (self,), lambda dy: (reshaped(dy, before),))
@@ -501,13 +514,13 @@ class Tensor:
             _axes(d, max(self.ndim, 1), name)[0] for name, d in (("start_dim", start_dim), ("end_dim", end_dim))
         )
         if first > last:
-            raise ValueError(f"start_dim: got {start_dim}, expected no axis behind end_dim, {end_dim}")
+            raise ValueError(f"start_dim: got {start_dim}, expected at most end_dim, {end_dim}")
         merged = int(np.prod(self.shape[first : last + 1]))
         return self.reshape(*self.shape[:first], merged, *self.shape[last + 1 :])
 
     @either_spelling
     def squeeze(self, axis: int | tuple[int, ...] | None = None) -> "Tensor":
-        """Without axes of length 1: all of them, or those of `axis`, each of which must be of length 1."""
+        """Remove axes of length 1: all of them, or only those in `axis`. Those in `axis` must have length 1."""
         axes = [i for i, n in enumerate(self.shape) if n == 1] if axis is None else _axes(axis, self.ndim)
         if long := [a for a in axes if self.shape[a] != 1]:
             raise ValueError(f"axis: got {axis} for shape {self.shape}, expected axes of length 1, {long[0]} is longer")
@@ -515,12 +528,12 @@ class Tensor:
 
     @either_spelling
     def unsqueeze(self, axis: int) -> "Tensor":
-        """With an axis of length 1 before the axis that is at `axis` now; -1 puts it at the end."""
+        """Insert an axis of length 1 at position `axis`; -1 puts it at the end."""
         (place,) = _axes(axis, self.ndim + 1)
         return self.reshape((*self.shape[:place], 1, *self.shape[place:]))
 
     def permute(self, *axes: Any) -> "Tensor":
-        """The axes in another order, each of them once."""
+        """The axes in another order. Each axis is named once."""
         axes = _one_by_one(axes)
         order = _axes(axes, self.ndim, "axes")
         if sorted(order) != list(range(self.ndim)):
@@ -529,11 +542,11 @@ class Tensor:
         return record("permute", self._data.transpose(order), (self,), lambda dy: (dy.transpose(inverse),), axes=order)
 
     def transpose(self, *axes: int) -> "Tensor":
-        """Two axes swapped, as in PyTorch. NumPy's transpose, which takes them all, is `permute`."""
+        """Swap two axes, as in PyTorch. For all axes in a new order, as in NumPy's transpose, call `permute`."""
         if len(axes) != 2 or not all(isinstance(a, int) for a in axes):
             raise TypeError(
-                f"transpose: got {', '.join(map(str, axes)) or 'nothing'}, expected the two axes to swap; permute "
-                "takes them all, in their new order, and .T reverses them"
+                f"transpose: got {', '.join(map(str, axes)) or 'nothing'}, expected the two axes to swap; for all "
+                "axes in a new order, call permute; .T reverses them"
             )
         order = list(range(self.ndim))
         a, b = _axes(axes, self.ndim)
@@ -565,7 +578,7 @@ class Tensor:
     ) -> "Tensor":
         """Variance over the given axes (all of them by default), as in PyTorch.
 
-        The sum of squares is divided by the number of values less `correction`. NumPy's is ``correction=0``.
+        The sum of squares is divided by the number of values minus `correction`. NumPy's default is ``correction=0``.
         """
         y, pullback = rules.variance(self._data, **self._spread(axis, correction, keepdims))
         return record("var", y, (self,), pullback)
@@ -574,12 +587,12 @@ class Tensor:
     def std(
         self, axis: int | tuple[int, ...] | None = None, *, correction: float = 1, keepdims: bool = False
     ) -> "Tensor":
-        """Standard deviation, the square root of `var`; no gradient where it is 0."""
+        """Standard deviation, the square root of `var`. Where it is 0, the gradient is 0."""
         y, pullback = rules.deviation(self._data, **self._spread(axis, correction, keepdims))
         return record("std", y, (self,), pullback)
 
     def _spread(self, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> dict[str, Any]:
-        """What both rules want to know: over which axes, and by what the sum of squares is divided."""
+        """What forward and pullback of `var` and `std` need: the axes, and the divisor of the sum of squares."""
         count = self._count("variance", axis)
         if not correction < count:
             raise ValueError(f"correction: got {correction}, expected less than the {count} values")
@@ -600,12 +613,12 @@ class Tensor:
 
     @either_spelling
     def argmax(self, axis: int | None = None, *, keepdims: bool = False) -> Array:
-        """Where the maximum is along an axis (the first of equal ones), or in the flattened tensor: array of int."""
+        """Index of the maximum along an axis, or in the flattened tensor: an array of int. The first of equal ones."""
         return self._where_is("argmax", axis, keepdims)
 
     @either_spelling
     def argmin(self, axis: int | None = None, *, keepdims: bool = False) -> Array:
-        """Where the minimum is, as `argmax`."""
+        """Index of the minimum, as `argmax` for the maximum."""
         return self._where_is("argmin", axis, keepdims)
 
     def _where_is(self, name: str, axis: int | None, keepdims: bool) -> Array:
@@ -615,7 +628,7 @@ class Tensor:
         return np.asarray(getattr(self._data, name)(axis, keepdims=keepdims))
 
     def _count(self, of: str, axis: int | tuple[int, ...] | None) -> int:
-        """How many values a reduction reduces to one."""
+        """How many values a reduction combines into one."""
         count = int(np.prod([self.shape[a] for a in _axes(axis, self.ndim)]))
         if count == 0:
             raise ValueError(f"{of}: axis of length 0 in shape {self.shape}; an empty set has no {of}")
@@ -623,7 +636,7 @@ class Tensor:
 
 
 class _Extremes(Tensor):
-    """Maxima or minima, which PyTorch's users expect to come in a pair with their places."""
+    """Maxima or minima. PyTorch returns a pair of values and indices: here, unpacking gives a clear error."""
 
     __slots__ = ()
 
@@ -632,7 +645,7 @@ class _Extremes(Tensor):
         tensor.__class__ = cls
         return tensor
 
-    _ALONE = "max and min give values alone, not a pair of values and places: for the places, call argmax"
+    _ALONE = "max and min give only values, not a pair of values and indices: for the indices, call argmax or argmin"
 
     def __iter__(self) -> Iterator[Tensor]:
         raise TypeError(self._ALONE)
@@ -654,7 +667,7 @@ OF_NUMPY = {
     "tensordot": "tr.ops.matmul",
     "vstack": "tr.ops.concat",
 }
-"""What to call for functions of NumPy that have another name here."""
+"""NumPy's functions that have another name here, and that name."""
 
 
 # ---------------------------------------------------------------- recording
@@ -674,25 +687,25 @@ def record(
     name : str
         The operation's name, for messages and pictures.
     y : ndarray or Pending
-        Its result, or what it will be computed from as soon as anyone looks.
+        Its result, or a pending computation, which runs when the values are first read.
     parents : sequence of Tensor
         Its inputs.
     pullback : callable
-        Takes dL/dy, returns dL/dparent for each parent, or None where none is wanted. A gradient may have the
-        broadcast shape: the tape sums it down to the parent's. It must close over arrays, never over
-        the result's Tensor (a cycle), must not change dL/dy, and must return new arrays or views of dL/dy.
+        Takes dL/dy, returns dL/dparent for each parent, or None for a parent that needs no gradient. A gradient may
+        have the broadcast shape: the tape sums it to the parent's shape. The pullback may use arrays from outside, but
+        not the result's Tensor (a reference cycle). It must not change dL/dy, and returns new arrays or views of dL/dy.
     takes_totals : bool
-        Call ``pullback(dy, totals)``, with what has been added up for each parent by operations that came later, or
-        None where that is nothing or may not be changed. A pullback can add to such an array, where that is cheaper
-        than to return one of its own, and return it.
+        Call ``pullback(dy, totals)``. `totals` has an entry for each parent: the sum of the gradients that later
+        operations gave it, or None if there is no such sum or it may not be changed. The pullback can add to this
+        array in place and return it, if that is cheaper than a new array.
     **attributes
-        What else defines the operation, such as a stride. The node keeps them, for those who read the tape.
+        Further settings that define the operation, such as a stride. The node keeps them, for code that reads the tape.
 
     Returns
     -------
     Tensor
-        With `requires_grad` where a parent has it and `no_grad` is not on. Only then the pullback is kept, and
-        the arrays that it closes over are made read-only until it is freed.
+        It requires a gradient if a parent does and `no_grad` is not active. Only then is the pullback kept. The arrays
+        that the pullback uses are then read-only until the pullback is freed.
 
     Examples
     --------
@@ -735,8 +748,8 @@ def as_tensor(name: str, value: Any) -> Tensor:
 
 
 def as_dtype(dtype: Any) -> np.dtype[Any]:
-    """A precision that tensors have: float32 or float64."""
-    if dtype is not None:  # of which NumPy makes float64
+    """The NumPy dtype, float32 or float64; TypeError for others."""
+    if dtype is not None:  # NumPy would take None for float64
         with contextlib.suppress(TypeError):
             if (found := np.dtype(dtype)) in DTYPES:
                 return found
@@ -748,7 +761,7 @@ def _values(value: Any) -> Any:
 
 
 def _operand(tensor: Tensor, other: Any) -> Tensor:
-    """The other operand as a Tensor of the same dtype: constants adapt, tensors have to agree."""
+    """The other operand as a Tensor of the same dtype: constants are converted, tensors must have this dtype."""
     if not isinstance(other, Tensor):
         array = np.asarray(other)
         if array.dtype.kind not in "fiub":
@@ -756,8 +769,8 @@ def _operand(tensor: Tensor, other: Any) -> Tensor:
         other = Tensor._wrap(array.astype(tensor.dtype))
     elif other.dtype != tensor.dtype:
         raise TypeError(
-            f"operands of dtypes {tensor.dtype} and {other.dtype}: nothing is promoted silently, convert one of "
-            "them, e.g. t.astype(np.float32)"
+            f"operands of dtypes {tensor.dtype} and {other.dtype}: tensors are never converted silently, convert one "
+            "of them, e.g. t.astype(np.float32)"
         )
     return other
 
@@ -773,5 +786,5 @@ def _axes(axis: int | Sequence[int] | None, ndim: int, name: str = "axis") -> tu
 
 
 def _one_by_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arguments that may come one by one or as one sequence."""
+    """The values as one tuple, whether they were given one by one or as one sequence."""
     return tuple(values[0]) if len(values) == 1 and isinstance(values[0], Sequence) else values

@@ -1,6 +1,6 @@
-"""Residual networks, the plain ones they are compared with, and the table of both.
+"""Residual networks, plain networks to compare them with, and a table of all models.
 
-Each model of `FAMILY` is a function here as well: ``tr.models.resnet18(num_classes=10, stem="cifar")``.
+Each model of `FAMILY` is also a function: ``tr.models.resnet18(num_classes=10, stem="cifar")``.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Residual blocks, and the shortcuts they take where shapes change.
+"""Residual blocks, and their shortcuts.
 
-A block computes y = relu(F(x) + x), or F(x) + W x where shapes change (He, Zhang, Ren and Sun, "Deep residual
-learning for image recognition", CVPR 2016, equations 1 and 2). With the activation before the convolutions instead
-of after the sum, what is left between two blocks is the sum alone (the same authors, "Identity mappings in deep
-residual networks", ECCV 2016).
+A block computes y = relu(F(x) + x), or relu(F(x) + W x) if the shape changes (He, Zhang, Ren and Sun, "Deep residual
+learning for image recognition", CVPR 2016, equations 1 and 2). A pre-activation block applies batch norm and ReLU
+before the convolutions, not after the sum: y = x + F(x) (the same authors, "Identity mappings in deep residual
+networks", ECCV 2016).
 """
 
 from tinyres import ops
@@ -17,11 +17,11 @@ class BasicBlock(Module):
     Parameters
     ----------
     in_channels, channels : int
-        Of the input, and of the block; the output has ``channels * expansion``.
+        Channels of the input, and of the block. The output has ``channels * expansion`` channels.
     stride : int
-        Of the first convolution.
+        Stride of the first convolution.
     downsample : Module, optional
-        The shortcut where it is not the identity.
+        The shortcut; the identity by default.
 
     Notes
     -----
@@ -60,7 +60,7 @@ class BasicBlock(Module):
 
 
 class PlainBlock(BasicBlock):
-    """The same two convolutions without the shortcut: what the paper compares with.
+    """A `BasicBlock` without the shortcut: the paper compares residual networks with networks of such blocks.
 
     Examples
     --------
@@ -74,28 +74,28 @@ class PlainBlock(BasicBlock):
         return self.bn2(self.conv2(self.bn1(self.conv1(x), relu=True)), relu=True)
 
     def zero_residual(self) -> None:
-        """There is no shortcut that would be left."""
-        raise ValueError("zero_init_residual: a plain block has no shortcut, and would only ever give 0")
+        """Raises ValueError: a plain block has no shortcut, so its output would be 0."""
+        raise ValueError("zero_init_residual: a plain block has no shortcut, so its output would always be 0")
 
 
 class Bottleneck(Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut: the first makes fewer channels, the last restores them.
+    """1x1, 3x3 and 1x1 convolutions and a shortcut: the first reduces the channels, the last restores them.
 
-    It is the one of the paper's figure 5, right.
+    It is the block of the paper's figure 5, right.
 
     Parameters
     ----------
     in_channels, channels, stride, downsample
-        As for `BasicBlock`; the output has ``4 * channels``.
+        As for `BasicBlock`. The output has ``4 * channels`` channels.
     groups : int
-        Of the 3x3 convolution: the cardinality of ResNeXt.
+        Groups of the 3x3 convolution: the cardinality of ResNeXt.
     width_per_group : int
-        Channels of each group where `channels` is 64, and in proportion elsewhere. So the 3x3 convolution has
-        ``channels * width_per_group // 64 * groups`` channels: 128 makes a wide residual network, 4 with 32 groups
-        ResNeXt-50 32x4d.
+        Channels of each group if `channels` is 64, and in proportion otherwise. The 3x3 convolution has
+        ``channels * width_per_group // 64 * groups`` channels. With 128 it is a wide residual network; with 4 and 32
+        groups it is ResNeXt-50 32x4d.
     stride_on_1x1 : bool
-        Stride in the first convolution, as in the paper ("v1"), and not in the 3x3, as in torchvision ("v1.5"), which
-        is better by half a percent and more expensive.
+        If True, the first 1x1 convolution has the stride, as in the paper ("v1"). If False, the 3x3 convolution has it,
+        as in torchvision ("v1.5"), which is half a percent more accurate and more expensive.
 
     References
     ----------
@@ -152,9 +152,10 @@ class PreActBlock(Module):
     Parameters
     ----------
     in_channels, channels, stride, downsample
-        As for `BasicBlock`. Where shapes change, the shortcut starts from the activated input as well.
+        As for `BasicBlock`. If the shape changes, the shortcut's input is the activated input, too.
     activated : bool
-        The input has been activated: that of the first block, which both paths take as it is (appendix).
+        Whether the input has already been activated, as for the first block. Both paths then use it directly
+        (appendix).
 
     Examples
     --------
@@ -202,7 +203,7 @@ class PreActBlock(Module):
 
 
 class PreActBottleneck(PreActBlock):
-    """Batch norm and ReLU before each of 1x1, 3x3 and 1x1 convolutions; parameters as for `PreActBlock`.
+    """A bottleneck with batch norm and ReLU before each convolution; parameters as for `PreActBlock`.
 
     Examples
     --------
@@ -232,13 +233,13 @@ class PreActBottleneck(PreActBlock):
         self.conv3.weight.data[...] = 0
 
 
-# ---------------------------------------------------------------- ways down between blocks
+# ---------------------------------------------------------------- downsampling between blocks
 class PooledConv(Module):
-    """relu(bn(pool(conv(x)))): a 3x3 convolution that makes more channels, and a max-pool that halves the image.
+    """relu(bn(pool(conv(x)))): a 3x3 convolution that adds channels, and a max-pool that halves the image.
 
-    Where these are the way down, every shortcut is the identity, as in Page's ResNet-9 ("How to train your ResNet 4",
-    2018). Batch norm comes after the pool, as in Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024: it
-    has a quarter of the pixels there.
+    In a network that downsamples only by this module, every shortcut is the identity, as in Page's ResNet-9 ("How to
+    train your ResNet 4", 2018). Batch norm comes after the pool, where there are only a quarter of the pixels, as in
+    Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024.
 
     Parameters
     ----------
@@ -262,21 +263,21 @@ class PooledConv(Module):
         return self.bn(self.pool(self.conv(x)), relu=True)
 
 
-# ---------------------------------------------------------------- shortcuts where shapes change
+# ---------------------------------------------------------------- shortcuts that change the shape
 class PaddedIdentity(Module):
-    """Every stride-th pixel, and zeros for the channels that are new: no parameters (the paper's option A).
+    """Take every stride-th pixel, and add channels of zeros: no parameters (the paper's option A).
 
     Parameters
     ----------
     in_channels, out_channels, stride : int
     before : int, optional
-        How many of the new channels come before the old ones; half of them by default, rounded down, as in the nets
-        whose CIFAR-10 weights are passed round most. The paper leaves it open.
+        How many of the new channels come before the old ones. By default half of them, rounded down, as in the networks
+        of the most widely used CIFAR-10 weights. The paper does not say.
 
     Raises
     ------
     ValueError
-        Where `before` is more than the channels that are new.
+        If `before` is not from 0 to the number of new channels.
 
     Examples
     --------
@@ -292,14 +293,14 @@ class PaddedIdentity(Module):
         self.before = new // 2 if before is None else before
         self.after, self.stride = new - self.before, stride
         if not 0 <= self.before <= new:
-            raise ValueError(f"before: got {before}, expected 0 to {new}, the channels that are new")
+            raise ValueError(f"before: got {before}, expected 0 to {new}, the number of new channels")
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool = True) -> Module:
-    """W x: a 1x1 convolution (the paper's options B and C), with batch norm unless the sum is normalised later.
+    """W x: a 1x1 convolution (the paper's options B and C), followed by batch norm if `norm` is True.
 
     Examples
     --------
@@ -315,13 +316,13 @@ def projection(in_channels: int, out_channels: int, stride: int, *, norm: bool =
 
 
 SHORTCUTS = ("A", "A-after", "B", "C")
-"""The paper's options; "A-after" has all new channels after the old ones: what A was up to format 2 of checkpoints."""
+"""The paper's options. "A-after" has all new channels after the old ones, as A had in checkpoints of format 1 and 2."""
 
 
 def make_shortcut(
     option: str | None, in_channels: int, out_channels: int, stride: int, *, norm: bool = True
 ) -> Module | None:
-    """The shortcut of a block by one of `SHORTCUTS`; None where it is the identity, or the option is None.
+    """The shortcut module of a block, by one of `SHORTCUTS`. None if it is the identity or the option is None.
 
     Examples
     --------

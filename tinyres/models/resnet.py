@@ -1,8 +1,9 @@
-"""Residual networks, and the family as a table: He, Zhang, Ren and Sun, "Deep residual learning for image
+"""Residual networks, and a table of all models: He, Zhang, Ren and Sun, "Deep residual learning for image
 recognition", CVPR 2016.
 
-A network is a stem, some stages of blocks, and a classifier. Each stage but the first halves the image and doubles the
-channels in its first block, or each does before its blocks. Names of modules and parameters are torchvision's.
+A network is a stem, some stages of blocks, and a classifier. The first block of each stage but the first halves the
+image and doubles the channels; or each stage does this before its blocks. Modules and parameters have the names of
+torchvision.
 """
 
 import difflib
@@ -41,30 +42,30 @@ class ResNet(Module):
         Number of blocks in each stage.
     num_classes : int
     in_channels : int
-        Of the images: 3 colours, 1 for grey ones, or as many as there are.
+        Channels of the images: 3 for colour, 1 for grey, or another number.
     stem : "cifar" or "imagenet"
-        A 3x3 convolution, or one of 7x7 with stride 2 and a 3x3 max-pool with stride 2 (the paper, table 1).
+        A 3x3 convolution; or a 7x7 convolution with stride 2 and a 3x3 max-pool with stride 2 (the paper, table 1).
     widths : sequence of int, optional
         Channels of each stage; 64, 128, 256, 512 by default.
     down : "block" or "pool"
-        Where the image is halved: in the first block of each stage but the first, as in the paper; or before the blocks
-        of each stage, by a `PooledConv`: then no block changes shapes, and a stage may have none.
+        Where the image is halved. "block": in the first block of each stage but the first, as in the paper. "pool": by
+        a `PooledConv` before the blocks of each stage. Then no block changes the shape, and a stage may have no block.
     stem_width : int, optional
-        Channels that the stem makes; those of the first stage by default.
+        Output channels of the stem; by default those of the first stage.
     shortcut : "A", "A-after", "B", "C" or None
-        Where shapes change: A pads with zeros, see `PaddedIdentity`, B projects; C projects in every block (the paper,
-        section 4.1). None gives blocks no shortcut module at all, for blocks that have no shortcut.
+        The shortcut of blocks that change the shape. A pads with zeros, see `PaddedIdentity`; B is a projection. C is
+        a projection in every block (the paper, section 4.1). None gives blocks no shortcut module, for plain blocks.
     zero_init_residual : bool
-        Start every block as its shortcut, F(x) = 0; blocks of your own need a method `zero_residual` for it.
+        Whether F(x) = 0 at the start, so that every block is its shortcut. The blocks need a method `zero_residual`.
     **block_options
-        For each block, e.g. ``groups=32, width_per_group=4`` for `Bottleneck`.
+        Options of each block, e.g. ``groups=32, width_per_group=4`` for `Bottleneck`.
 
     Raises
     ------
     ValueError
-        Where `layers`, `widths`, `down`, `stem_width`, `stem` or `shortcut` are not of this form.
+        If `layers`, `widths`, `down`, `stem_width`, `stem` or `shortcut` do not have this form.
     TypeError
-        Where neither a network nor its blocks have an option of that name, with those that there are.
+        If neither the network nor its blocks have an option of this name. The message lists the options.
 
     Examples
     --------
@@ -104,7 +105,7 @@ class ResNet(Module):
         expansion: int = getattr(block, "expansion", 1)
         preactivation: bool = getattr(block, "preactivation", False)
 
-        self.in_channels = in_channels  # of the first convolution, whose place another module may take
+        self.in_channels = in_channels  # kept here, since another module may replace the first convolution
         channels = widths[0] if stem_width is None else stem_width
         large = stem == "imagenet"
         self.conv1 = Conv2d(
@@ -131,16 +132,16 @@ class ResNet(Module):
         self.fc = Linear(channels, num_classes)
 
     def blocks(self) -> Iterator[tuple[str, Module]]:
-        """The blocks of all stages with their paths, e.g. "layer1.0", in the order in which they are called."""
+        """The blocks of all stages with their paths, e.g. "layer1.0", in the order of their calls."""
         for stage in self._stages:
             for block in self._modules[stage].children():
                 if not isinstance(block, PooledConv):
                     yield f"{stage}.{block._name}", block
 
     def parts(self) -> dict[str, list[Module]]:
-        """The network from the images on, by name: "stem", "layer1" and so on, and "head".
+        """The parts of the network by name, from input to output: "stem", "layer1" and so on, and "head".
 
-        The head is what is new where a network is made to tell other classes apart.
+        The head is the part that is replaced when the network is fine-tuned for other classes.
 
         Examples
         --------
@@ -152,10 +153,11 @@ class ResNet(Module):
         return {"stem": [self.conv1, self.bn1], **{s: [self._modules[s]] for s in self._stages}, "head": head}
 
     def recompute(self, blocks: int = 1) -> None:
-        """In training, keep only what goes into every so many blocks, and compute the rest again in backward.
+        """Save memory in training: keep only the input of every group of `blocks` blocks, and compute the rest again.
 
-        The blocks are counted in each stage. Gradients are the same to the last bit, see `tinyres.checkpoint`. 0 keeps
-        everything, as at first.
+        The rest is computed again in backward, see `tinyres.checkpoint`. Gradients are the same to the last bit. Groups
+        are counted within each stage. 0 keeps everything, which is the default of a new network. A negative number
+        raises ValueError.
 
         Examples
         --------
@@ -183,7 +185,7 @@ class ResNet(Module):
 
 
 def _check_options(block: Callable[..., Any], options: dict[str, Any]) -> None:
-    """Refuse what neither a network nor its blocks know, by name: the block itself would only know of its own."""
+    """Raise TypeError for an option that neither the network nor its blocks have; the message lists those of both."""
     own = {p.name: p.kind for p in inspect.signature(block).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in own.values():
         return
@@ -194,7 +196,7 @@ def _check_options(block: Callable[..., Any], options: dict[str, Any]) -> None:
             there = [*network, *named]
             known = ", ".join(there)
             raise TypeError(
-                f"{name}: no option of these blocks or of a network, which have {known}{did_you_mean(name, there)}"
+                f"{name}: this network and its blocks have no such option, expected {known}{did_you_mean(name, there)}"
             )
 
 
@@ -232,7 +234,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "slim_resnet9": {**_RESNET9, "widths": (64, 128, 256), "stem_width": 32},
     "resnext50_32x4d": _imagenet(Bottleneck, 50, groups=32, width_per_group=4),
 }
-"""Each model's arguments for `ResNet`. CIFAR nets have 6 n + 2 layers, or 9 n + 2 with bottlenecks."""
+"""Each model's arguments for `ResNet`. Networks for CIFAR have 6 n + 2 layers, or 9 n + 2 with bottlenecks."""
 
 
 def create(name: str, **options: Any) -> ResNet:
@@ -243,14 +245,14 @@ def create(name: str, **options: Any) -> ResNet:
     name : str
         One of `FAMILY`, e.g. ``"resnet20"``.
     **options
-        For `ResNet`, e.g. ``num_classes=100``, ``stem="cifar"`` or ``shortcut="B"``.
+        Options of `ResNet`, e.g. ``num_classes=100``, ``stem="cifar"`` or ``shortcut="B"``.
 
     Raises
     ------
     ValueError
-        Where there is no such model, with the nearest names.
+        If there is no such model. The message has the nearest names.
     TypeError
-        Where there is no such option, with those that there are.
+        If there is no such option. The message lists the options.
 
     Examples
     --------
@@ -277,7 +279,7 @@ def image_size(name: str, stem: str | None = None) -> int:
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError, with the nearest names, where the family has no such model.
+    """Raise ValueError, with the nearest names, if the family has no such model.
 
     Examples
     --------

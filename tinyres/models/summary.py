@@ -1,4 +1,4 @@
-"""What a network is made of: layers, output sizes, parameters, multiply-adds, activations; and what blocks cost."""
+"""Summaries of a network: layers, output shapes, parameters, multiply-adds, activations; and the cost of blocks."""
 
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ from tinyres.tensor import Tensor
 
 
 class Row(NamedTuple):
-    """One layer, for one image: `output` is its output's shape without the batch, `activation_bytes` what that takes.
+    """One layer, for one image: `output` is the shape of its output without the batch, `activation_bytes` its memory.
 
-    Of the layers of a training step nearly all outputs are kept for the backward pass, so their sum, times the batch,
-    is about what a step needs beside the weights.
+    A training step keeps the outputs of nearly all layers for the backward pass. So the sum of `activation_bytes`
+    times the batch size is about the memory that a step needs in addition to the weights.
     """
 
     name: str
@@ -27,19 +27,19 @@ class Row(NamedTuple):
 
 
 def summarize(model: Module, image_size: int = 32, channels: int = 3) -> list[Row]:
-    """Run one image through a model and list the layers it met, in order.
+    """Run one image through a model and list its layers, in the order of their calls.
 
     Parameters
     ----------
     model : Module
         Takes images (N, C, H, W).
     image_size, channels : int
-        Height and width of the image, and C.
+        Height and width of the image in pixels, and C.
 
     Returns
     -------
     list of Row
-        Of the modules that have no modules inside.
+        One for each module that has no modules inside.
 
     Examples
     --------
@@ -72,14 +72,14 @@ def summarize(model: Module, image_size: int = 32, channels: int = 3) -> list[Ro
 
 
 def _multiply_adds(module: Module, output: Tensor) -> int:
-    """Of convolutions and linear layers only, as the paper counts (table 1)."""
+    """Multiply-adds of convolutions and linear layers; 0 for others, as the paper counts (table 1)."""
     if not isinstance(module, Conv2d | Linear):
         return 0
     pixels = int(np.prod(output.shape[2:]))
     return module.weight.size * pixels
 
 
-# ---------------------------------------------------------------- blocks beside each other
+# ---------------------------------------------------------------- comparing blocks
 BLOCKS: dict[str, Any] = {
     "basic": BasicBlock,
     "bottleneck": Bottleneck,
@@ -88,11 +88,11 @@ BLOCKS: dict[str, Any] = {
     "preact_bottleneck": PreActBottleneck,
 }
 STAGES = ((256, 4, 3), (512, 8, 4), (1024, 16, 6), (2048, 32, 3))
-"""Channels of the output, how many times smaller than the image it is, and blocks, of each stage of ResNet-50."""
+"""For each stage of ResNet-50: channels of the output, image size divided by its size, and number of blocks."""
 
 
 class Cost(NamedTuple):
-    """What one block costs for one image, from `width` channels to as many, on `size` x `size` pixels."""
+    """The cost of one block for one image of `size` x `size` pixels, with `width` channels of input and of output."""
 
     width: int
     size: int
@@ -103,17 +103,17 @@ class Cost(NamedTuple):
 
 
 def compare_blocks(names: list[str], image_size: int = 224) -> dict[str, list[Cost]]:
-    """What kinds of block cost at equal width, in the places of ResNet-50's four stages (the paper's figure 5).
+    """The cost of kinds of blocks at equal width, in the four stages of ResNet-50 (the paper's figure 5).
 
-    Two 3x3 convolutions on w channels take 18 w^2 multiply-adds a pixel. A bottleneck takes them to w/4, works
-    there, and restores them: w^2/4 + 9 w^2/16 + w^2/4 = 17/16 w^2, a seventeenth.
+    Two 3x3 convolutions on w channels take 18 w^2 multiply-adds per pixel. A bottleneck reduces the channels to w/4,
+    has one 3x3 convolution, and restores them: w^2/4 + 9 w^2/16 + w^2/4 = 17/16 w^2, a seventeenth.
 
     Parameters
     ----------
     names : list of str
-        From `BLOCKS`.
+        Names from `BLOCKS`.
     image_size : int
-        Height and width of the network's images.
+        Height and width of the network's images in pixels.
 
     Returns
     -------
@@ -123,7 +123,7 @@ def compare_blocks(names: list[str], image_size: int = 224) -> dict[str, list[Co
     Raises
     ------
     ValueError
-        Where there is no such block.
+        If there is no such block.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Weights that others have trained: torchvision's and timm's residual networks have the same names and shapes."""
+"""Loading pretrained weights: the residual networks of torchvision and timm have the same names and shapes."""
 
 import json
 from pathlib import Path
@@ -19,27 +19,27 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
     Parameters
     ----------
     model : Module
-        Such as ``resnet50()``: its names, shapes and dtypes are torchvision's, which are timm's.
+        Such as ``resnet50()``. Its names, shapes and dtypes are those of torchvision and timm.
     path : str or Path
-        Of a state dict in safetensors, or of a checkpoint of `tinyres train`. Numbers are converted to the model's
-        dtype. What PyTorch's wrappers for several devices put in front of every name, ``module.``, is left out, and
-        the classifier may be called ``linear``, as in the CIFAR nets that are passed round most.
+        A safetensors file with a state dict, or a checkpoint of `tinyres train`. Numbers are converted to the model's
+        dtype. The prefix ``module.``, which PyTorch's wrappers for several devices add to every name, is removed. The
+        classifier may be called ``linear``, as in the most widely used CIFAR-10 weights.
     replace_head : bool
-        Where the file's classifier (``fc``) has another number of classes than the model's, leave the model's as it
-        is, freshly initialised, to be trained.
+        If True, and the file's classifier (``fc``) has another number of classes than the model's, the model keeps its
+        own classifier, with its initial values.
 
     Returns
     -------
     str or None
-        What was left as it is and why, or None where everything came from the file.
+        A sentence that says what was not loaded and why, or None if everything came from the file.
 
     Raises
     ------
     CheckpointError
-        Where the file is missing, is no safetensors file (the message says how to convert a ``.pth`` file, which is
-        never opened), or does not fit: all missing, unexpected and mis-shaped names are listed. Where it is a
-        checkpoint of a net whose option A is not the model's, which no shape would show. Where it has a classifier by
-        both names.
+        If the file is missing, is not a safetensors file (a ``.pth`` file is never opened: the message says how to
+        convert it), or does not fit: the message lists all missing and unexpected names and all wrong shapes. If it is
+        a checkpoint of a network with the other kind of shortcut A, since shapes do not show this. If it has both an
+        ``fc`` and a ``linear``.
 
     Examples
     --------
@@ -56,7 +56,7 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
         _check_padding(path, model, metadata["tinyres"])
     arrays = _usual_names(path, arrays)
     own = model.state_dict()
-    for name in own:  # some tools leave out the counters, which nothing computes with
+    for name in own:  # some tools do not write the counters, which no computation uses
         if name.endswith("num_batches_tracked"):
             arrays.setdefault(name, np.zeros((), np.int64))
     left = None
@@ -73,7 +73,7 @@ def load_weights(model: Module, path: str | Path, *, replace_head: bool = False)
 
 
 def _usual_names(path: str | Path, arrays: dict[str, Array]) -> dict[str, Array]:
-    """Without what wrappers put in front of every name, and with `fc` for `linear`."""
+    """The arrays without the prefix of wrappers, and with the name `fc` instead of `linear`."""
     if arrays and all(name.startswith("module.") for name in arrays):
         arrays = part(arrays, "module")
     heads = {name.partition(".")[0] for name in arrays} & {"fc", "linear"}
@@ -82,22 +82,22 @@ def _usual_names(path: str | Path, arrays: dict[str, Array]) -> dict[str, Array]
     return {"fc." + name[7:] if name.startswith("linear.") else name: array for name, array in arrays.items()}
 
 
-# ---------------------------------------------------------------- option A, as it was and as it is
+# ---------------------------------------------------------------- option A, old and new
 def upgrade(info: dict[str, Any]) -> dict[str, Any]:
-    """The description of a checkpoint of format 2 as one of format 3.
+    """Convert the description of a checkpoint of format 2 to format 3.
 
-    There was one way of option A, with all new channels after the old ones, which is "A-after" now. Its arrays have the
-    same shapes, so a model that is made in the other way would read them, and guess.
+    In format 2, option A put all new channels after the old ones. This is called "A-after" now. The arrays of both have
+    the same shapes, so a model with the wrong one could load them, but its predictions would be wrong.
 
     Parameters
     ----------
     info : dict
-        As the file has it, which may be anything.
+        As read from the file. It is not checked.
 
     Returns
     -------
     dict
-        The same where there is no option A; else a copy that names it in the model's options and the configuration.
+        The same dict if there is no option A; else a copy with "A-after" in the model's options and the configuration.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def upgrade(info: dict[str, Any]) -> dict[str, Any]:
             return info
         model = info["model"]
         upgraded = {**info, "model": {**model, "options": {**model["options"], "shortcut": "A-after"}}}
-    except (KeyError, TypeError, AttributeError):  # of no model; whoever reads one says what is wrong
+    except (KeyError, TypeError, AttributeError):  # no model here; the code that needs one reports the error
         return info
     if isinstance(config := info.get("config"), dict):
         upgraded["config"] = {**config, "shortcut": "A-after"}
@@ -119,22 +119,22 @@ def upgrade(info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shortcut(info: dict[str, Any]) -> Any:
-    """That of the model which a checkpoint describes: as asked for, or the model's own."""
+    """The shortcut of a checkpoint's model: the one in its options, or the default of the model."""
     options, own = info["model"]["options"], FAMILY[info["model"]["name"]]
     return options.get("shortcut", own.get("shortcut"))
 
 
 def _check_padding(path: str | Path, model: Module, description: str) -> None:
-    """Refuse weights for one way of option A in a model of the other."""
+    """Raise CheckpointError if the weights are for the other kind of option A."""
     try:
         info = json.loads(description)
         theirs = _shortcut(upgrade(info) if info["format"] == 2 else info)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        return  # it does not say of which model it is
+        return  # the file does not name its model
     pads = [m for _, m in model.named_modules() if isinstance(m, PaddedIdentity)]
     places = {"A": [(m.before + m.after) // 2 for m in pads], "A-after": [0] * len(pads)}
     if theirs in places and places[theirs] != [m.before for m in pads]:
         raise CheckpointError(
-            f"{path}: was trained with shortcut {theirs!r}, and the model's zeros for new channels stand elsewhere: "
+            f"{path}: was trained with shortcut {theirs!r}, but the model has its channels of zeros in other places: "
             f"make the model with shortcut={theirs!r} (--shortcut {theirs})"
         )

@@ -1,4 +1,4 @@
-"""Modules, parameters and layers, with PyTorch's names."""
+"""Modules, parameters and layers, named as in PyTorch."""
 
 from tinyres.nn import init
 from tinyres.nn.activation import GELU, ReLU, Sigmoid, SiLU, Tanh

@@ -62,7 +62,7 @@ class SiLU(Module):
 
 
 class GELU(Module):
-    """x times the probability that a normal number is below x, see `ops.gelu`.
+    """x times the probability that a standard normal variable is at most x, see `ops.gelu`.
 
     Examples
     --------

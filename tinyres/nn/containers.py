@@ -1,4 +1,4 @@
-"""Modules that hold others: in a row, in a list, by name."""
+"""Containers: modules that hold other modules, in a sequence, in a list, or by name."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -14,18 +14,18 @@ class Sequential(Module):
     Parameters
     ----------
     *modules : Module
-        Or one dict (an OrderedDict, too) of names and modules. ``net[1:]`` is a `Sequential` of some of them.
+        Or one dict of names and modules (also an OrderedDict). ``net[1:]`` is a `Sequential` of a part of them.
 
     Raises
     ------
     TypeError
-        Where one of them is not a Module.
+        If one of them is not a Module.
 
     Attributes
     ----------
     segment : int
-        Run so many modules at a time in a `checkpoint`: only what goes into the first of them is kept for backward.
-        0, the default, keeps everything.
+        Run this many modules at a time in a `checkpoint`. For backward, only the input of the first of them is kept;
+        the rest is computed again. 0, the default, keeps everything.
 
     Examples
     --------
@@ -64,7 +64,7 @@ class Sequential(Module):
 
 
 class ModuleList(Module):
-    """A list of modules, which are found below the one that it is an attribute of: its forward calls them.
+    """A list of modules, as an attribute of another module. It has no forward: that module's forward calls them.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class ModuleList(Module):
     Raises
     ------
     TypeError
-        Where one of them is not a Module.
+        If one of them is not a Module.
 
     Examples
     --------
@@ -105,13 +105,13 @@ class ModuleList(Module):
         return self
 
     def insert(self, index: int, module: Module) -> "ModuleList":
-        """Put a module before the one of this index."""
+        """Insert a module before the one at this index."""
         modules = list(self)
         modules.insert(index, module)
         return self._set(modules)
 
     def _set(self, modules: list[Module]) -> "ModuleList":
-        """These and no others, under their new numbers."""
+        """Replace all modules by these, named by their new indices."""
         for i, module in enumerate(modules):
             if not isinstance(module, Module):
                 raise TypeError(f"ModuleList: {i}: got {_what(module)}")
@@ -146,7 +146,7 @@ class ModuleList(Module):
 
 
 class ModuleDict(Module):
-    """Modules by name, found below the one that it is an attribute of.
+    """A dict of modules by name, as an attribute of another module, whose forward calls them.
 
     Parameters
     ----------
@@ -155,9 +155,9 @@ class ModuleDict(Module):
     Raises
     ------
     TypeError
-        Where one of them is not a Module.
+        If one of them is not a Module.
     ValueError
-        Where a name is empty, has a dot, or is one of Module's own.
+        If a name is empty, has a dot, or is an attribute of Module.
 
     Examples
     --------
@@ -172,12 +172,12 @@ class ModuleDict(Module):
         self.update(modules or {})
 
     def update(self, modules: Mapping[str, Module]) -> None:
-        """Add modules, or put them in the place of those that have their names."""
+        """Add modules. A module whose name exists replaces the old one."""
         for name, module in modules.items():
             self[name] = module
 
     def pop(self, name: str) -> Module:
-        """Take a module out."""
+        """Remove a module and return it."""
         module = self[name]
         del self[name]
         return module
@@ -225,7 +225,7 @@ def _add(container: Module, name: Any, module: Any) -> None:
 
 
 def _what(value: Any) -> str:
-    """What was given in place of a module, and what to give."""
+    """The part of an error message that says what was given instead of a module, and how to correct it."""
     if isinstance(value, list | tuple | Iterator):
         return f"a {type(value).__name__}, expected a Module: write Sequential(*modules), with a star"
     if callable(value) and not isinstance(value, type):

@@ -1,4 +1,4 @@
-"""Inference without batch norm: folded into the convolutions before it."""
+"""Faster inference: batch norm is folded into the convolution before it."""
 
 import copy
 from collections import Counter
@@ -20,33 +20,35 @@ def fuse(model: Module, *, image_size: int = 32) -> Module:
     Parameters
     ----------
     model : Module
-        In evaluation mode; it is left as it is.
+        In evaluation mode. It is not changed.
     image_size : int
-        Height and width of an image that the model accepts. One is run, to see what follows what.
+        Height and width of an image that the model accepts, in pixels. One image is run, to find which batch norm
+        follows which convolution.
 
     Returns
     -------
     Module
-        In evaluation mode, with the same outputs up to rounding, and other names in its `state_dict`: a convolution
-        with a bias has taken the place of its batch norm, and an `Identity` that of the convolution. So a shortcut and
-        a ReLU that were given to the batch norm are the convolution's, and are added and applied in one pass with it.
-        A batch norm that does not follow a convolution of its own stays, such as the first of a pre-activation block.
-        The arrays of the weights are read-only, so that kernels reorder and transform them once; what those make of
-        them takes up to five times their memory.
+        In evaluation mode, with the same outputs up to rounding. The names in its `state_dict` differ: a convolution
+        with a bias replaces each folded batch norm, and an `Identity` replaces the old convolution. A shortcut and a
+        ReLU that were passed to the batch norm are passed to this convolution, which computes them in the same pass.
+        A batch norm that does not directly follow a convolution stays, such as the first of a pre-activation block.
+        The arrays of weights are read-only, so kernels reorder and transform them only once. The results of this take
+        up to five times the memory of the weights.
 
     Raises
     ------
     ValueError
-        Where the model, or a part of it, is in training mode: its batch norms then depend on the batch.
+        If the model, or a part of it, is in training mode: its batch norms then depend on the batch.
 
     Notes
     -----
-    In evaluation a batch norm is an affine map of each channel, and an affine map of a convolution is a convolution:
+    In evaluation, a batch norm is an affine map of each channel. A convolution followed by an affine map is again a
+    convolution:
 
         gamma (w * x + b - mean) / sqrt(var + eps) + beta = (s w) * x + (beta + s (b - mean)),
 
-    with s = gamma / sqrt(var + eps), in float64 here (Jacob et al., "Quantization and training of neural networks for
-    efficient integer-arithmetic-only inference", 2018, section 3.2).
+    with s = gamma / sqrt(var + eps), computed in float64 (Jacob et al., "Quantization and training of neural networks
+    for efficient integer-arithmetic-only inference", 2018, section 3.2).
 
     Examples
     --------
@@ -74,7 +76,7 @@ def fuse(model: Module, *, image_size: int = 32) -> Module:
 
 
 def _pairs(model: Module, modules: dict[str, Module], image_size: int) -> list[tuple[str, str]]:
-    """Paths of each convolution and the batch norm that is all that reads it, from the tape of one image."""
+    """Paths of each convolution whose result only a batch norm uses, and of that batch norm; from one image's tape."""
     first = next((m for m in modules.values() if isinstance(m, Conv2d)), None)
     if first is None:
         return []
@@ -84,7 +86,7 @@ def _pairs(model: Module, modules: dict[str, Module], image_size: int) -> list[t
         out = model.forward(image)
     nodes = [node for node in topological_order(out._node or out) if isinstance(node, Node)]
     readers = Counter(id(parent) for node in nodes for parent in node.parents)
-    calls = Counter(node.module for node in nodes)  # a module that is called twice must stay what it is
+    calls = Counter(node.module for node in nodes)  # a module that is called twice must not change
     pairs = []
     for node in nodes:
         conv = node.parents[0] if node.name == "batch_norm" else None

@@ -1,4 +1,4 @@
-"""Initial values of parameters, all from one generator: `tr.manual_seed` makes a network reproducible."""
+"""Initial values of parameters. All come from one random generator: `tr.manual_seed` makes a network reproducible."""
 
 import math
 import sys
@@ -16,7 +16,7 @@ _most: int | None = None
 
 
 def manual_seed(seed: int) -> None:
-    """Seed the generator that initial values are drawn from, and what dropout draws.
+    """Set the seed of all random numbers of networks: initial values of parameters, and dropout.
 
     Examples
     --------
@@ -33,11 +33,10 @@ def manual_seed(seed: int) -> None:
 
 @contextmanager
 def nothing_drawn(most: int = sys.maxsize) -> Iterator[None]:
-    """Parameters made meanwhile are zero, which takes no time.
+    """Inside this block, new parameters are zeros instead of random numbers, which takes no time.
 
-    For a model that is only looked at, or is filled from a file next.
-
-    A file can ask for a model of any size. ValueError for a parameter of more than `most` numbers.
+    This is for a model that is only inspected, or that gets its values from a file afterwards. A damaged file may
+    describe a model of any size: a parameter of more than `most` numbers raises ValueError.
 
     Examples
     --------
@@ -62,7 +61,7 @@ def _undrawn(shape: tuple[int, ...], dtype: Any, most: int) -> Array:
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Numbers of inputs and outputs that one output and one input of a layer are tied to: (fan_in, fan_out).
+    """(fan_in, fan_out) of a weight: how many inputs each output depends on, and how many outputs each input affects.
 
     Examples
     --------
@@ -74,10 +73,10 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any = np.float32) -> Array:
-    """Normal with variance 2 / fan, which keeps the variance of signals through a ReLU layer.
+    """Normal numbers with mean 0 and variance 2 / fan, so that signals keep their variance in layers with ReLU.
 
-    `mode` "fan_in" keeps it on the way forward, "fan_out" that of gradients on the way back. He et al., "Delving
-    deep into rectifiers", 2015, equations 10 and 14.
+    With `mode` "fan_in", activations keep their variance in forward; with "fan_out", gradients keep theirs in backward.
+    He et al., "Delving deep into rectifiers", 2015, equations 10 and 14. Another mode raises ValueError.
 
     Examples
     --------
@@ -94,29 +93,29 @@ def kaiming_normal(shape: tuple[int, ...], *, mode: str = "fan_out", dtype: Any 
 
 
 def whitening(shape: tuple[int, ...], covariance: Array, *, eps: float = 5e-4, dtype: Any = np.float32) -> Array:
-    """Filters that whiten: the responses of half of them have no correlation and the same variance.
+    """Whitening filters: the outputs of half of them are uncorrelated and have the same variance.
 
     Parameters
     ----------
     shape : (int, int, int, int)
         (F, C, kh, kw) of a convolution's weights.
     covariance : float64 array of shape (C kh kw, C kh kw)
-        Of patches, see `tinyres.data.patch_covariance`.
+        Covariance of image patches, see `tinyres.data.patch_covariance`.
     eps : float
-        Added to variances: what hardly varies is not blown up.
+        Added to variances, so that directions of small variance are not amplified too much.
     dtype : dtype
 
     Raises
     ------
     ValueError
-        If `covariance` is not that of patches of these filters.
+        If `covariance` does not have the shape for these filters.
 
     Notes
     -----
-    With cov = V diag(l) V' and its largest eigenvalues first, filter i is v_i / sqrt(l_i + eps), for i < F / 2 at most;
-    then come as many of the opposite sign, since a ReLU would lose half of each response; filters that are left are
-    drawn by `kaiming_normal`. v_i' cov v_j is l_i for i = j and 0 otherwise, so that responses of the first have the
-    variance l_i / (l_i + eps).
+    Let cov = V diag(l) V', with the largest eigenvalues first. Filter i is v_i / sqrt(l_i + eps), for at most F / 2
+    filters. Next come the same filters with the opposite sign, since a ReLU cuts off half of each output. The remaining
+    filters are drawn by `kaiming_normal`. v_i' cov v_j is l_i for i = j and 0 otherwise, so the output of filter i has
+    the variance l_i / (l_i + eps).
 
     Page, "How to train your ResNet 8: bag of tricks", 2019; Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU",
     2024, section 3.2, with patches of 2 x 2.
@@ -135,14 +134,14 @@ def whitening(shape: tuple[int, ...], covariance: Array, *, eps: float = 5e-4, d
     values, vectors = np.linalg.eigh(covariance)
     best = np.argsort(-values, kind="stable")[: shape[0] // 2]
     largest = np.abs(vectors).argmax(0)
-    vectors = vectors * np.sign(vectors[largest, np.arange(numbers)])  # either sign would do: take one
+    vectors = vectors * np.sign(vectors[largest, np.arange(numbers)])  # both signs are eigenvectors: choose one
     filters = (vectors[:, best] / np.sqrt(values[best] + eps)).T.reshape(-1, *shape[1:])
     rest = kaiming_normal(shape, dtype=dtype)[2 * len(filters) :]
     return np.concatenate([filters, -filters, rest]).astype(dtype)
 
 
 def standard_normal(shape: tuple[int, ...], *, dtype: Any = np.float32) -> Array:
-    """Normal with mean 0 and variance 1.
+    """Normal numbers with mean 0 and variance 1.
 
     Examples
     --------
@@ -153,7 +152,7 @@ def standard_normal(shape: tuple[int, ...], *, dtype: Any = np.float32) -> Array
 
 
 def uniform(shape: tuple[int, ...], bound: float, *, dtype: Any = np.float32) -> Array:
-    """Uniform between -bound and bound.
+    """Uniform numbers between -bound and bound.
 
     Examples
     --------

@@ -30,9 +30,10 @@ def _windows(layer: str, kernel_size: _Size, stride: _Size | None, padding: _Siz
 
 
 class Conv2d(Module):
-    """Convolution, see `ops.conv2d`. Weights start as `init.kaiming_normal` (fan-out), the bias as zeros.
+    """Convolution, see `ops.conv2d`. Initial weights are `init.kaiming_normal` (fan-out), the initial bias is zero.
 
-    One without a bias is taken to come before a batch norm: in training it measures what that will ask for.
+    A convolution without a bias is probably followed by a batch norm. In training it therefore measures the mean and
+    variance that a batch norm needs.
 
     Examples
     --------
@@ -82,7 +83,7 @@ class Conv2d(Module):
 
 
 class Linear(Module):
-    """Affine map, see `ops.linear`. Starts uniform within 1 / sqrt(in_features), as in PyTorch.
+    """Affine map, see `ops.linear`. Initial values are uniform within 1 / sqrt(in_features), as in PyTorch.
 
     Examples
     --------
@@ -146,7 +147,7 @@ class AvgPool2d(MaxPool2d):
 
 
 class AdaptiveAvgPool2d(Module):
-    """Mean over so many windows that cover the image, see `ops.adaptive_avg_pool2d`.
+    """Mean over windows that cover the image, as many as `output_size` says, see `ops.adaptive_avg_pool2d`.
 
     Examples
     --------
@@ -168,7 +169,7 @@ class AdaptiveAvgPool2d(Module):
 
 
 class GlobalAvgPool2d(Module):
-    """Mean over all pixels, (N, C, H, W) -> (N, C, 1, 1).
+    """Mean over all pixels of each channel: (N, C, H, W) -> (N, C, 1, 1).
 
     Examples
     --------
@@ -221,7 +222,7 @@ class Flatten(Module):
 
 
 class Identity(Module):
-    """x itself: the shortcut of a block that changes no shape.
+    """x itself: for example the shortcut of a block that does not change the shape.
 
     Examples
     --------

@@ -11,7 +11,7 @@ from tinyres.tensor import Tensor
 
 
 class Parameter(Tensor):
-    """A tensor that training changes. As an attribute of a `Module` it is found by `parameters()`.
+    """A tensor that training changes. If it is an attribute of a `Module`, `parameters()` finds it.
 
     Examples
     --------
@@ -27,14 +27,14 @@ class Parameter(Tensor):
 
 
 class Keys(NamedTuple):
-    """Names that `Module.load_state_dict` passed over.
+    """Names that `Module.load_state_dict` ignored.
 
     Attributes
     ----------
     missing_keys : list of str
-        The module has them, and the state has not.
+        Names in the module that are not in the state.
     unexpected_keys : list of str
-        The state has them, and the module has not.
+        Names in the state that are not in the module.
     """
 
     missing_keys: list[str]
@@ -44,8 +44,8 @@ class Keys(NamedTuple):
 class Module:
     """Base class of layers and networks.
 
-    Assign parameters, buffers and other modules to attributes and define `forward`; the tree of attributes gives
-    every parameter its name, e.g. ``layer1.0.conv1.weight``.
+    A subclass assigns parameters, buffers and other modules to attributes, and defines `forward`. The tree of
+    attributes gives every parameter its name, e.g. ``layer1.0.conv1.weight``.
 
     Examples
     --------
@@ -67,7 +67,7 @@ class Module:
         self._modules: dict[str, Module] = {}
         self._forward_pre_hooks: list[Callable[[Module, tuple[Any, ...]], Any]] = []
         self._forward_hooks: list[Callable[[Module, tuple[Any, ...], Any], Any]] = []
-        self._changing_hooks: list[Any] = []  # those of either that have returned something
+        self._changing_hooks: list[Any] = []  # hooks of both kinds that have returned something
         self._name = ""
 
     # -- the tree
@@ -88,7 +88,7 @@ class Module:
         object.__setattr__(self, name, value)
 
     def _expect_no_other(self, name: str, value: Any) -> None:
-        """A name keeps its kind: an optimizer would go on with a parameter that nobody sees any more."""
+        """An attribute keeps its kind. Else an optimizer would still train a parameter that the module lost."""
         for group, kind, mend in (
             ("_parameters", "a Parameter", f"wrap it as nn.Parameter, or copy it to {name}.data"),
             ("_modules", "a Module", "or None"),
@@ -103,7 +103,7 @@ class Module:
 
     def _forget(self, name: str, *, but: dict[str, Any] | None = None) -> None:
         for group in (self.__dict__.get(g) for g in ("_parameters", "_buffers", "_modules")):
-            if group is not None and group is not but:  # what replaces its like keeps its place
+            if group is not None and group is not but:  # a value of the same kind keeps its place in the order
                 group.pop(name, None)
 
     def _expect_init(self, name: str) -> None:
@@ -111,7 +111,7 @@ class Module:
             raise AttributeError(f"{type(self).__name__}: call super().__init__() before assigning {name!r}")
 
     def register_buffer(self, name: str, array: Array) -> None:
-        """An array that is saved with the parameters but not trained, such as a running mean."""
+        """Add an array that is saved with the parameters but not trained, such as a running mean."""
         self._expect_init(name)
         self._buffers[name] = array
         self.__setattr__(name, array)
@@ -131,11 +131,11 @@ class Module:
             yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
 
     def modules(self) -> Iterator["Module"]:
-        """This module and all below it; one that is shared comes once."""
+        """This module and all below it. A shared module comes once."""
         return iter(dict.fromkeys(module for _, module in self.named_modules()))
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Parameters of this module and all below it, with their paths; one that is shared comes once."""
+        """Parameters of this module and all below it, with their paths. A shared parameter comes once."""
         seen: set[Parameter] = set()
         for path, module in self.named_modules():
             for name, parameter in module._parameters.items():
@@ -148,7 +148,7 @@ class Module:
         return (parameter for _, parameter in self.named_parameters())
 
     def apply(self, function: Callable[["Module"], Any]) -> "Module":
-        """Call a function with each module, those below first and this one last: to give parameters other values.
+        """Call a function with each module, for example to set parameters: modules below first, this one last.
 
         Examples
         --------
@@ -166,7 +166,7 @@ class Module:
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> "Module":
-        """Whether gradients of all parameters are wanted. Batch norm goes on with its statistics: see `freeze`.
+        """Set whether all parameters require gradients. Batch norm still updates its statistics: see `freeze`.
 
         Examples
         --------
@@ -181,8 +181,8 @@ class Module:
 
     # -- calling
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module computes; subclasses define it."""
-        raise TypeError(f"{type(self).__name__} defines no forward(), and that is what calling a module runs")
+        """The computation of the module. Subclasses define it."""
+        raise TypeError(f"{type(self).__name__} does not define forward(), which runs when a module is called")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for before in list(self._forward_pre_hooks):
@@ -200,7 +200,7 @@ class Module:
         return out
 
     def _call(self, hook: Callable[..., Any], *what: Any) -> Any:
-        """What a hook returns: where a checkpoint repeats a forward, only one that has returned something is called."""
+        """Call a hook. If a checkpoint repeats a forward, only hooks that have returned something are called again."""
         if tape.state.recomputing and hook not in self._changing_hooks:
             return None
         changed = hook(self, *what)
@@ -209,9 +209,9 @@ class Module:
         return changed
 
     def register_forward_pre_hook(self, hook: Callable[["Module", tuple[Any, ...]], Any]) -> HookHandle:
-        """Call ``hook(module, args)`` before each forward; what it returns takes the place of the arguments.
+        """Call ``hook(module, args)`` before each forward. The hook may replace the positional arguments.
 
-        It may return a tuple or a single argument, for those that were given by place; None leaves them as they are.
+        It returns a tuple of arguments, or a single argument, or None to keep them.
 
         Returns
         -------
@@ -231,8 +231,8 @@ class Module:
     def register_forward_hook(self, hook: Callable[["Module", tuple[Any, ...], Any], Any]) -> HookHandle:
         """Call ``hook(module, args, output)`` after each forward.
 
-        What the hook returns, unless it is None, becomes the module's output. Where a checkpoint repeats a forward,
-        hooks that have changed an output are called again, and those that only look are not.
+        If the hook returns something other than None, this becomes the module's output. If a checkpoint repeats a
+        forward, only hooks that have changed an output are called again.
 
         Returns
         -------
@@ -252,22 +252,23 @@ class Module:
 
     # -- modes
     def train(self, mode: bool = True) -> "Module":
-        """Training behaviour for this module and all below it that is not frozen.
+        """Set training mode for this module and all below it, except frozen ones. With False, evaluation mode.
 
-        Batch norm uses the batch's statistics then.
+        In training mode, batch norm normalises with the statistics of the batch.
         """
         for module in self.modules():
             module.training = mode and not module.frozen
         return self
 
     def eval(self) -> "Module":
-        """Evaluation behaviour (batch norm uses the running statistics)."""
+        """Set evaluation mode: batch norm uses the running statistics."""
         return self.train(False)
 
     def freeze(self) -> "Module":
-        """Leave this module, and all below it, as it is, for good.
+        """Keep this module and all below it from changing in training.
 
-        No parameter requires a gradient, and `train` changes nothing, so that batch norm keeps its running statistics.
+        No parameter requires a gradient any more, and the module stays in evaluation mode: `train` has no effect, so
+        batch norm keeps its running statistics.
 
         Examples
         --------
@@ -284,7 +285,7 @@ class Module:
         return self
 
     def zero_grad(self) -> None:
-        """Forget the gradients of all parameters."""
+        """Set the gradients of all parameters to None."""
         for parameter in self.parameters():
             parameter.grad = None
 
@@ -301,7 +302,7 @@ class Module:
         return (buffer for _, buffer in self.named_buffers())
 
     def named_buffers(self) -> Iterator[tuple[str, Array]]:
-        """The same, with their paths.
+        """The arrays of `buffers`, with their paths.
 
         Examples
         --------
@@ -325,7 +326,7 @@ class Module:
         return {name: array.copy() for name, array in self.named_arrays()}
 
     def named_arrays(self) -> Iterator[tuple[str, Array]]:
-        """The arrays of all parameters and buffers, as they are, by the names of `state_dict`.
+        """The arrays of all parameters and buffers, not copied, with the names of `state_dict`.
 
         Examples
         --------
@@ -346,20 +347,21 @@ class Module:
         Parameters
         ----------
         state : mapping of str to array
-            Dtypes are converted to those the module has.
+            Values by name, as from `state_dict`. They are converted to the dtypes of the module.
         strict : bool
-            Every name must occur on both sides; else what is missing or unexpected is passed over. A wrong shape
-            is an error in either case.
+            If True, both sides must have the same names. If False, missing and unexpected names are ignored. A wrong
+            shape is an error in both cases.
 
         Returns
         -------
         Keys
-            ``missing_keys`` and ``unexpected_keys``, both empty where `strict` is set.
+            ``missing_keys`` and ``unexpected_keys``. Both are empty if `strict` is True.
 
         Raises
         ------
         ValueError
-            Listing all missing, unexpected and mis-shaped names at once. Nothing has been changed then.
+            If the state does not fit. The message lists all missing and unexpected names and all wrong shapes. The
+            module is then unchanged.
         """
         own = dict(self.named_arrays())
         arrays = {name: np.asarray(value) for name, value in state.items()}
@@ -390,14 +392,14 @@ class Module:
         return keys
 
     def to(self, *args: Any, dtype: Any = None) -> "Module":
-        """PyTorch's word for `astype`, and for the device, of which there is one, ``"cpu"``.
+        """Convert to a dtype, as `astype`. As in PyTorch, it also takes a device, but ``"cpu"`` is the only one.
 
         Raises
         ------
         ValueError
-            Where another device is asked for.
+            If the device is not ``"cpu"``.
         TypeError
-            Where it is neither a dtype nor a device.
+            If an argument is neither a dtype nor a device.
 
         Examples
         --------
@@ -406,12 +408,12 @@ class Module:
         dtype('float64')
         >>> tr.nn.Linear(2, 1).to("cuda")
         Traceback (most recent call last):
-        ValueError: to: got device 'cuda', expected 'cpu': tinyres computes there alone
+        ValueError: to: got device 'cuda', expected 'cpu': tinyres computes only there
         """
         for arg in (*args, dtype):
             if isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda", "mps", "xpu", "gpu"):
                 if arg.split(":")[0] != "cpu":
-                    raise ValueError(f"to: got device {arg!r}, expected 'cpu': tinyres computes there alone")
+                    raise ValueError(f"to: got device {arg!r}, expected 'cpu': tinyres computes only there")
             elif arg is not None:
                 try:
                     known = np.dtype(arg) in (np.float32, np.float64)
@@ -423,11 +425,11 @@ class Module:
         return self
 
     def float(self) -> "Module":
-        """In float32, see `astype`."""
+        """Convert to float32, see `astype`."""
         return self.astype(np.float32)
 
     def double(self) -> "Module":
-        """In float64, see `astype`."""
+        """Convert to float64, see `astype`."""
         return self.astype(np.float64)
 
     def astype(self, dtype: Any) -> "Module":
@@ -445,11 +447,11 @@ class Module:
         return f"{type(self).__name__}({self.extra_repr()}" + ("\n" + "\n".join(lines) + "\n" if lines else "") + ")"
 
     def _repr_html_(self) -> str:
-        """What notebooks show: the tree, to be opened module by module."""
+        """The HTML that notebooks show: the tree of modules, which can be expanded."""
         return html.of_module(_part("", self))
 
     def extra_repr(self) -> str:
-        """What `repr` shows of the module itself."""
+        """The module's own settings, which `repr` shows."""
         return ""
 
 
@@ -462,7 +464,7 @@ def _part(name: str, module: Module) -> html.Part:
 
 
 def expect_eval(model: Module, caller: str) -> None:
-    """Raise ValueError where a model, or a part of it, is in training mode."""
+    """Raise ValueError if a model, or a part of it, is in training mode."""
     for name, module in model.named_modules():
         if module.training:
             what = f"module {name!r}" if name else "the model"

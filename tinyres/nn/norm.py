@@ -1,4 +1,4 @@
-"""Normalising layers."""
+"""Normalisation layers."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,12 @@ from tinyres.tensor import Tensor
 
 
 class BatchNorm2d(Module):
-    """Batch norm, see `ops.batch_norm`; calling it with ``residual=`` and ``relu=True`` fuses what follows it.
+    """Batch norm, see `ops.batch_norm`. With ``residual=`` and ``relu=True`` it also adds a shortcut and applies ReLU.
 
     Attributes
     ----------
     gather : Gather or None
-        Where batches lie in shards and are to be normalised as a whole, see `ops.batch_norm`.
+        Used if a batch is cut into shards but normalised as a whole, see `ops.batch_norm`. None by default.
 
     Examples
     --------
@@ -58,7 +58,7 @@ class BatchNorm2d(Module):
 
 
 class BatchNorm1d(BatchNorm2d):
-    """Batch norm of vectors (N, C), or of rows of them (N, C, L): that of images of one pixel, or of one row.
+    """Batch norm of vectors (N, C) or sequences (N, C, L), computed as images of one pixel, or of one row.
 
     Examples
     --------
@@ -82,10 +82,11 @@ class LayerNorm(Module):
     Parameters
     ----------
     normalized_shape : int or sequence of int
-        Those axes.
+        Lengths of these axes.
     eps : float
+        Added to the variance.
     elementwise_affine, bias : bool
-        Whether there are gamma and beta, and whether there is beta.
+        Whether there are gamma and beta. Whether there is beta, if `elementwise_affine`.
 
     Examples
     --------

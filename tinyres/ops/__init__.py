@@ -1,4 +1,4 @@
-"""Differentiable functions. Each computes an array and hands its pullback to `tinyres.record`."""
+"""Differentiable functions. Each computes an array and gives its pullback to `tinyres.record`."""
 
 from tinyres.ops.activation import gelu, log_softmax, relu, sigmoid, silu, softmax, tanh
 from tinyres.ops.conv import conv2d, linear

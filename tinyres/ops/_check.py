@@ -1,4 +1,5 @@
-"""Checks of arguments that several operations share. A message names the argument, what came and what was expected."""
+"""Checks of arguments that several operations share. Each message has the argument's name, its value, and the values
+that are expected."""
 
 from tinyres.tensor import Tensor
 

@@ -10,7 +10,7 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0). The gradient passes where the result is positive, and is 0 at x = 0. NaN stays NaN.
+    """max(x, 0). The gradient is dL/dy where x > 0, else 0, also at x = 0. NaN stays NaN.
 
     Examples
     --------
@@ -24,9 +24,9 @@ def relu(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)). With y the result, dy/dx = y (1 - y), at most 1/4: the factor that makes gradients vanish.
+    """1 / (1 + exp(-x)). With the result y, dy/dx = y (1 - y). It is at most 1/4, so gradients shrink in deep networks.
 
-    Computed as (1 + tanh(x / 2)) / 2, which does not overflow.
+    It is computed as (1 + tanh(x / 2)) / 2, which does not overflow.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def sigmoid(x: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent. With y the result, dy/dx = 1 - y^2.
+    """Hyperbolic tangent. With the result y, dy/dx = 1 - y^2.
 
     Examples
     --------
@@ -71,9 +71,9 @@ def silu(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x P(x), with P the normal distribution's cumulative probability.
+    """x P(x), where P(x) is the probability that a standard normal variable is at most x.
 
-    Hendrycks and Gimpel, "Gaussian error linear units", 2016. P's derivative is the density, so
+    Hendrycks and Gimpel, "Gaussian error linear units", 2016. The derivative of P is the normal density, so
 
         P(x) = (1 + erf(x / sqrt(2))) / 2,   dy/dx = P(x) + x exp(-x^2 / 2) / sqrt(2 pi).
 
@@ -96,7 +96,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
     Notes
     -----
-    With y the result, dy_i/dx_j = y_i ([i = j] - y_j), so dL/dx = y (dy - sum_i dy_i y_i).
+    With the result y, dy_i/dx_j = y_i ([i = j] - y_j), so dL/dx = y (dy - sum_i dy_i y_i).
 
     Examples
     --------
@@ -113,7 +113,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 @either_spelling
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """Logarithm of `softmax`, computed without forming it, so that small probabilities keep their digits.
+    """Logarithm of `softmax`. It is computed without the softmax, so that small probabilities keep their precision.
 
     Notes
     -----
@@ -133,7 +133,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def _shifted(x: np.ndarray, axis: int) -> np.ndarray:
-    """Largest element 0: softmax does not change, and exp cannot overflow."""
+    """x minus its maximum along the axis: softmax stays the same, and exp cannot overflow."""
     return x - x.max(axis, keepdims=True)
 
 

@@ -1,4 +1,4 @@
-"""Convolution, and the linear layer, which is a convolution of images of one pixel."""
+"""Convolution, and the linear layer: a convolution of images of one pixel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,47 +33,50 @@ def conv2d(
     weight : Tensor of shape (O, C / groups, KH, KW)
     bias : Tensor of shape (O,), optional
     stride, padding : int or pair of int
-        Vertical and horizontal; zeros are padded on both sides.
+        Vertical and horizontal, in pixels. Zeros are padded on both sides.
     dilation : int or pair of int
-        Pixels from one of the kernel's elements to the next. It is computed as a kernel with zeros between, which costs
-        that of its size: of 3x3 with dilation 2, that of 5x5.
+        Distance in pixels between neighbouring elements of the kernel. It is computed as a larger kernel with zeros in
+        the gaps, and costs as much: 3x3 with dilation 2 costs as much as 5x5.
     groups : int
-        Cut the channels of x and of y into so many groups, and connect each of y's to its own of x's only
+        Cut the channels of x and of y into this many groups. Group i of y is computed from group i of x only
         (Xie et al., "Aggregated residual transformations for deep neural networks", CVPR 2017, figure 3c).
     residual : Tensor of shape (N, O, OH, OW), optional
         Added to the result: the shortcut of a residual block whose batch norm is folded into the convolution.
     relu : bool
         Apply ReLU at the end, in the same pass.
     measure : bool
-        Measure mean and variance of each channel of the result while it is stored, where the kernel can, for the batch
-        norm that follows. The result is read-only then. Not together with a bias, a residual or ReLU.
+        Measure the mean and variance of each channel while the result is stored, for the batch norm that follows, if
+        the kernel can. The result is then read-only. It cannot be combined with a bias, a residual or ReLU.
 
     Returns
     -------
     Tensor of shape (N, O, OH, OW)
-        OH = (H + 2 * padding - dilation * (KH - 1) - 1) // stride + 1, and OW alike.
+        OH = (H + 2 * padding - dilation * (KH - 1) - 1) // stride + 1, and OW likewise.
 
     Raises
     ------
     ValueError
-        Where shapes do not fit, the kernel is larger than the padded image, or `measure` is not alone.
+        If shapes do not fit, `groups` does not divide the channels, the kernel is larger than the padded image, or
+        `measure` is combined with a bias, a residual or ReLU.
+    TypeError
+        If dtypes differ.
 
     Notes
     -----
-    With s the stride, p the padding, d the dilation (Yu and Koltun, "Multi-scale context aggregation by dilated
+    With stride s, padding p, dilation d (Yu and Koltun, "Multi-scale context aggregation by dilated
     convolutions", 2016, equation 2), and x = 0 outside the image,
 
         y[n,o,i,j] = b[o] + sum_{c,k,l} x[n, c, s i + d k - p, s j + d l - p] w[o,c,k,l].
 
-    Each y is linear in x and in w, so the chain rule only collects the terms in which one of them occurs
+    Each y is linear in x and in w, so the gradient of an element sums over all terms in which this element occurs
     (Dumoulin and Visin, "A guide to convolution arithmetic", 2016, chapter 4):
 
         dL/dw[o,c,k,l] = sum_{n,i,j} dy[n,o,i,j] x[n, c, s i + d k - p, s j + d l - p]
         dL/dx[n,c,h,v] = sum_{o,k,l} dy[n,o,i,j] w[o,c,k,l]   over all i, j with s i + d k - p = h, s j + d l - p = v
         dL/db[o]       = sum_{n,i,j} dy[n,o,i,j].
 
-    With groups, c runs over the channels of o's group, and o over those of c's: the same sums within each group. With
-    ReLU, dy counts only where y > 0; that is also the gradient of the residual.
+    With groups, these are the sums within each group: c and o run over the channels of the same group. With ReLU, dy
+    is replaced by 0 where y is not positive. The gradient of the residual is this dy.
 
     Examples
     --------
@@ -109,7 +112,7 @@ def conv2d(
     if residual is not None and residual.shape != expected:
         raise ValueError(f"residual: got shape {residual.shape}, expected {expected}, that of the result")
     w, options, statistics = weight.data, {"stride": stride, "padding": padding}, None
-    taps = (..., slice(None, None, dilation[0]), slice(None, None, dilation[1]))  # of the kernel, in one with zeros
+    taps = (..., slice(None, None, dilation[0]), slice(None, None, dilation[1]))  # the kernel, in the one with zeros
     if dilation != (1, 1):
         w = np.zeros((*w.shape[:2], kh, kw), w.dtype)
         launch(np.copyto, w[taps], weight.data)
@@ -145,7 +148,7 @@ def _is_channels_last(images: Array) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Affine map of the last axis, y = x W^T + b.
+    """Linear layer: an affine map of the last axis, y = x W^T + b.
 
     Parameters
     ----------
@@ -160,11 +163,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Raises
     ------
     ValueError
-        Where shapes do not fit.
+        If shapes do not fit.
 
     Notes
     -----
-    A sample is an image of one pixel, and this is a 1x1 convolution: dx = dy W, dW = dy^T x, db = sum_n dy[n].
+    A sample is treated as an image of one pixel, so this is a 1x1 convolution: dx = dy W, dW = dy^T x,
+    db = sum_n dy[n].
 
     Examples
     --------

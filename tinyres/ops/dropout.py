@@ -9,15 +9,15 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
-    """Set elements to 0, each with probability `p`, and divide the others by 1 - p, so that the mean is as before.
+    """Set each element to 0 with probability `p`, and divide the others by 1 - p: the expected value stays the same.
 
     Parameters
     ----------
     x : Tensor
     p : float
-        0 to 1.
+        Probability from 0 to 1.
     training : bool
-        Otherwise the result is x.
+        If False, the result is x.
 
     Raises
     ------
@@ -26,10 +26,11 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
 
     Notes
     -----
-    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014, with the division in
-    training. y = m x with a mask m of 0 and 1 / (1 - p), so dL/dx = m dL/dy.
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014. Unlike the paper, the
+    division is done in training, not in evaluation. y = m x with a mask m of 0 and 1 / (1 - p), so dL/dx = m dL/dy.
 
-    Masks follow from `tinyres.manual_seed` and the number of draws since. A `checkpoint` draws the same ones again.
+    A mask depends only on the seed of `tinyres.manual_seed` and on the number of draws since then. A `checkpoint`
+    draws the same masks again.
 
     Examples
     --------

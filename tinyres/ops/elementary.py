@@ -1,4 +1,4 @@
-"""The tensor's own arithmetic as functions, for those who prefer ``ops.exp(x)`` to ``x.exp()``."""
+"""The tensor's methods as functions: ``ops.exp(x)`` is ``x.exp()``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x; its own derivative.
+    """e^x; the derivative is e^x, too.
 
     Examples
     --------
@@ -22,7 +22,7 @@ def exp(x: Tensor) -> Tensor:
 
 
 def log(x: Tensor) -> Tensor:
-    """Natural logarithm; derivative 1 / x.
+    """Natural logarithm; the derivative is 1 / x.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def log(x: Tensor) -> Tensor:
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """Square root y; derivative 1 / (2 y).
+    """Square root y; the derivative is 1 / (2 y).
 
     Examples
     --------
@@ -46,7 +46,7 @@ def sqrt(x: Tensor) -> Tensor:
 
 
 def matmul(a: Tensor, b: Any) -> Tensor:
-    """Matrix product of the last two axes, the others broadcast.
+    """Matrix product over the last two axes; the other axes are broadcast.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def matmul(a: Tensor, b: Any) -> Tensor:
 
 
 def abs(x: Tensor) -> Tensor:
-    """Absolute value; derivative the sign of x, and 0 at 0.
+    """Absolute value; the derivative is the sign of x, and 0 at 0.
 
     Examples
     --------
@@ -70,12 +70,12 @@ def abs(x: Tensor) -> Tensor:
 
 
 def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """Nothing below `min` nor above `max`; derivative 1 from `min` to `max`, both included, and 0 outside.
+    """Limit values to the range from `min` to `max`; the derivative is 1 in this range, ends included, else 0.
 
     Raises
     ------
     ValueError
-        Where neither is given, or `min` is larger than `max`.
+        If neither is given, or `min` is larger than `max`.
 
     Examples
     --------
@@ -87,12 +87,12 @@ def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tenso
 
 
 def astype(x: Tensor, dtype: Any) -> Tensor:
-    """In another precision, float32 or float64; dL/dx = dL/dy in that of x.
+    """Convert to float32 or float64; dL/dx is dL/dy, converted back to the dtype of x.
 
     Raises
     ------
     TypeError
-        Where it is none of the two.
+        If `dtype` is neither of the two.
 
     Examples
     --------
@@ -104,7 +104,7 @@ def astype(x: Tensor, dtype: Any) -> Tensor:
 
 
 def maximum(a: Tensor, b: Any) -> Tensor:
-    """The larger of two, element by element, broadcast. Where they are equal, each gets half of the gradient.
+    """The larger of a and b, for each element, with broadcasting. Where they are equal, each gets half of the gradient.
 
     Examples
     --------

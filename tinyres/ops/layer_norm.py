@@ -1,4 +1,4 @@
-"""Normalising within each sample: layer norm and group norm, which need no batch and no running statistics."""
+"""Layer norm and group norm: they normalise within each sample, so they need no batch and no running statistics."""
 
 from collections.abc import Sequence
 from math import prod
@@ -22,8 +22,9 @@ def layer_norm(
         Its last axes are `normalized_shape`.
     normalized_shape : int or sequence of int
     weight, bias : Tensor of shape `normalized_shape`, optional
-        gamma and beta; 1 and 0 without them.
+        gamma and beta; 1 and 0 by default.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -32,7 +33,7 @@ def layer_norm(
     Raises
     ------
     ValueError
-        Where shapes do not fit, or there is nothing to take a mean of.
+        If shapes do not fit, or `normalized_shape` is empty or has a length 0.
 
     Notes
     -----
@@ -40,11 +41,11 @@ def layer_norm(
 
         m = 1/P sum_k x_k,   z_k = (x_k - m) / sqrt(1/P sum_j (x_j - m)^2 + eps),   y = gamma z + beta.
 
-    With g = dL/dz = gamma dL/dy, all that `batch_norm` derives of the values of a channel holds of these:
+    With g = dL/dz = gamma dL/dy, the derivation in `batch_norm` for the values of a channel holds for these values:
 
         dL/dx_k = (g_k - 1/P sum_j g_j - z_k/P sum_j g_j z_j) / sqrt(var + eps).
 
-    gamma and beta are a product and a sum of tensors, whose gradients are known.
+    Scaling by gamma and adding beta are operations on tensors, which have their own gradients.
 
     Examples
     --------
@@ -64,15 +65,18 @@ def layer_norm(
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, *, eps: float = 1e-5
 ) -> Tensor:
-    """Normalise each sample's channels in groups, with all their pixels, then scale and shift each channel.
+    """Normalise groups of channels in each sample, over all pixels; then scale and shift each channel.
 
     Parameters
     ----------
     x : Tensor of shape (N, C, ...)
     num_groups : int
-        A divisor of C; with C groups it is instance norm, and with one it is layer norm but for gamma and beta.
+        A divisor of C. With C groups it is instance norm. With one group it is layer norm over (C, ...), except that
+        gamma and beta have one number per channel.
     weight, bias : Tensor of shape (C,), optional
+        gamma and beta; 1 and 0 by default.
     eps : float
+        Added to the variance.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def group_norm(
     Raises
     ------
     ValueError
-        Where shapes do not fit, or there is nothing to take a mean of.
+        If shapes do not fit, x has no channel or no pixel, or `num_groups` is not a divisor of C.
 
     Notes
     -----
@@ -106,7 +110,7 @@ def group_norm(
 
 
 def _standardised(x: Array, size: int, eps: float) -> tuple[Array, Pullback]:
-    """Each `size` numbers that follow each other, with mean 0 and variance 1; and the pullback of this."""
+    """x with each run of `size` numbers in memory order normalised to mean 0 and variance 1, and the pullback."""
     flat = x.reshape(-1, size)
     centred = flat - flat.mean(1, keepdims=True)
     r = 1 / np.sqrt((centred * centred).mean(1, keepdims=True) + x.dtype.type(eps))
@@ -120,12 +124,12 @@ def _standardised(x: Array, size: int, eps: float) -> tuple[Array, Pullback]:
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tuple[int, ...], after: int = 0) -> Tensor:
-    """gamma y + beta, both of this shape, which comes before the last `after` axes of y."""
+    """gamma y + beta. Both have this shape: the axes of y just before its last `after` axes."""
     gamma, beta = (None if t is None else as_tensor(n, t) for n, t in (("weight", weight), ("bias", bias)))
     _check.same_dtype(y, weight=gamma, bias=beta)
     for name, tensor in (("weight", gamma), ("bias", beta)):
         if tensor is not None and tensor.shape != shape:
-            raise ValueError(f"{name}: got shape {tensor.shape}, expected {shape}, that of what it scales or shifts")
+            raise ValueError(f"{name}: got shape {tensor.shape}, expected {shape}, that of the axes it applies to")
     wide = (*shape, *[1] * after)
     y = y if gamma is None else y * gamma.reshape(wide)
     return y if beta is None else y + beta.reshape(wide)

@@ -1,4 +1,4 @@
-"""Training losses: how far the network's answers are from the right ones, as a number."""
+"""Training losses: a number that says how far the network's outputs are from the right answers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,14 +22,14 @@ def cross_entropy(
     ----------
     logits : Tensor of shape (N, K)
     target : array of int, shape (N,), or of float, shape (N, K)
-        Class of each sample, 0 to K - 1; or the probability of each class, as of mixed images.
+        Class of each sample, 0 to K - 1; or the probability of each class, as for mixed images (mixup, CutMix).
     weight : array of float, shape (K,), optional
-        How much each class counts, 0 or more; all the same by default.
+        Weight of each class, 0 or more; 1 for each by default.
     reduction : "mean", "sum" or "none"
-        Of the losses of samples. With weights, a mean over classes that are numbers is the weighted one, and one over
-        probabilities the sum divided by N, as in PyTorch.
+        What is done with the losses of the samples. With `weight` and targets of int, "mean" is the weighted mean.
+        With targets of float it is the sum divided by N, as in PyTorch.
     label_smoothing : float
-        From 0 to 1: this much of the target's mass is spread evenly over all K classes (Szegedy et al.,
+        From 0 to 1: this part of the target's probability is spread evenly over all K classes (Szegedy et al.,
         "Rethinking the Inception architecture", 2016, section 7).
 
     Returns
@@ -39,12 +39,12 @@ def cross_entropy(
     Raises
     ------
     ValueError
-        Where shapes do not fit, a class is out of range, probabilities do not add up to 1, or weights are negative or,
-        of a weighted mean, 0 for all classes that occur.
+        If shapes do not fit, a class is out of range, probabilities do not add up to 1, or weights are negative. Also
+        if, for a weighted mean, the weight of every class in `target` is 0.
 
     Notes
     -----
-    With p = softmax(logits) and q the smoothed target (one-hot, where it is a class), L[n] = -sum_k r[n,k] log p[n,k],
+    With p = softmax(logits) and the smoothed target q (one-hot, if it is a class), L[n] = -sum_k r[n,k] log p[n,k],
     r[n,k] = weight[k] q[n,k]. Since d log p_k / d logit_j = [j = k] - p_j,
 
         dL[n]/dlogits_j = p[n,j] sum_k r[n,k] - r[n,j],
@@ -106,12 +106,14 @@ def _target(target: Array, label_smoothing: float, weights: Array | None, r: Arr
 
 
 def _mass(target: Array, weights: Array | None, reduction: str, mass: Array) -> None:
-    """What the sum of losses is divided by: in a mean, how much all samples count together."""
+    """The divisor of the sum of losses: in a mean, the total weight of all samples."""
     mass[...] = 1 if reduction != "mean" else len(target)
     if reduction == "mean" and weights is not None and target.ndim == 1:
         mass[...] = weights[target].sum()
         if not mass:
-            raise ValueError("weight: got 0 for every class that occurs in target, expected a weight for one of them")
+            raise ValueError(
+                "weight: got 0 for every class that occurs in target, expected more than 0 for one of them"
+            )
 
 
 def _cross_entropy(x: Array, r: Array, mass: Array, log_p: Array, loss: Array) -> None:
@@ -136,7 +138,9 @@ def _check_values(target: Array, classes: int) -> None:
         if target.min() < 0 or target.max() >= classes:
             raise ValueError(f"target: got classes from {target.min()} to {target.max()}, expected 0 to {classes - 1}")
     elif not (target.min() >= 0 and np.abs(target.sum(1) - 1).max() < 1e-3):
-        raise ValueError("target: got probabilities that are negative or do not add up to 1, expected those of classes")
+        raise ValueError(
+            "target: got numbers that are negative or do not add up to 1, expected probabilities of classes"
+        )
 
 
 def _class_weights(weight: Any, classes: int, dtype: Any) -> Array | None:
@@ -150,7 +154,7 @@ def _class_weights(weight: Any, classes: int, dtype: Any) -> Array | None:
 
 # ---------------------------------------------------------------- of numbers
 def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Mean squared error, the mean of (x - target)^2 over all elements.
+    """Mean squared error: the mean of (x - target)^2 over all elements.
 
     Parameters
     ----------
@@ -161,11 +165,11 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
     Raises
     ------
     ValueError
-        Where shapes differ: none is broadcast.
+        If shapes differ: there is no broadcasting here.
 
     Notes
     -----
-    The gradient of a square is 2 (x - target), and its negative for the target.
+    The gradient of a square is 2 (x - target) for x, and its negative for the target.
 
     Examples
     --------
@@ -178,7 +182,7 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Mean absolute error: how far x is from the target, over all elements. Parameters and errors as for `mse_loss`.
+    """Mean absolute error: the mean of |x - target| over all elements. Parameters and errors are those of `mse_loss`.
 
     Notes
     -----
@@ -197,21 +201,21 @@ def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 def binary_cross_entropy_with_logits(
     logits: Tensor, target: Any, *, pos_weight: Any = None, reduction: str = "mean"
 ) -> Tensor:
-    """Cross entropy of answers that are each yes or no, with sigmoid(logits) the probability of yes.
+    """Cross entropy for yes-or-no answers. The probability of yes is sigmoid(logits).
 
     Parameters
     ----------
     logits : Tensor
     target : array of the shape of `logits`
-        1 for yes, 0 for no, or what lies between.
+        1 for yes, 0 for no, or a probability between them.
     pos_weight : array that broadcasts to this shape, optional
-        How much more a yes counts than a no.
+        Factor on the loss of a yes; 1 by default.
     reduction : "mean", "sum" or "none"
 
     Raises
     ------
     ValueError
-        Where shapes differ, or a target is not from 0 to 1.
+        If shapes differ, or a target is not from 0 to 1.
 
     Notes
     -----
@@ -220,7 +224,7 @@ def binary_cross_entropy_with_logits(
 
         L = (1 - t) x + (1 + (w - 1) t) softplus(-x),     softplus(-x) = max(-x, 0) + log(1 + e^-|x|),
 
-    in which nothing overflows; and dL/dx = (1 - t) - (1 + (w - 1) t) sigmoid(-x): without a weight, s - t.
+    which cannot overflow. The gradient is dL/dx = (1 - t) - (1 + (w - 1) t) sigmoid(-x): without a weight, s - t.
 
     Examples
     --------
@@ -243,7 +247,7 @@ def binary_cross_entropy_with_logits(
 
 
 def _alike(x: Any, target: Any) -> tuple[Tensor, Tensor]:
-    """Both as tensors of one shape; a target that is one stays on the tape."""
+    """Both as tensors of the same shape. A target that is a tensor gets a gradient, too."""
     x = as_tensor("x", x)
     if not isinstance(target, Tensor):
         return x, Tensor(_same_shape("x", x, target))

@@ -1,4 +1,4 @@
-"""Batch norm, fused with the shortcut's addition and the ReLU that follow it in a residual block."""
+"""Batch norm. It can also add the shortcut and apply the ReLU that follow it in a residual block, in one pass."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,14 +14,14 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 class Gather(Protocol):
-    """What shards of a batch tell each other while they run."""
+    """How shards of a batch (its parts, computed in parallel) exchange arrays while they run."""
 
     @property
     def leads(self) -> bool:
-        """Whether this is the shard that changes what those of a process have in common: the running statistics."""
+        """Whether this shard updates the running statistics, which all shards of a process share."""
 
     def __call__(self, array: Array) -> Array:
-        """Of an array of one shape in all shards, all of them, stacked in the order of shards."""
+        """The arrays of all shards, stacked in the order of shards. They must have the same shape."""
 
 
 def batch_norm(
@@ -44,20 +44,23 @@ def batch_norm(
     ----------
     x : Tensor of shape (N, C, H, W)
     running_mean, running_var : ndarray of shape (C,)
-        Used in evaluation; in training they are updated in place,
+        Used in evaluation. In training they are updated in place:
         running = (1 - momentum) * running + momentum * batch, with the unbiased variance of the batch.
     weight, bias : Tensor of shape (C,)
         gamma and beta.
     training : bool
-        Normalise with the batch's own mean and variance.
-    momentum, eps : float
+        Normalise with the mean and variance of the batch. If False, with the running ones.
+    momentum : float
+        Weight of the batch in the update of the running statistics.
+    eps : float
+        Added to the variance.
     residual : Tensor of shape (N, C, H, W), optional
         Added before the ReLU: the shortcut of a residual block.
     relu : bool
         Apply ReLU at the end.
     gather : Gather, optional
-        Where x is a shard of a batch: takes an array and returns it stacked with those of all shards, in their order.
-        In training, mean and variance are those of the whole batch then.
+        If x is a shard of a batch: a function that takes an array and returns the arrays of all shards, stacked in
+        their order. In training, the mean and variance are then those of the whole batch.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def batch_norm(
     Raises
     ------
     ValueError
-        Where shapes do not fit, or there is only one value per channel in training: its variance says nothing.
+        If shapes do not fit, or if there is only one value per channel in training: its variance is always 0.
 
     Notes
     -----
@@ -74,26 +77,26 @@ def batch_norm(
 
         z = (x - mean) / sqrt(var + eps),   y = relu(gamma z + beta + residual).
 
-    Let g = dL/dy where y > 0 (all of dL/dy without ReLU): it is the gradient of the shortcut, and then
+    Let g = dL/dy where y > 0, else 0 (without ReLU, g = dL/dy). It is the gradient of the shortcut, and
 
         dL/dbeta = sum g,   dL/dgamma = sum g z.
 
-    In training mean and var depend on x as well. With r = 1 / sqrt(var + eps), d mean / dx_i = 1/P,
+    In training, mean and var also depend on x. With r = 1 / sqrt(var + eps), d mean / dx_i = 1/P,
     d var / dx_i = 2 (x_i - mean) / P and dr/dvar = -r^3 / 2,
 
         dz_k/dx_i = r ([i = k] - 1/P) - (x_k - mean) r^3 (x_i - mean) / P = r ([i = k] - 1/P - z_i z_k / P)
         dL/dx_i   = gamma sum_k g_k dz_k/dx_i = gamma r (g_i - dL/dbeta / P - z_i dL/dgamma / P),
 
-    which is the original paper's result with its terms collected. In evaluation only gamma r g_i is left.
+    which is the result of the paper, simplified. In evaluation only gamma r g_i remains.
 
-    Where the batch lies in shards, P, mean and var are those of all of it. Shards s of P_s values, with mean m_s and
-    squared distances from it that add up to M_s, merge as (Chan, Golub and LeVeque, 1979)
+    If the batch is cut into shards, P, mean and var are those of the whole batch. Let shard s have P_s values with mean
+    m_s, and let M_s be the sum of their squared distances from m_s. Then (Chan, Golub and LeVeque, 1979)
 
         mean = sum_s P_s m_s / P,   P var = sum_s (M_s + P_s (m_s - mean)^2),   P = sum_s P_s.
 
-    The derivation above holds with i and k running over all shards, so that dL/dx_i takes dL/dbeta and dL/dgamma of the
-    whole batch: each shard has its part of both sums, and gathers the others' before it goes on. Its own dL/dbeta and
-    dL/dgamma stay parts, since the gradients of all shards will be added up as those of any parameter.
+    The derivation above holds if i and k run over all shards, so dL/dx_i needs dL/dbeta and dL/dgamma of the whole
+    batch. Each shard has its part of both sums, and gathers the parts of the others. The dL/dbeta and dL/dgamma that a
+    shard returns are only its own parts, since the gradients of all shards are added later, as for any parameter.
 
     Examples
     --------
@@ -122,7 +125,7 @@ def batch_norm(
 
     a, gamma, beta = x.data, weight.data, bias.data
     kernels, shortcut = backend.active, residual is not None
-    measured = training and x._statistics is not None  # by the convolution before, and a stays as it is
+    measured = training and x._statistics is not None  # by the convolution before; a is read-only since then
     if training:
         mean, var = x._statistics or kernels.batch_norm_statistics(a)
     else:
@@ -137,7 +140,7 @@ def batch_norm(
         y = Pending(kernels.batch_norm_apply, a, centre, scale, beta)
     else:
         y = kernels.batch_norm_apply(a, centre, scale, beta, added, relu=relu)
-    opened = y if relu and shortcut else None  # without a shortcut, x tells as well where y > 0, and is saved anyway
+    opened = y if relu and shortcut else None  # without a shortcut, x also shows where y > 0, and it is saved anyway
 
     def whole(total: Array, moment: Array, own: int) -> tuple[Array, Array, int]:
         assert shared is not None
@@ -176,7 +179,7 @@ def _track(running_mean: Array, running_var: Array, momentum: float, mean: Array
 
 
 def _merged(shards: Array) -> tuple[Array, Array, int]:
-    """Mean, variance and values per channel of a batch, from (shards, 3, C): values, mean and variance of each."""
+    """Mean, variance and number of values per channel of a batch, from (shards, 3, C): count, mean and variance."""
     count, means, variances = shards.transpose(1, 0, 2)
     total = count.sum(0)
     mean = (count * means).sum(0) / total

@@ -27,9 +27,9 @@ def max_pool2d(
     x : Tensor of shape (N, C, H, W)
     kernel_size : int or pair of int
     stride : int or pair of int, optional
-        `kernel_size` by default: windows that touch and do not overlap.
+        `kernel_size` by default, so that windows touch and do not overlap.
     padding : int or pair of int
-        Padding is never the maximum. At most half the kernel, so that no window is all padding.
+        Padding is never the maximum. It is at most half of `kernel_size`, so that no window has only padding.
 
     Returns
     -------
@@ -38,12 +38,12 @@ def max_pool2d(
     Raises
     ------
     ValueError
-        Where the window does not fit the image, or padding is more than half of it.
+        If the window does not fit into the image, or `padding` is more than half of `kernel_size`.
 
     Notes
     -----
-    dL/dx at the position of a window's maximum gets that window's dL/dy; of equal elements, the first one in
-    reading order gets all of it.
+    dL/dy of a window goes to the position of its maximum. If elements are equal, the first one in reading order gets
+    all of it.
 
     Examples
     --------
@@ -70,11 +70,11 @@ def avg_pool2d(
     stride: _Size | None = None,
     padding: _Size = 0,
 ) -> Tensor:
-    """Mean of each window, padding counted as zeros. Parameters and errors as for `max_pool2d`.
+    """Mean of each window. Padding counts as zeros. Parameters and errors are those of `max_pool2d`.
 
     Notes
     -----
-    Every element of a window gets dL/dy / (KH KW) from it.
+    Each window gives dL/dy / (KH KW) to each of its elements.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def global_avg_pool2d(x: Tensor) -> Tensor:
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: _Size) -> Tensor:
-    """Mean over windows of nearly equal size, so many that they cover the image: (N, C, H, W) -> (N, C, OH, OW).
+    """Mean over windows of nearly equal size that cover the image: (N, C, H, W) -> (N, C, OH, OW).
 
     Parameters
     ----------
@@ -122,13 +122,13 @@ def adaptive_avg_pool2d(x: Tensor, output_size: _Size) -> Tensor:
     Raises
     ------
     ValueError
-        Where `x` is no image of one pixel or more, or `output_size` is not positive.
+        If `x` does not have the shape of images with one pixel or more, or `output_size` is not positive.
 
     Notes
     -----
-    Window i of an axis of length H goes from floor(i H / OH) to ceil((i + 1) H / OH), as in PyTorch; the mean over rows
-    is a product with a matrix that has 1 / length there and 0 elsewhere, and so is that over columns: y = A x B^T.
-    Where all windows are alike it is `avg_pool2d`.
+    Window i of an axis of length H goes from floor(i H / OH) to ceil((i + 1) H / OH), as in PyTorch. The mean over rows
+    is a product with a matrix A. Its row i has 1 / length within window i, and 0 elsewhere. The mean over columns is a
+    product with such a matrix, too: y = A x B^T. If all windows have the same size, it is `avg_pool2d`.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def _means(length: int, windows: int) -> Array:
 def _window(
     x: Tensor, kernel_size: _Size, stride: _Size | None, padding: _Size
 ) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The kernel's size, and the other two as keyword arguments, checked."""
+    """The checked arguments: kernel size, and a dict of stride and padding."""
     kernel, pad = _check.pair("kernel_size", kernel_size, 1), _check.pair("padding", padding, 0)
     _check.images(x)
     _check.window(x, kernel, pad)

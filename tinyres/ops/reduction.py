@@ -1,4 +1,4 @@
-"""Functions of many elements that give one: over all axes, or some."""
+"""Reductions: functions that combine the elements along some axes, or along all of them, into one."""
 
 from tinyres.spelling import either_spelling
 from tinyres.tensor import Tensor, as_tensor
@@ -34,7 +34,7 @@ def mean(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
 
 @either_spelling
 def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Maximum over the given axes (all by default); equal maxima share the gradient.
+    """Maximum over the given axes (all by default); equal maxima share the gradient equally.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
 
 @either_spelling
 def min(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
-    """Minimum over the given axes (all by default), -max(-x); equal minima share the gradient.
+    """Minimum over the given axes (all by default); equal minima share the gradient equally.
 
     Examples
     --------
@@ -67,14 +67,14 @@ def var(x: Tensor, axis: _Axis = None, *, correction: float = 1, keepdims: bool 
     x : Tensor
     axis : int or tuple of int, optional
     correction : float
-        The sum of squares is divided by the number of values less this: 1, as in PyTorch, gives an estimate without
-        bias, 0 the mean square, as in NumPy and in batch norm.
+        The sum of squares is divided by the number of values minus this. With 1, as in PyTorch, the estimate is
+        unbiased. With 0, as in NumPy and in batch norm, it is the mean square.
     keepdims : bool
 
     Raises
     ------
     ValueError
-        Where there are not more values than `correction`.
+        If `correction` is not less than the number of values.
 
     Notes
     -----
@@ -82,7 +82,7 @@ def var(x: Tensor, axis: _Axis = None, *, correction: float = 1, keepdims: bool 
 
         y = 1/d sum_i (x_i - m)^2,   dy/dx_j = 2/d (x_j - m),
 
-    since the part through m is -2/d sum_i (x_i - m) dm/dx_j = 0.
+    since the derivative through m is -2/d sum_i (x_i - m) dm/dx_j = 0.
 
     Examples
     --------

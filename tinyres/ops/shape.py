@@ -1,4 +1,4 @@
-"""Functions that move elements and compute nothing."""
+"""Functions that only move elements: shapes, padding, joining and choosing."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The same elements in another shape; one length may be -1.
+    """The same elements in another shape. One length may be -1: it is computed from the others.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
-    """The axes in another order, each of them once.
+    """The axes in another order. Each axis is named once.
 
     Examples
     --------
@@ -37,7 +37,7 @@ def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 def transpose(x: Tensor, axis0: int, axis1: int) -> Tensor:
-    """Two axes swapped; for all of them in a new order, see `permute`.
+    """Swap two axes; for all axes in a new order, see `permute`.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def transpose(x: Tensor, axis0: int, axis1: int) -> Tensor:
 def flatten(x: Tensor, start_dim: int = 1, end_dim: int = -1) -> Tensor:
     """Merge the axes from `start_dim` to `end_dim`: (N, C, H, W) -> (N, C * H * W).
 
-    Samples stay apart by default, as in `nn.Flatten`; ``x.flatten()``, as in PyTorch, merges all axes.
+    By default, axis 0 is kept, as in `nn.Flatten`. The method ``x.flatten()`` merges all axes, as in PyTorch.
 
     Examples
     --------
@@ -64,7 +64,7 @@ def flatten(x: Tensor, start_dim: int = 1, end_dim: int = -1) -> Tensor:
 
 @either_spelling
 def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Without axes of length 1: all of them, or those of `axis`, which must be of length 1.
+    """Remove axes of length 1: all of them, or only those in `axis`. Those in `axis` must have length 1.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 @either_spelling
 def unsqueeze(x: Tensor, axis: int) -> Tensor:
-    """With an axis of length 1 more, at `axis`.
+    """Insert an axis of length 1 at position `axis`; -1 puts it at the end.
 
     Examples
     --------
@@ -95,19 +95,20 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     ----------
     x : Tensor
     padding : sequence of int
-        Before and after the last axis, before and after the one before it, and so on, as in PyTorch:
-        ``(left, right, top, bottom)`` for images.
+        Number of elements before and after the last axis, then before and after the second to last, and so on, as in
+        PyTorch: ``(left, right, top, bottom)`` for images.
     value : float
+        0 by default.
 
     Returns
     -------
     Tensor
-        Its gradient is that of the part where x is.
+        dL/dx is the part of dL/dy where x is.
 
     Raises
     ------
     ValueError
-        Where `padding` is not a pair for each of some of the last axes, or negative.
+        If `padding` has an odd length, more pairs than x has axes, or a negative number.
 
     Examples
     --------
@@ -125,7 +126,7 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     before, after = widths[-2::-2], widths[::-2]
     inner = tuple(slice(b, b + n) for b, n in zip(before, x.shape, strict=True))
     shape = tuple(b + n + a for b, n, a in zip(before, x.shape, after, strict=True))
-    if x.ndim == 4:  # stay channels-last
+    if x.ndim == 4:  # keep images channels-last
         y = empty(tuple(shape[i] for i in (0, 2, 3, 1)), x.dtype).transpose(0, 3, 1, 2)
     else:
         y = empty(shape, x.dtype)
@@ -140,14 +141,14 @@ def _padded(y: Array, inner: tuple[slice, ...], x: Array, value: float) -> None:
 
 @either_spelling
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join tensors along an axis. The gradient is cut at the same places.
+    """Join tensors along an axis. The gradient is cut into the same parts.
 
     Raises
     ------
     ValueError
-        Where there is none, or they differ in another axis.
+        If there is no tensor, or their lengths along another axis differ.
     TypeError
-        Where their dtypes differ.
+        If their dtypes differ.
 
     Examples
     --------
@@ -170,14 +171,14 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 @either_spelling
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Put tensors of one shape side by side along a new axis: y[i] = tensors[i], and each gets its part of dL/dy.
+    """Join tensors of the same shape along a new axis: y[i] = tensors[i]. Each gets its part of dL/dy.
 
     Raises
     ------
     ValueError
-        Where there is none, their shapes differ, or there is no such place for an axis.
+        If there is no tensor, their shapes differ, or `axis` is out of range.
     TypeError
-        Where their dtypes differ.
+        If their dtypes differ.
 
     Examples
     --------
@@ -197,7 +198,7 @@ def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def _of_one_dtype(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[tuple[int, ...]]]:
-    """Tensors of a sequence, and their shapes."""
+    """The tensors of a sequence as a list, and their shapes."""
     if isinstance(tensors, Tensor):
         raise TypeError("tensors: got a single Tensor, expected a list of tensors")
     tensors = [as_tensor("tensors", t) for t in tensors]
@@ -207,7 +208,7 @@ def _of_one_dtype(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[tuple[i
 
 
 def where(condition: Any, a: Tensor, b: Tensor) -> Tensor:
-    """a where `condition` (an array of bool) holds, else b, broadcast together; so is the gradient.
+    """a where `condition` (an array of bool) is True, else b, with broadcasting. dL/dy goes to the one that was chosen.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Optimizers that divide each gradient by how large it has been: Adam, AdamW and RMSprop."""
+"""Optimizers that divide each gradient by its average size so far: Adam, AdamW and RMSprop."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +18,13 @@ class AdamW(Optimizer):
     ----------
     params : iterable of Parameter, or groups
     lr : float
+        Learning rate.
     betas : pair of float
-        Decay of the running mean of the gradient, and of its square.
+        Decay of the running means of the gradient and of its square; each 0 or more and less than 1.
     eps : float
+        Added to the divisor.
     weight_decay : float
+        In each step, weights are multiplied by 1 - lr weight_decay.
 
     Notes
     -----
@@ -62,12 +65,12 @@ class AdamW(Optimizer):
 
 
 class Adam(AdamW):
-    """Adam, whose weight decay is a part of the gradient. Parameters are those of `AdamW`, with no decay by default.
+    """Adam: weight decay is added to the gradient. Parameters are those of `AdamW`; by default there is no decay.
 
     Notes
     -----
-    Kingma and Ba, "Adam", 2015, algorithm 1, with g + weight_decay p for g: what is divided by its size decays less the
-    larger its gradients are, which is why `AdamW` is to be preferred where there is weight decay.
+    Kingma and Ba, "Adam", 2015, algorithm 1, with g + weight_decay p instead of g. The decay is then also divided by
+    the size of the gradient, so weights with large gradients decay less. With weight decay, prefer `AdamW`.
 
     Examples
     --------
@@ -96,15 +99,17 @@ class Adam(AdamW):
 
 
 class RMSprop(Optimizer):
-    """Each gradient divided by the root of its mean square, with momentum.
+    """RMSprop: each gradient is divided by the root of its running mean square, with momentum.
 
     Parameters
     ----------
     params : iterable of Parameter, or groups
     lr : float
+        Learning rate.
     alpha : float
-        Decay of the mean square.
+        Decay of the running mean square; 0 or more and less than 1.
     eps : float
+        Added to the divisor.
     weight_decay : float
         Adds weight_decay * p to the gradient.
     momentum : float

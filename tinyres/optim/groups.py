@@ -1,4 +1,4 @@
-"""Of all parameters together: who decays how much, who changes how fast, and how large gradients may be."""
+"""Settings for groups of parameters (weight decay, learning rate), and clipping of gradients."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,33 +18,34 @@ def parameter_groups(
     layer_decay: float = 1.0,
     parts: Iterable[Iterable[Module]] | None = None,
 ) -> list[dict[str, Any]]:
-    """The parameters that a model trains, in groups of the same weight decay and the same share of the learning rate.
+    """The trained parameters of a model, in groups with the same weight decay and the same share of the learning rate.
 
     Parameters
     ----------
     model : Module
     weight_decay : float
     decay_bias : bool
-        Whether biases and batch norm decay as well as weight matrices and kernels.
+        Whether weight decay also applies to biases and batch norm, not only to weights of layers.
     bias_lr : float
-        Share of the rate for the biases of batch norm, whose decay is divided by it: 64 in Jordan, "94% on CIFAR-10 in
-        3.29 seconds on a single GPU", 2024, section 3.4. They say where a ReLU opens, and have few steps to find it.
+        Factor on the learning rate of batch norm's biases. Their weight decay is divided by it. It is 64 in Jordan,
+        "94% on CIFAR-10 in 3.29 seconds on a single GPU", 2024, section 3.4: a short training has few steps for them.
     layer_decay : float
-        The model's last part has all of the rate, the one before it this share, the next one its square, and so on
-        back to the images (Howard and Ruder, "Universal language model fine-tuning", 2018, section 3.2: discriminative
+        The last part of the model has the full learning rate. Each part before it has the rate of the next part times
+        this factor (Howard and Ruder, "Universal language model fine-tuning", 2018, section 3.2: discriminative
         fine-tuning).
     parts : iterable of lists of Module, optional
-        From the images on, as ``net.parts().values()`` of a `ResNet`; each of the model's own modules by default.
+        The parts, from input to output, as ``net.parts().values()`` of a `ResNet`. By default each child of the model
+        is a part.
 
     Returns
     -------
     list of dict
-        For an optimizer: ``params``, ``weight_decay`` and ``lr_scale`` of each.
+        Groups for an optimizer, each with ``params``, ``weight_decay`` and ``lr_scale``.
 
     Raises
     ------
     ValueError
-        If `bias_lr` is not positive, or `layer_decay` not more than 0 and at most 1.
+        If `bias_lr` is not positive, `layer_decay` is not more than 0, or it is more than 1.
 
     Examples
     --------
@@ -72,9 +73,9 @@ def parameter_groups(
 
 
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
+    """Scale all gradients so that their joint Euclidean norm is at most `max_norm`. Returns the norm before scaling.
 
-    A norm that is NaN or infinite is returned and leaves the gradients as they are.
+    If this norm is NaN or infinite, gradients are not changed. ValueError if `max_norm` is not positive.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What all optimizers have in common: groups of parameters, and a state for each."""
+"""The base class of optimizers: groups of parameters, and a state for each parameter."""
 
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,11 +19,11 @@ class Optimizer:
     Parameters
     ----------
     params : iterable of Parameter, or sequence of dict
-        Groups as in PyTorch: ``[{"params": [...], "weight_decay": 0.0}, ...]``; what a group leaves out it takes
-        from `defaults`.
+        Groups as in PyTorch: ``[{"params": [...], "weight_decay": 0.0}, ...]``. Settings that a group does not have
+        come from `defaults`.
     defaults : mapping
-        Settings; ``groups[i]["lr"]`` can be assigned at any time. A group with an ``lr_scale``, and no ``lr`` of its
-        own, has this share of the common rate.
+        Settings of all groups. ``groups[i]["lr"]`` can be assigned at any time. If a group has an ``lr_scale`` and no
+        ``lr``, its rate is the common rate times this factor.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class Optimizer:
     array([1.5], dtype=float32)
     """
 
-    slots: tuple[str, ...] = ()  # names of the state arrays, each of its parameter's shape
+    slots: tuple[str, ...] = ()  # names of the state arrays, which have their parameter's shape
 
     def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
         entries = _listed(params)
@@ -56,7 +56,7 @@ class Optimizer:
             raise ValueError("params: got no parameters, expected at least one")
         parameters = [p for group in self.groups for p in group["params"]]
         if len(set(parameters)) < len(parameters):
-            raise ValueError("params: one parameter is there twice, and would be changed twice in each step")
+            raise ValueError("params: got one parameter twice, which would be changed twice in each step")
         for group in self.groups:
             for name in ("lr", "weight_decay", "lr_scale"):
                 if not group[name] >= 0:
@@ -67,17 +67,17 @@ class Optimizer:
         }
 
     def set_lr(self, lr: float) -> None:
-        """Use this learning rate from now on, in all groups, in each by its ``lr_scale``."""
+        """Set the learning rate of all groups. It is multiplied by a group's ``lr_scale``, if it has one."""
         for group in self.groups:
             group["lr"] = lr * group["lr_scale"]
 
     def zero_grad(self) -> None:
-        """Forget all gradients."""
+        """Set all gradients to None."""
         for parameter in self.state:
             parameter.grad = None
 
     def step(self) -> None:
-        """Change every parameter that has a gradient. Deterministic: parameters are taken in order."""
+        """Change every parameter that has a gradient. Parameters are changed in a fixed order."""
         self.step_count += 1
         for group in self.groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -88,7 +88,7 @@ class Optimizer:
             self.update_group(parameters, group)
 
     def _follow(self, parameter: Parameter) -> None:
-        """Bring the state to the parameter's dtype, which ``net.astype`` may have changed since the last step."""
+        """Convert the state to the parameter's dtype, which ``net.astype`` may have changed since the last step."""
         gradient, state = parameter.grad, self.state[parameter]
         if not isinstance(gradient, np.ndarray) or (gradient.shape, gradient.dtype) != (
             parameter.shape, parameter.dtype,
@@ -102,32 +102,32 @@ class Optimizer:
                 state[slot] = state[slot].astype(parameter.dtype)
 
     def update_group(self, parameters: Sequence[Parameter], group: dict[str, Any]) -> None:
-        """Change the parameters of a group, all of which have gradients: one after the other, by `update`."""
+        """Change the parameters of a group one by one, with `update`. All of them have gradients."""
         for p in parameters:
             assert p.grad is not None
             self.update(p.data, p.grad, self.state[p], group)
 
     def _lists(self, parameters: Sequence[Parameter]) -> list[list[Any]]:
-        """Of all parameters the arrays, the gradients, and the state of each slot: what a kernel takes."""
+        """Arguments for a kernel: lists of the parameters' arrays, of gradients, and of the state of each slot."""
         states = [[self.state[p][slot] for p in parameters] for slot in self.slots]
         return [[p.data for p in parameters], [p.grad for p in parameters], *states]
 
     def update(self, p: Array, g: Array, state: dict[str, Array], group: dict[str, Any]) -> None:
-        """Change the array `p` in place, given its gradient; subclasses define it, or `update_group`."""
-        raise TypeError(f"{type(self).__name__} defines no update()")
+        """Change the array `p` in place, given its gradient `g`. Subclasses define this, or `update_group`."""
+        raise TypeError(f"{type(self).__name__} does not define update()")
 
     def state_dict(self) -> dict[str, Array]:
-        """Copies of all state arrays (``"0.momentum"``: that of the first parameter) and the step count."""
+        """Copies of all state arrays (``"0.momentum"`` belongs to the first parameter) and the step count."""
         arrays = {f"{i}.{slot}": s[slot].copy() for i, s in enumerate(self.state.values()) for slot in self.slots}
         return {"step_count": np.array(self.step_count), **arrays}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of the same optimizer on the same parameters.
+        """Restore a `state_dict` of the same optimizer on the same parameters.
 
         Raises
         ------
         ValueError
-            Where names or shapes differ. Nothing has been changed then.
+            If names or shapes differ. The optimizer is then unchanged.
         """
         own = self.state_dict()
         wrong = [
@@ -155,7 +155,7 @@ def _listed(params: Any) -> list[Any]:
 
 
 def _trained(params: Any) -> list[Parameter]:
-    """The parameters of a group, each of which can be trained."""
+    """The parameters of a group; TypeError if one of them cannot be trained."""
     entries = _listed(params)
     for entry in entries:
         if not isinstance(entry, Tensor):
@@ -171,7 +171,7 @@ def _trained(params: Any) -> list[Parameter]:
 
 
 def expect(name: str, value: Any, holds: bool, expected: str) -> None:
-    """Raise ValueError, in the words of all such messages, where a setting makes no sense.
+    """Raise ValueError with the usual message if a setting is not valid (`holds` is False).
 
     Examples
     --------

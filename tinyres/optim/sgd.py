@@ -1,4 +1,4 @@
-"""Optimizers that go down the gradient: SGD, and LARS, which scales it to each weight."""
+"""Gradient descent: SGD, and LARS, which scales the step to the size of each weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,23 +18,26 @@ class SGD(Optimizer):
     ----------
     params : iterable of Parameter, or groups
     lr : float
+        Learning rate.
     momentum : float
+        Decay of the running sum of gradients; 0 or more and less than 1.
     weight_decay : float
         Adds weight_decay * p to the gradient.
     nesterov : bool
+        Whether to use Nesterov's form, see below. It needs momentum: ValueError without.
 
     Notes
     -----
-    As in PyTorch, with g the gradient plus weight decay,
+    As in PyTorch. With g, the gradient plus weight decay,
 
         v <- momentum v + g,   p <- p - lr v,
 
-    and in Nesterov's form the second step is
+    and in Nesterov's form the second formula is
 
         p <- p - lr (g + momentum v).
 
-    Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013, with the learning
-    rate outside of v.
+    Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013. Unlike in the paper, v
+    does not contain the learning rate.
 
     Examples
     --------
@@ -66,18 +69,21 @@ class SGD(Optimizer):
 
 
 class LARS(Optimizer):
-    """SGD whose step is a share of each weight's own size: for batches of thousands of images.
+    """SGD with steps in proportion to the norm of each weight array: for batches of thousands of images.
 
     Parameters
     ----------
     params : iterable of Parameter, or groups
     lr : float
+        Learning rate.
     momentum : float
+        Decay of the running sum of steps; 0 or more and less than 1.
     weight_decay : float
+        Adds weight_decay * w to the gradient.
     trust : float
-        eta: what share of a weight's norm a gradient of any size moves it, at a rate of 1.
+        eta: the norm of a step divided by the norm of the weights, at a learning rate of 1 and without momentum.
     eps : float
-        Added to what the norm is divided by.
+        Added to the divisor.
 
     Notes
     -----
@@ -85,8 +91,8 @@ class LARS(Optimizer):
 
         l = eta |w| / (|g| + weight_decay |w| + eps),   v <- momentum v + lr l (g + weight_decay w),   w <- w - v.
 
-    What has one axis (biases, batch norm) has l = 1 and does not decay, as in the paper's experiments, and so has what
-    is 0: it would never move.
+    Parameters with one axis (biases, batch norm) have l = 1 and do not decay, as in the paper's experiments. A weight
+    array that is 0 also has l = 1: with the formula, it would stay 0.
 
     Examples
     --------

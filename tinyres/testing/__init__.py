@@ -1,4 +1,4 @@
-"""For testing numerical code, this package's and yours: `gradcheck`, Hypothesis strategies, and broken code.
+"""Tools to test numerical code, in this package and in yours: `gradcheck`, Hypothesis strategies, and mutants.
 
 The strategies need Hypothesis: ``import tinyres.testing.strategies``, after ``pip install 'tinyres[testing]'``.
 """

@@ -1,4 +1,4 @@
-"""Is a gradient right? Ask the function itself, a little to either side."""
+"""Check a gradient: compare it with differences of the function's values."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ SMALL_INPUT, SMALL_JACOBIAN = 200, 100_000  # numbers up to which the whole Jaco
 
 
 class GradcheckError(AssertionError):
-    """A gradient that is wrong, and where."""
+    """Raised for a wrong gradient; the message says where it is."""
 
 
 def gradcheck(
@@ -24,26 +24,26 @@ def gradcheck(
     full: bool | None = None,
     seed: int = 0,
 ) -> bool:
-    """Compare the gradients that `backward` gives with differences of the function's values, in float64.
+    """Compare the gradients of `backward` with differences of the function's values, in float64.
 
     Parameters
     ----------
     fn : callable
-        Takes as many tensors as there are `inputs`, returns a Tensor of any shape. What is not to be
-        differentiated goes in by closure: ``lambda x: tr.ops.max_pool2d(x, 2)``. It must be deterministic.
+        Takes one tensor for each of `inputs`, and returns a Tensor of any shape. It must be deterministic. Arguments
+        that are not differentiated are set by a closure: ``lambda x: tr.ops.max_pool2d(x, 2)``.
     *inputs : array_like or Tensor
-        Where to check. Converted to float64; float64 arrays are passed on as they lie in memory. Keep away from
-        kinks, such as 0 for ReLU or ties for max: there is no derivative to compare with.
+        The point at which to check. Converted to float64; float64 arrays are used as they lie in memory. Avoid points
+        without a derivative, such as 0 for ReLU, or equal elements for max.
     eps : float
         Step, relative to ``max(1, abs(x))``.
     rtol, atol : float
-        Pass where ``abs(analytic - numeric) <= atol + rtol * max(abs(analytic), abs(numeric))``.
+        An element passes if ``abs(analytic - numeric) <= atol + rtol * max(abs(analytic), abs(numeric))``.
     full : bool, optional
-        Whether to check each element of the Jacobian, at a cost of two calls of `fn` for each number that goes in and
-        a backward for each number that comes out. By default where there are few of them: at most 200 numbers in,
-        and 100,000 elements in all. A random direction is always checked.
+        Whether to check each element of the Jacobian. This costs two calls of `fn` for each input number and
+        one backward for each output number. By default True if there are at most 200 input numbers and the Jacobian
+        has at most 100,000 elements. A random direction is checked in any case.
     seed : int
-        Of the random direction and the random dL/dy.
+        Seed of the random direction and the random dL/dy.
 
     Returns
     -------
@@ -53,13 +53,13 @@ def gradcheck(
     Raises
     ------
     GradcheckError
-        Where a gradient is wrong: the message has the input's number, the index, and both values. Also where a
-        value is not finite, where a second backward through a new graph gives other bits, where a gradient
-        has another shape or dtype than its input, and where an input was changed.
+        If a gradient is wrong: the message has the input's number, the index, and both values. Also if a
+        value is not finite, if a second forward and backward give a gradient with other bits, if a gradient
+        has another shape or dtype than its input, or if an input was changed.
     TypeError
-        Where `fn` does not return a Tensor, or an input is not made of real numbers.
+        If `fn` does not return a Tensor, or an input is not made of real numbers.
     ValueError
-        Where there is no input.
+        If there is no input.
 
     Notes
     -----
@@ -67,14 +67,14 @@ def gradcheck(
 
         dy_i/dx_j = (y_i(x + h e_j) - y_i(x - h e_j)) / 2h + O(h^2) + O(u |y_i| / h),
 
-    where u = 1.1e-16 is float64's rounding. The first error term is Taylor's, the second that of subtracting two
-    numbers which agree in most digits. Their sum is least at h about u^(1/3) = 5e-6, and near that 1e-10 for values
-    and derivatives about 1: the tolerances leave a factor of 100. A function with values of 1,000 needs
-    `atol` in proportion.
+    where u = 1.1e-16 is the rounding error of float64. The first error term comes from Taylor's formula. The second
+    comes from the subtraction of two numbers that agree in most digits. Their sum is smallest at h about
+    u^(1/3) = 5e-6. There it is about 1e-10 if values and derivatives are about 1. The default tolerances are 100 times
+    larger. If the values are about 1,000, `atol` must be larger by this factor.
 
     For the random direction d and the random v = dL/dy, the two sides of
-    sum_i v_i (y_i(x + h d) - y_i(x - h d)) / 2h = <dL/dx, d> cost two calls and a backward, however many numbers
-    there are. A wrong element hides from that only by chance, but does not have its place told.
+    sum_i v_i (y_i(x + h d) - y_i(x - h d)) / 2h = <dL/dx, d> cost two calls and one backward, for any number of
+    elements. This test finds a wrong element almost surely, but cannot say which one it is.
 
     References
     ----------
@@ -93,7 +93,7 @@ def gradcheck(
     GradcheckError: dy/dx of input 0 at index (0,), output index (0,): analytic 3, numeric 6, relative error 0.5
     """
     if not inputs:
-        raise ValueError("inputs: got none, expected at least one array to differentiate by")
+        raise ValueError("inputs: got none, expected at least one array to differentiate with respect to")
     arrays = [_float64(i, value) for i, value in enumerate(inputs)]
     for i, a in enumerate(arrays):
         _finite(a, "got", f"of input {i}")
@@ -163,19 +163,19 @@ def _check_direction(
     changes = v * _difference(fn, plus, minus, eps) / (2 * eps)
     terms = np.concatenate([(g * d).reshape(-1) for g, d in zip(gradients, directions, strict=True)])
     analytic, numeric = float(terms.sum()), float(changes.sum())
-    # Rounding errors are those of the terms, which can be far larger than their sum.
+    # Rounding errors are relative to the terms, which can be far larger than their sum.
     scale = max(1.0, float(np.linalg.norm(changes)), float(np.linalg.norm(terms)))
     if not abs(analytic - numeric) <= atol * scale + rtol * max(abs(analytic), abs(numeric)):
         raise GradcheckError(f"derivative along a random direction: {_both(analytic, numeric)}")
 
 
 def away_from_zero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Random signs and sizes, none so near 0 that a wrong element which it multiplies would not show."""
+    """Random numbers of both signs that are not near 0: a wrong element times one of them is still visible."""
     return np.asarray(rng.uniform(0.5, 1, shape) * rng.choice([-1.0, 1.0], shape))
 
 
 def _difference(fn: Any, plus: Sequence[Array], minus: Sequence[Array], step: float) -> Array:
-    """fn(plus) - fn(minus), element by element: where an output does not move, it cancels without a trace."""
+    """fn(plus) - fn(minus), element by element: an output that does not change gives exactly 0."""
     ends = [_call(fn, side).data for side in (plus, minus)]
     for sign, end in zip("+-", ends, strict=True):
         _finite(end, "fn gave", f"of its output, a step of {sign}{step:.3g} away from the inputs")
@@ -188,7 +188,7 @@ def _gradients(fn: Any, arrays: Sequence[Array], v: Array) -> list[Array]:
 
 
 def _backward(y: Tensor, tensors: Sequence[Tensor], dy: Array, *, retain_graph: bool) -> list[Array]:
-    """Gradients of all inputs, zeros for those that `y` does not depend on."""
+    """Gradients of all inputs; zeros for inputs that `y` does not depend on."""
     for t in tensors:
         t.grad = None
     if y.requires_grad:
@@ -231,7 +231,7 @@ def _unchanged(arrays: Sequence[Array], originals: Sequence[Array]) -> None:
 
 
 def _tensors(arrays: Sequence[Array]) -> list[Tensor]:
-    """Around the very arrays, not copies: how they lie in memory is part of what is checked."""
+    """Tensors of the same arrays, not copies: their layout in memory is part of the check."""
     tensors = [Tensor._wrap(a) for a in arrays]
     for t in tensors:
         t.requires_grad = True

@@ -32,7 +32,7 @@ class Mutant(NamedTuple):
         Raises
         ------
         ValueError
-            Where the text to replace is not there exactly once.
+            If the text to replace is not there exactly once.
         """
         path = folder / self.file
         path.write_text(self.edit(path.read_text()))
@@ -85,7 +85,7 @@ def try_mutants(
     Raises
     ------
     ValueError
-        Where the tests fail without any mutant, since they would notice everything; where they cannot be run; where a
+        If the tests fail without any mutant, since they would notice everything; if they cannot be run; if a
         mutant does not fit its file.
 
     Examples
@@ -143,7 +143,7 @@ def first_failure(
     Raises
     ------
     ValueError
-        Where pytest cannot run the tests, or finds none.
+        If pytest cannot run the tests, or finds none.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Gradcheck for code that knows no tensors: a function of arrays, and the gradient that somebody wrote for it."""
+"""Gradcheck for code without tensors: a function of arrays, and its gradient as a second function."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from tinyres.testing.gradcheck import GradcheckError, gradcheck
 
 
 def check_vjp(fn: Callable[..., Any], vjp: Callable[..., Any], *inputs: Any, **options: Any) -> bool:
-    """`gradcheck` of a function of NumPy arrays and of a gradient that was written by hand, or by another library.
+    """`gradcheck` for a function of NumPy arrays and its gradient, written by hand or taken from another library.
 
     Parameters
     ----------
     fn : callable
-        ``fn(*inputs)`` takes float64 arrays and returns one, of any shape, or a number. It must be deterministic, and
-        compute in float64 throughout: float32 has too few digits to take differences of.
+        ``fn(*inputs)`` takes float64 arrays and returns a float64 array of any shape, or a number. It must be
+        deterministic, and compute in float64 throughout: float32 has too few digits for differences.
     vjp : callable
-        ``vjp(*inputs, dy)``, where dy is dL/dy and has the shape of the result y, returns dL/dx for each input x: the
-        vector-Jacobian product, dL/dx_j = sum_i dL/dy_i dy_i/dx_j, of the shape of x. For one input it may be
-        the array itself, for several it is a tuple. None stands for zeros.
+        ``vjp(*inputs, dy)`` takes dy = dL/dy, which has the shape of the result y. It returns dL/dx for each input x,
+        with the shape of x. This is the vector-Jacobian product, dL/dx_j = sum_i dL/dy_i dy_i/dx_j. For one input,
+        the result may be the array itself; for several it is a tuple. None stands for zeros.
     *inputs : array_like
-        Where to check; see `gradcheck`. Arrays may be read-only: neither function is to write to them.
+        The point at which to check; see `gradcheck`. Arrays may be read-only: neither function may write to them.
     **options
         `eps`, `rtol`, `atol`, `full` and `seed` of `gradcheck`.
 
@@ -35,12 +35,12 @@ def check_vjp(fn: Callable[..., Any], vjp: Callable[..., Any], *inputs: Any, **o
     Raises
     ------
     GradcheckError
-        As `gradcheck`, in the same words, and where a gradient has not exactly its input's shape: broadcasting is
-        nobody else's to undo.
+        As in `gradcheck`. Also if a gradient does not have exactly its input's shape: `vjp` itself must undo
+        broadcasting.
     TypeError
-        Where `fn` does not return float64, or a gradient has another dtype.
+        If `fn` does not return float64, or a gradient has another dtype.
     ValueError
-        Where there is no input, or not as many gradients as inputs.
+        If there is no input, or not as many gradients as inputs.
 
     Examples
     --------
@@ -58,11 +58,11 @@ def check_vjp(fn: Callable[..., Any], vjp: Callable[..., Any], *inputs: Any, **o
 
 
 def _on_tensors(fn: Callable[..., Any], vjp: Callable[..., Any]) -> Callable[..., Tensor]:
-    """The two as an operation of the tape."""
+    """The two functions as one operation on the tape."""
 
     def operation(*tensors: Tensor) -> Tensor:
         arrays = [t.data for t in tensors]
-        y = np.array(fn(*arrays))  # a copy: what fn keeps for itself is not the tape's
+        y = np.array(fn(*arrays))  # a copy: the tape must not make an array read-only that fn keeps
         if y.dtype != np.float64:
             raise TypeError(f"fn: returned {y.dtype}, expected float64; compute in float64 all the way")
         return record("fn", y, tensors, lambda dy: _gradients(vjp(*arrays, dy), arrays))
