@@ -174,11 +174,11 @@ def test_error_on_the_thread_reaches_the_caller():
         ({"labels": np.zeros((3, 1), np.int64)}, r"labels: .* got int64 of shape \(3, 1\)"),
         ({"labels": np.zeros(3)}, r"labels: .* or float32 of shape \(N, K\), got float64 of shape \(3,\)"),
         ({"labels": np.array([[0.0], [0.0], [np.nan]])}, r"labels: got NaN or infinity, as float32, in number 2"),
-        ({"labels": np.zeros((3, 2)), "mix": Mix(3, 1.0)}, r"mix: got 3 classes, expected 2, those of the labels"),
+        ({"labels": np.zeros((3, 2)), "mix": Mix(3, 1.0)}, r"mix: got 3 classes, expected 2, as in labels"),
         ({"weight": [1.0, 2.0]}, r"weight: expected a number for each of 3 images, got float64 of shape \(2,\)"),
         ({"weight": [1.0, -2.0, 0.0]}, r"weight: got -2.0, expected 0 or more"),
         ({"weight": [1.0, np.inf, 0.0]}, r"weight: got NaN or infinity, as float32, in number 1"),
-        ({"weight": [1.0] * 3, "mix": Mix(3, 1.0)}, r"weight: got one together with mix, expected one of the two"),
+        ({"weight": [1.0] * 3, "mix": Mix(3, 1.0)}, r"weight: got both weight and mix, expected one of the two"),
         ({"transform": "crop"}, r"transform: got str, expected a callable"),
         ({"mean": [0.5] * 3}, r"mean: expected one number for each of 1 channels"),
         ({"std": 1.0}, r"std: expected one number for each of 1 channels"),
@@ -414,10 +414,10 @@ def test_alternating_flips_begin_with_a_half_of_the_images():
 
 
 def test_alternating_flips_need_flips_and_an_epoch():
-    with pytest.raises(ValueError, match="alternate: expected False where nothing is mirrored, got True"):
+    with pytest.raises(ValueError, match="alternate: expected False without flip, got True"):
         Augment(flip=False, alternate=True)
     images, _ = numbered(4, size=4)
-    with pytest.raises(ValueError, match="mirrored: got None, expected which images to mirror"):
+    with pytest.raises(ValueError, match="mirrored: got None, expected an array that says which images to mirror"):
         Augment(alternate=True)(images, np.arange(4), **STILL, rng=np.random.default_rng(0))
 
 
@@ -551,9 +551,11 @@ def test_cifar_as_pickles_is_not_read_and_the_command_that_is_given_converts_it(
                 content |= {b"fine_labels": labels.tolist(), b"coarse_labels": [3] * 7}
             (folder / file.removesuffix(".bin")).write_bytes(pickle.dumps(content, protocol=2))
     root = folder if inside else folder.parent
-    with pytest.raises(DatasetNotFound, match="whose files are pickles, which can run code") as caught:
+    with pytest.raises(DatasetNotFound, match="Its files are pickles, which can run code") as caught:
         load(root)
-    command = str(caught.value).split("beside them:\n")[1].replace("python", shlex.quote(sys.executable), 1)
+    command = (
+        str(caught.value).split("writes the binary version:\n")[1].replace("python", shlex.quote(sys.executable), 1)
+    )
     subprocess.run(["bash", "-c", command], check=True)
     for split in archive.files:
         assert_same(load(folder.parent, split), expected[split])
@@ -712,7 +714,7 @@ def test_download_is_kept(server, tmp_path, monkeypatch):
 
 def test_download_of_something_else_is_refused(server, tmp_path, monkeypatch):
     monkeypatch.setattr(cifar, "CIFAR10", cifar.CIFAR10._replace(md5=cifar.CIFAR100.md5))
-    with pytest.raises(DatasetError, match="what came is not the published file"):
+    with pytest.raises(DatasetError, match="the downloaded file is not the published one"):
         cifar10()
     assert os.listdir(tmp_path / "cache") == []
 

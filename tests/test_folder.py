@@ -341,7 +341,7 @@ def test_what_is_wrong_with_a_folder(tmp_path):
     with pytest.raises(ValueError, match="image_size: expected 1 or more, got 0"):
         image_folder(tmp_path / "x", image_size=0)
     single = tree(tmp_path / "single", {"a": 1, "b": 1})
-    with pytest.raises(DatasetError, match="too few pictures to hold some out for val"):
+    with pytest.raises(DatasetError, match="too few pictures to hold out some for val"):
         image_folder(single, "val", image_size=8)
 
 

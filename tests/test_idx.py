@@ -71,7 +71,7 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content):
 @pytest.mark.parametrize("axes", [2, 255])
 def test_lengths_that_no_memory_holds_are_refused(tmp_path, axes):
     (tmp_path / "file").write_bytes(bytes([0, 0, 8, axes]) + b"\xff\xff\xff\xff" * axes)
-    with pytest.raises(DatasetError, match=r"says that it holds .* bytes, expected 4,294,967,296 at most"):
+    with pytest.raises(DatasetError, match=r"its header gives a size of .* bytes, expected 4,294,967,296 at most"):
         read_idx(tmp_path / "file")
 
 
@@ -215,7 +215,7 @@ def test_a_download_is_checked_and_kept(served, tmp_path, monkeypatch):
 
 def test_a_download_of_something_else_is_refused(served, tmp_path):
     (tmp_path / "served" / "train-labels-idx1-ubyte.gz").write_bytes(b"<html>")
-    with pytest.raises(DatasetError, match="what came is not the published file"):
+    with pytest.raises(DatasetError, match="the downloaded file is not the published one"):
         mnist()
     (tmp_path / "served" / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DatasetNotFound, match="404"):

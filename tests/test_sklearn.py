@@ -82,7 +82,7 @@ def test_images_are_taken_as_they_are(digits):
     ("changes", "message"),
     [
         ({"image_shape": (1, 8, 9)}, r"image_shape: got \(1, 8, 9\), expected \(C, H, W\) of 64 numbers"),
-        ({"class_weight": {"circle": 1.0}}, "class_weight: got a weight of 'circle'"),
+        ({"class_weight": {"circle": 1.0}}, "class_weight: got a weight for 'circle'"),
         ({"epochs": 0}, "epochs: got 0"),
     ],
 )

@@ -60,7 +60,9 @@ def test_channels_are_where_an_axis_has_their_length(tmp_path, shape, axis):
 def test_where_it_may_be_either_it_has_to_be_said(tmp_path, shape):
     x = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     np.savez(tmp_path / "a.npz", x=x, y=[0, 1])
-    with pytest.raises(DatasetError, match=r"a\.npz: x: got shape \(2, .*say which by layout='NCHW' or layout='NHWC'"):
+    with pytest.raises(
+        DatasetError, match=r"a\.npz: x: got shape \(2, .*say which one by layout='NCHW' or layout='NHWC'"
+    ):
         read_npz(tmp_path / "a.npz")
     for layout, axis in (("NCHW", 1), ("NHWC", 3)):
         np.testing.assert_array_equal(read_npz(tmp_path / "a.npz", layout=layout)[0], np.moveaxis(x, axis, 1))
@@ -193,7 +195,7 @@ def test_files_may_lie_elsewhere(tmp_path):
         ("file,labels\n", r"and no label; did you mean labels\?; say which column has it by label='...'"),
         ("file,label,file\n", "and file twice; say which"),
         ("file,label\n", "got no rows below the names of the columns"),
-        ("file,label\na.png,x\n\na.png,x\n", r"(?s)a\.csv: mend or remove\n  line 3: empty$"),
+        ("file,label\na.png,x\n\na.png,x\n", r"(?s)a\.csv: correct or remove\n  line 3: empty$"),
         ("file,label\n,\n", "line 2: empty"),
         ("file,label\na.png\n", "line 2: 1 columns, expected 2"),
         ("file,label\na.png,x,y\n", "line 2: 3 columns, expected 2"),

@@ -1,4 +1,4 @@
-"""Images and labels: where they come from, how they are varied, and how they reach the network in batches."""
+"""Images and labels: data sets, augmentation, and batches for the network."""
 
 from tinyres.data.augment import Augment
 from tinyres.data.batches import Batches

@@ -1,4 +1,4 @@
-"""Varying training images, so that the network sees each of them differently in every epoch."""
+"""Augmentation: random changes of training images, different in every epoch."""
 
 from dataclasses import dataclass
 
@@ -10,24 +10,24 @@ from tinyres.kernels.image import augment_batch
 
 @dataclass(frozen=True)
 class Augment:
-    """Random crop, flip and cutout, each image on its own.
+    """Random crop, flip and cutout, drawn separately for each image.
 
     Parameters
     ----------
     pad : int
-        Black pixels put around an image before a part of its original size is cut from it.
+        Number of black pixels added on each side of an image, before a random crop of the original size.
     flip : bool
-        Whether to mirror half of the images, left to right.
+        Whether to mirror each image, left to right, with probability 1/2.
     alternate : bool
-        Mirror half of them at random in the first epoch, the others in the second, and so on in turns: in two epochs
-        each is seen both ways, where chance shows a half of them the same way twice.
+        Mirror a random half of the images in the first epoch, the other half in the second, and so on in turns. In two
+        epochs the network sees each image both ways. With `flip` alone, half of the images come the same way twice.
     cutout : int
-        Side of a square that is blanked at a random place, in part perhaps outside the image; 0 for none.
+        Side in pixels of a square at a random place that is set to 0. It may be partly outside the image. 0 for none.
 
     Raises
     ------
     ValueError
-        If `pad` or `cutout` is negative.
+        If `pad` or `cutout` is negative, or `alternate` is set without `flip`.
 
     References
     ----------
@@ -55,7 +55,7 @@ class Augment:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.alternate and not self.flip:
-            raise ValueError("alternate: expected False where nothing is mirrored, got True")
+            raise ValueError("alternate: expected False without flip, got True")
 
     def __call__(
         self,
@@ -68,14 +68,14 @@ class Augment:
         own: slice = slice(None),
         mirrored: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The images of shape (N, C, H, W) that `index`, of shape (B,), names: varied, normalised, float32.
+        """Augment and normalise the images at `index`, as float32 of shape (B, C, H, W).
 
-        Everything is drawn whether it is used or not: to turn one thing off does not change the others, and those that
-        are in the slice `own`, which alone are made, are the same as if all were. `mirrored`, of shape (B,), takes the
-        place of chance where `alternate` is set.
+        `images` has shape (N, C, H, W), `index` shape (B,). Only images in the slice `own` are made. Random numbers are
+        always drawn for all images and all changes. So the result of one image or one change does not depend on whether
+        others are made. With `alternate`, `mirrored` (bool of shape (B,)) says which images to mirror.
         """
         if self.alternate and mirrored is None:
-            raise ValueError("mirrored: got None, expected which images to mirror, as a Loader knows by the epoch")
+            raise ValueError("mirrored: got None, expected an array that says which images to mirror (Loader makes it)")
         n = np.size(index)
         corner = rng.integers(0, 2 * self.pad, (n, 2), endpoint=True)
         flip = rng.integers(0, 2, n) == 1

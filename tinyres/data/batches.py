@@ -1,4 +1,4 @@
-"""Batches that somebody else makes: whatever can be iterated over again and again."""
+"""Batches from other sources: any iterable that can be iterated over several times."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -15,21 +15,21 @@ class Batches:
     Parameters
     ----------
     batches : iterable of (x, y) or (x, y, weight)
-        x: float of shape (B, C, H, W), as the network is to see them, y: int of shape (B,), 0 to K - 1, or float of
-        shape (B, K); weight: of shape (B,), finite, 0 or more, of the loss of each in training. Arrays, or what NumPy
-        takes for one.
+        x: float of shape (B, C, H, W), as the network gets them. y: int of shape (B,), classes from 0 to K - 1; or
+        float of shape (B, K), probabilities. weight: of shape (B,), finite, 0 or more, a factor on the loss of each
+        image in training. Each is an array, or an object that NumPy can convert to one.
 
     Raises
     ------
     ValueError
-        Where it can be iterated over only once, or gives something else.
+        If it can be iterated over only once, is empty, or gives something else.
 
     Notes
     -----
-    It is gone through once to see how many batches there are, and how large each is. Each epoch iterates over it anew;
-    where it has a method ``set_epoch``, as samplers of PyTorch have, that is called before with the number of the
-    epoch. Order and variation are its own: that a run goes on after a stop as if there had been none, it must see to.
-    Batches are whole, so that several processes cannot share them out in training.
+    At first, all batches are read once, to learn their number and sizes. Each epoch iterates over them again. If the
+    iterable has a method ``set_epoch``, as samplers of PyTorch have, this is called before with the number of the
+    epoch. The iterable alone decides about order and augmentation. A run that was stopped continues exactly only if the
+    iterable gives the same batches again for the same epoch. Several processes cannot share such batches in training.
 
     Examples
     --------
@@ -39,15 +39,15 @@ class Batches:
     (2, 4, 10, (3, 8, 8))
     """
 
-    part = (0, 1)  # as of a `Loader`: all of each batch
+    part = (0, 1)  # as in a `Loader`: all of each batch
 
     def __init__(self, batches: Iterable[Any]) -> None:
         if not isinstance(batches, Iterable):
             raise ValueError(f"batches: got {type(batches).__name__}, expected something to iterate over")
         if iter(batches) is batches:
             raise ValueError(
-                f"batches: got a {type(batches).__name__}, which ends after one epoch; expected what can be iterated "
-                "over again, such as a list or a DataLoader"
+                f"batches: got a {type(batches).__name__}, which ends after one epoch; expected an iterable that can "
+                "be iterated over several times, such as a list or a DataLoader"
             )
         self.batches = batches
         self.sizes: list[int] = []
@@ -57,7 +57,7 @@ class Batches:
             self.num_classes = max(self.num_classes, int(y.max()) + 1 if y.ndim == 1 else y.shape[1])
             shapes.add(x.shape[1:])
         if not self.sizes:
-            raise ValueError("batches: got none, expected one at least")
+            raise ValueError("batches: got none, expected at least one")
         self.shape: tuple[int, ...] = sorted(shapes)[0]
 
     def __len__(self) -> int:
@@ -65,11 +65,11 @@ class Batches:
         return len(self.sizes)
 
     def images_of(self, batch: int) -> int:
-        """Images of a batch."""
+        """Number of images in a batch."""
         return self.sizes[batch]
 
     def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
-        """Batches of one epoch, from batch `start` on, every `step`-th: those before are made, and passed over."""
+        """Every `step`-th batch of an epoch, starting with batch `start`. The batches between are made, but skipped."""
         expected = dict(enumerate(self.sizes))
         for i, batch in islice(enumerate(self._all(epoch)), start, None, step):
             if len(batch[0]) != expected.get(i):
@@ -79,7 +79,7 @@ class Batches:
             yield batch
             del expected[i]
         if left := expected.keys() & set(range(start, len(self), step)):
-            raise ValueError(f"batches: epoch {epoch} ended before batch {min(left)}, expected {len(self)} as at first")
+            raise ValueError(f"batches: epoch {epoch} ended before batch {min(left)}, expected {len(self)} batches")
 
     def _all(self, epoch: int) -> Iterator[Batch]:
         if callable(set_epoch := getattr(self.batches, "set_epoch", None)):
@@ -92,7 +92,7 @@ class Batches:
             if x.ndim != 4 or x.dtype.kind != "f":
                 raise ValueError(
                     f"batches: images of batch {i}: got {x.dtype} of shape {x.shape}, expected float of shape "
-                    "(B, C, H, W), as the network is to see them"
+                    "(B, C, H, W), as the network gets them"
                 )
             if not (y.ndim == 1 and y.dtype.kind in "iu") and not (y.ndim == 2 and y.dtype.kind == "f"):
                 raise ValueError(
@@ -100,7 +100,9 @@ class Batches:
                     "numbers of classes, or float of shape (B, K), probabilities"
                 )
             if len(x) != len(y) or not len(x):
-                raise ValueError(f"batches: batch {i} has {len(x)} images and {len(y)} labels, expected as many, not 0")
+                raise ValueError(
+                    f"batches: batch {i} has {len(x)} images and {len(y)} labels, expected equal numbers of 1 or more"
+                )
             labels = y.astype(np.int64 if y.ndim == 1 else np.float32, copy=False)
             yield (x.astype(np.float32, copy=False), labels, *(_weights(w, len(x), i) for w in weight))
 

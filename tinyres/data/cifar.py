@@ -1,8 +1,8 @@
-"""CIFAR-10 and CIFAR-100 in their binary layout: found on this machine, or downloaded once.
+"""CIFAR-10 and CIFAR-100 in their binary version: read from this machine, or downloaded once.
 
-A file is a row of records, each of one or two label bytes and 3,072 pixel bytes: 32 x 32 red, then green, then blue.
-The "python version" of the archives holds pickles, which can run code when they are read; where it is found, the
-message has a command that converts it.
+A file is a sequence of records. Each has one or two label bytes and 3,072 pixel bytes: 32 x 32 red, then green, then
+blue. The "python version" of the archives consists of pickles, which can run code when they are read. If only this
+version is found, the error message has a command that converts it.
 """
 
 import gzip
@@ -32,11 +32,11 @@ CIFAR100_CLASSES = tuple(_FINE.split())
 
 IMAGE = (3, 32, 32)
 PIXELS = 3 * 32 * 32
-MOST_MORE = 2**24  # bytes that an archive may hold besides the data, and
-MOST_MEMBERS = 1000  # entries in all; the published ones have eight
+MOST_MORE = 2**24  # bytes that an archive may have in addition to the data
+MOST_MEMBERS = 1000  # entries that an archive may have; the published ones have eight
 
 
-# For the user to run, who may trust the files: nothing here reads a pickle.
+# A command for users who trust their files: tinyres itself never reads a pickle.
 CONVERT = """\
 python -c 'import pickle, sys; from pathlib import Path; source, to = map(Path, sys.argv[1:3]); to.mkdir(exist_ok=True)
 for name in sys.argv[3:]:
@@ -51,9 +51,9 @@ class _Archive(NamedTuple):
     md5: str
     folder: str
     pickled: str  # folder of the "python version"
-    files: dict[str, tuple[str, ...]]  # of each split
-    records: dict[str, int]  # in each file of a split
-    label_bytes: int  # the last one is the label, those before it are coarser
+    files: dict[str, tuple[str, ...]]  # names of the files of each split
+    records: dict[str, int]  # number of records in each file of a split
+    label_bytes: int  # per record; the last one is the label, a byte before it is a coarser label
     classes: int
 
     @property
@@ -93,12 +93,12 @@ def cifar10(
     Parameters
     ----------
     root : path, optional
-        Folder that holds ``cifar-10-binary.tar.gz`` or the unpacked ``cifar-10-batches-bin``, or either of
-        these itself. Without it, the folder that the environment variable ``TINYRES_DATA`` names is
-        searched, then the user's cache folder, and then the archive is downloaded to the latter.
+        A folder with ``cifar-10-binary.tar.gz`` or the unpacked ``cifar-10-batches-bin``, or the path of one of these.
+        By default, the folder in the environment variable ``TINYRES_DATA`` is searched, then the user's cache folder.
+        If the data is in neither, the archive is downloaded to the cache folder.
     split : {"train", "test"}
     download : bool
-        Whether a download may be tried.
+        Whether a download is allowed.
 
     Returns
     -------
@@ -108,18 +108,18 @@ def cifar10(
     Raises
     ------
     DatasetNotFound
-        If there is no such data; the message says where it was looked for and how to supply it. Without a
+        If the data is not found. The message says which folders were searched and how to supply the data. Without a
         network, this takes less than five seconds.
     DatasetError
-        If a file has the wrong length or holds a label that does not exist; if an archive is damaged or cut off,
-        lacks a file, or unpacks to far more than the data.
+        If a file has the wrong length or has a label that does not exist; if an archive is damaged or cut off,
+        lacks a file, or is far larger than the data when it is unpacked.
     ValueError
         If there is no such split.
 
     Notes
     -----
-    A download is checked against the published checksum. A copy that was already there is checked by its
-    structure, so that one's own pictures in the same layout can be used.
+    The checksum of a download is compared with the published one. For a copy that is already there, only the structure
+    is checked, so you can use your own pictures in the same layout.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def _read_folder(folder: Path, names: tuple[str, ...], size: int) -> list[bytes]
 
 
 def _read_tar(archive: _Archive, path: Path, names: tuple[str, ...], size: int) -> list[bytes]:
-    """The named members, in memory: nothing is unpacked, so it does not matter what paths the archive holds."""
+    """Contents of the named members. Nothing is written to disk, so dangerous paths in the archive do no harm."""
     wanted = {f"{archive.folder}/{name}": name for name in names}
     contents: dict[str, bytes] = {}
     record = archive.label_bytes + PIXELS
@@ -205,11 +205,11 @@ def _read_tar(archive: _Archive, path: Path, names: tuple[str, ...], size: int) 
 
 
 def _members(stream: gzip.GzipFile, most: int) -> Iterator[tarfile.TarInfo]:
-    """Headers of a tar archive, at each of which the stream stands where the member's content begins.
+    """Headers of a tar archive. When one is yielded, the stream is at the start of this member's content.
 
-    Module tarfile does more than is wanted here: it reads the attributes that an archive may hold for its members, of
-    any length, and believes all lengths, below zero as well. Here the stream moves forward only, and not beyond `most`
-    bytes. Attributes are passed over: they say nothing of members with short names.
+    The module tarfile is not safe enough here: it reads extended attributes of any length, and accepts all lengths,
+    even negative ones. Here the stream only moves forward, and at most `most` bytes. Extended attributes are skipped:
+    members with short names do not need them.
     """
     for _ in range(MOST_MEMBERS):
         header = stream.read(tarfile.BLOCKSIZE)
@@ -218,7 +218,7 @@ def _members(stream: gzip.GzipFile, most: int) -> Iterator[tarfile.TarInfo]:
         member = tarfile.TarInfo.frombuf(header, tarfile.ENCODING, "surrogateescape")
         begin = stream.tell()
         if not 0 <= member.size <= most - begin:
-            raise tarfile.ReadError(f"an entry of {member.size:,} bytes, and more than the data set in all")
+            raise tarfile.ReadError(f"an entry of {member.size:,} bytes, more than the data set has in all")
         yield member
         if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES:  # others have a length, but no content
             begin += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -233,7 +233,7 @@ def _check_size(path: Path, found: int, expected: int) -> None:
 
 # ---------------------------------------------------------------- finding
 def _find(archive: _Archive, root: str | os.PathLike[str] | None, allowed: bool) -> Path:
-    """The folder or .tar.gz file that holds the data, downloaded if need be."""
+    """The folder or .tar.gz file with the data, which is downloaded if necessary."""
     for place in (places := places_to_look(root)):
         if place.is_file():
             return place
@@ -262,8 +262,8 @@ def _find(archive: _Archive, root: str | os.PathLike[str] | None, allowed: bool)
 def _conversion(archive: _Archive, folder: Path) -> str:
     names = [name.removesuffix(".bin") for files in archive.files.values() for name in files]
     return (
-        f"{archive.title} was found in its python version, {folder}, whose files are pickles, which can run code when "
-        "they are read: tinyres does not. If you trust them, this writes the binary version beside them:\n"
+        f"{archive.title} was found in its python version, {folder}. Its files are pickles, which can run code when "
+        "they are read, so tinyres does not read them. If you trust them, this command writes the binary version:\n"
         + CONVERT + shlex.join([str(folder), str(folder.with_name(archive.folder)), *names])
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Where data sets are looked for, and how they are downloaded."""
+"""Finding and downloading data sets."""
 
 import os
 import sys
@@ -7,20 +7,22 @@ from pathlib import Path
 
 import pooch
 
-PROBE_SECONDS = 4.0  # without an answer for so long there is no network
+PROBE_SECONDS = 4.0  # without an answer in this time, there is no network
 
 
 class DatasetNotFound(FileNotFoundError):
-    """The data set is not where it was looked for, and could not be downloaded."""
+    """The data set was not found, and could not be downloaded."""
 
 
 class DatasetError(ValueError):
-    """A file of the data set is there, but is not what it should be."""
+    """A file of the data set has the wrong content."""
 
 
 def places_to_look(root: str | os.PathLike[str] | None) -> list[Path]:
-    """The folder that the user names and no other; or the one that the environment variable ``TINYRES_DATA`` does, if
-    any, and then the user's cache, to which data sets are downloaded.
+    """The folders in which data sets are searched, in order.
+
+    This is only `root`, if it is given. Else it is the folder in the environment variable ``TINYRES_DATA``, if it is
+    set, and then the user's cache folder, to which data sets are downloaded.
 
     Examples
     --------
@@ -34,14 +36,14 @@ def places_to_look(root: str | os.PathLike[str] | None) -> list[Path]:
 
 
 def download(url: str, filename: str, checksum: str, folder: Path) -> Path:
-    """Download a file to a folder, made if need be, check it, and return its path.
+    """Download a file to a folder, which is created if necessary. Check its checksum, and return its path.
 
     Raises
     ------
     OSError
-        Where it cannot be had: without a network, after less than five seconds.
+        If the download fails. Without a network, this takes less than five seconds.
     DatasetError
-        Where what came is something else.
+        If the checksum is wrong.
     """
     _probe(url)
     # pooch writes to a temporary file, and moves it into place when it is whole and its checksum right.
@@ -51,15 +53,15 @@ def download(url: str, filename: str, checksum: str, folder: Path) -> Path:
     except ValueError as error:
         if isinstance(error, OSError):  # requests has errors that are both
             raise
-        raise DatasetError(f"{url}: what came is not the published file ({error})") from error
+        raise DatasetError(f"{url}: the downloaded file is not the published one ({error})") from error
     return Path(path)
 
 
 def _probe(url: str) -> None:
     """Raise OSError soon if the server cannot be reached.
 
-    No timeout of a socket covers the look-up of a name, and a name may have many addresses to be tried. So
-    the request is made on a thread that is left behind, as a daemon, when time is up.
+    A socket's timeout does not include the name lookup, and a name may have many addresses, which are tried one by one.
+    So a daemon thread makes the request, and is abandoned when the time is over.
     """
     outcome: list[Exception | None] = []
 
@@ -82,7 +84,7 @@ def _probe(url: str) -> None:
 
 
 class _Progress:
-    """A progress bar as pooch asks for it: a percentage, if someone is looking."""
+    """A progress bar for pooch: it prints a percentage, if the output is a terminal."""
 
     total = 0
 

@@ -1,4 +1,4 @@
-"""Pictures of one's own: a folder for each class."""
+"""Your own pictures, with one folder for each class."""
 
 import os
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from tinyres.data.download import DatasetError, DatasetNotFound
 from tinyres.data.pictures import SUFFIXES, PictureError, find_pictures, read_picture
 from tinyres.data.stream import Pictures
 
-HELD_OUT = 5  # one picture in so many, where the split is made here
+HELD_OUT = 5  # one picture in five is held out, if there are no folders of splits
 MOST_BAD = 0.01  # part of the pictures that may be damaged
 LAYOUT = "train/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg"
 
 
 class Folder(NamedTuple):
-    """Pictures of a split and the numbers of their classes.
+    """Pictures of a split, and the numbers of their classes.
 
-    Also the classes' names, what could not be read, and where each picture came from.
+    Also the names of the classes, the files that could not be read, and the path of each picture.
     """
 
     images: Any  # uint8 (N, 3, S, S): an array, or Pictures
@@ -40,41 +40,41 @@ def image_folder(
     progress: Callable[[int, int], None] | None = None,
     stream: bool = False,
 ) -> Folder:
-    """Read a folder of pictures, sorted into a folder for each class.
+    """Read a folder of pictures that has a subfolder for each class.
 
     Parameters
     ----------
     root : path
-        Holds ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, perhaps ``test/CLASS/*.jpg`` as well; or ``CLASS/*.jpg``
-        alone, of which a fifth of each class is "val" and the rest "train". Other formats that Pillow reads will do;
-        what else lies there is passed over.
+        It has ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, and optionally ``test/CLASS/*.jpg``. Or it has only
+        ``CLASS/*.jpg``: then a fifth of each class is "val" and the rest is "train". All formats that Pillow reads are
+        allowed. Other files are ignored.
     split : {"train", "val", "test"}
-        "test" gives the pictures of "val" where there is no folder for it.
+        "test" gives the pictures of "val" if there is no folder ``test``.
     image_size, resize : int
-        Side of the square cut from a picture's middle, and what its shorter side is scaled to before; see
-        `read_picture`.
+        Side of the square that is cut from the middle of a picture, and length to which the shorter side is scaled
+        before; both in pixels. See `read_picture`.
     seed : int
-        Of the split, where it is made here.
+        Seed of the random split, if there are no folders of splits.
     progress : callable, optional
-        Called with (done, total) as pictures are read.
+        Called with (done, total) while pictures are read.
     stream : bool
-        Whether to read pictures only when a `Loader` asks for them, for folders that are larger than memory: `images`
-        is then `Pictures`, and one that cannot be read is an error when its turn comes.
+        Whether to read pictures only when a `Loader` needs them, for folders that are larger than memory. `images` is
+        then a `Pictures`, and a picture that cannot be read raises an error when it is needed.
 
     Returns
     -------
     Folder
-        All pictures at once, 150 kB each at 224 pixels, unless `stream` is set.
+        With all pictures in memory (150 kB each at 224 pixels), unless `stream` is set.
 
     Raises
     ------
     DatasetNotFound
-        Where the folder is missing, or has no folders of classes.
+        If the folder is missing, or has no folders of classes.
     DatasetError
-        Where there is only one class, a class of "val" that "train" does not have, or none of a class's pictures; or
-        where more than one picture in a hundred cannot be read.
+        If there is only one class, "val" has a class that "train" does not have, or a class has no pictures; or
+        if more than one picture in a hundred cannot be read.
     ValueError
-        Where there is no such split, or `image_size` makes no sense.
+        If there is no such split, or `image_size` is not valid.
 
     Examples
     --------
@@ -155,18 +155,18 @@ def _find(root: Path, split: str, seed: int) -> tuple[tuple[str, ...], list[tupl
         raise DatasetError(f"{root}: only one class, {classes[0]}; expected two or more, as {LAYOUT}")
     pictures = [(classes.index(name), path) for name, files in found.items() for path in files]
     if not pictures:
-        raise DatasetError(f"{root}: too few pictures to hold some out for {split}; expected two or more in a class")
+        raise DatasetError(f"{root}: too few pictures to hold out some for {split}; expected two or more in a class")
     return classes, pictures
 
 
 def _names(split: str) -> list[str]:
-    """Folders that may hold a split, the first that is there."""
+    """Names of folders for a split. The first one that exists is used."""
     val = ["val", "validation"]
     return ["test", *val] if split == "test" else val
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Each class and its pictures, in the order of their names whatever the file system's is."""
+    """Each class and its pictures, sorted by name: the order of the file system does not matter."""
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not names:
         raise DatasetNotFound(f"{folder} holds no folders of classes; expected {LAYOUT}")
@@ -178,7 +178,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
 
 
 def _part(files: list[Path], split: str, seed: int) -> list[Path]:
-    """A class's pictures of a split that is made here; whether they can be read does not matter to it."""
+    """The part of a class's pictures that belongs to a split. It does not depend on which pictures are damaged."""
     held = np.zeros(len(files), bool)
     count = max(len(files) // HELD_OUT, min(1, len(files) - 1))
     held[np.random.default_rng(seed).permutation(len(files))[:count]] = True

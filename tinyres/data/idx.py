@@ -1,7 +1,7 @@
-"""MNIST and the sets that came after it in the same layout: Fashion-MNIST and Kuzushiji-MNIST; and that layout, IDX.
+"""MNIST, Fashion-MNIST and Kuzushiji-MNIST, and their file format IDX.
 
-An IDX file is two zero bytes, one for the type of its numbers, one for how many axes there are, their lengths as 32-bit
-numbers, and the numbers, all of them with the largest byte first (LeCun, http://yann.lecun.com/exdb/mnist/).
+An IDX file has two zero bytes, one byte for the type of its numbers, one byte for the number of axes, their lengths as
+32-bit numbers, and then the numbers, all of them big-endian (LeCun, http://yann.lecun.com/exdb/mnist/).
 """
 
 import gzip
@@ -69,12 +69,12 @@ def mnist(
     Parameters
     ----------
     root : path, optional
-        Folder that holds the four files, or ``MNIST/raw`` with them, as torchvision leaves it; each packed (``.gz``) or
-        not. Without it, the folder that the environment variable ``TINYRES_DATA`` names is searched, then the user's
-        cache folder, and then they are downloaded to the latter.
+        A folder with the four files, or with ``MNIST/raw``, as torchvision writes it. Each file may be compressed
+        (``.gz``) or not. By default, the folder in the environment variable ``TINYRES_DATA`` is searched, then the
+        user's cache folder. Files that are in neither are downloaded to the cache folder.
     split : {"train", "test"}
     download : bool
-        Whether a download may be tried.
+        Whether a download is allowed.
 
     Returns
     -------
@@ -84,9 +84,9 @@ def mnist(
     Raises
     ------
     DatasetNotFound
-        If there is no such data; the message says where it was looked for and how to supply it.
+        If the data is not found. The message says which folders were searched and how to supply the data.
     DatasetError
-        If a file is damaged, cut off, or holds something else.
+        If a file is damaged, cut off, or has other content.
     ValueError
         If there is no such split.
 
@@ -108,7 +108,7 @@ def mnist(
 def fashion_mnist(
     root: str | os.PathLike[str] | None = None, split: str = "train", *, download: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fashion-MNIST: 60,000 training and 10,000 test pictures of clothes of ten kinds, see `FASHION_MNIST_CLASSES`.
+    """Fashion-MNIST: 60,000 training and 10,000 test pictures of ten kinds of clothes, see `FASHION_MNIST_CLASSES`.
 
     Parameters, results and errors are those of `mnist`; torchvision's folder is ``FashionMNIST/raw``. Xiao, Rasul and
     Vollgraf, "Fashion-MNIST", 2017.
@@ -136,14 +136,14 @@ def kmnist(
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """The array in an IDX file, packed by gzip or not, in this machine's order of bytes.
+    """Read the array in an IDX file, compressed by gzip or not, in the byte order of this machine.
 
     Raises
     ------
     OSError
-        Where the file cannot be read.
+        If the file cannot be read.
     DatasetError
-        Where it is no IDX file, or is cut off, or has more in it than it says.
+        If it is not an IDX file, or its length is not the one in its header.
 
     Examples
     --------
@@ -166,14 +166,14 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
 def _array(file: Any, path: Path) -> np.ndarray:
     start = file.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in _TYPES:
-        raise DatasetError(f"{path}: not an IDX file, which begins with two zeros, a type and a number of axes")
+        raise DatasetError(f"{path}: not an IDX file: these begin with two zeros, a type and a number of axes")
     dtype, lengths = np.dtype(_TYPES[start[2]]), file.read(4 * start[3])
     if len(lengths) < 4 * start[3]:
         raise DatasetError(f"{path}: cut off in its first bytes; is it a partial copy?")
     shape = struct.unpack(f">{start[3]}I", lengths)
     size = math.prod(shape) * dtype.itemsize
     if size > MOST:
-        raise DatasetError(f"{path}: says that it holds {size:,} bytes, expected {MOST:,} at most")
+        raise DatasetError(f"{path}: its header gives a size of {size:,} bytes, expected {MOST:,} at most")
     content = bytearray()
     while len(content) <= size and (some := file.read(min(CHUNK, size + 1 - len(content)))):
         content += some
@@ -201,10 +201,10 @@ def _load(
 
 
 def _find(which: _Set, root: str | os.PathLike[str] | None, name: str, allowed: bool) -> Path:
-    """A file of the set, downloaded if need be."""
+    """The path of a file of the data set, which is downloaded if necessary."""
     places = places_to_look(root)
     inside = [place / which.folder / "raw" for place in places]
-    # the three sets have the same names: a folder that is not called after one of them has to be named
+    # files of the three sets have the same names: a folder that does not have the set's name must be given as root
     for folder in (*inside, *(places if root is not None else ())):
         for path in (folder / name, folder / f"{name}.gz"):
             if path.is_file():

@@ -1,4 +1,4 @@
-"""Images and labels as people have them in hand, and what the network is to see of them."""
+"""Images and labels as users have them, converted for the network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,17 +9,18 @@ import numpy.typing as npt
 from tinyres.data.statistics import channel_statistics
 from tinyres.data.stream import Pictures
 
-CHUNK = 256  # images that are looked at at a time: their copies in float64 are large
+CHUNK = 256  # images that are processed at a time, since their copies in float64 are large
 
 
 def as_images(x: Any, name: str = "x") -> Any:
-    """Images of shape (N, C, H, W), uint8 or float32, of an array with or without an axis of channels; `Pictures`, read
-    when they are needed, as they are.
+    """Convert an array with or without an axis of channels to images (N, C, H, W) of uint8 or float32.
+
+    `Pictures`, whose files are read later, are returned unchanged.
 
     Raises
     ------
     ValueError
-        Where it is of another kind or shape, or channels seem to come last.
+        If the dtype or shape does not fit, channels seem to come last, or a value is not finite.
 
     Examples
     --------
@@ -57,8 +58,9 @@ def _as_one(x: Any, name: str) -> np.ndarray:
 
 
 def statistics(images: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, float32, by which a `Loader` normalises these; of a channel that is
-    the same everywhere the deviation is 1, so that it becomes 0.
+    """Mean and standard deviation of each channel, float32, with which a `Loader` normalises these images.
+
+    For a channel that is constant, the deviation is given as 1, so that the channel becomes 0.
 
     Examples
     --------
@@ -69,26 +71,26 @@ def statistics(images: Any) -> tuple[np.ndarray, np.ndarray]:
         mean, std = channel_statistics(images)
     else:
         first = images[0, :, 0, 0].astype(np.float64)
-        center = first + _mean(images, lambda chunk: chunk - first[:, None, None])  # of what is constant, to the bit
+        center = first + _mean(images, lambda chunk: chunk - first[:, None, None])  # exact for constant channels
         variance = _mean(images, lambda chunk: (chunk - center[:, None, None]) ** 2)
         mean, std = center.astype(np.float32), np.sqrt(variance).astype(np.float32)
     return mean, np.where(std > 0, std, np.float32(1))
 
 
 def _mean(images: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Of what a function makes of some images at a time, float64, for each channel."""
+    """Mean of a function of the images, for each channel, in float64. The function gets some images at a time."""
     chunks = range(0, len(images), CHUNK)
     total = sum(of(images[start : start + CHUNK]).sum((0, 2, 3)) for start in chunks)
     return np.asarray(total) / (images.size // images.shape[1])
 
 
 class Labels:
-    """What classes there are, of labels that are whole numbers or strings.
+    """The classes of labels that are whole numbers or strings.
 
     Parameters
     ----------
     classes : sequence
-        In order, each once.
+        The label of each class, in the order of class numbers.
 
     Examples
     --------
@@ -103,22 +105,22 @@ class Labels:
 
     @classmethod
     def of(cls, y: npt.ArrayLike) -> "Labels":
-        """The classes that occur, in order.
+        """Make `Labels` with the classes that occur in `y`, sorted.
 
         Raises
         ------
         ValueError
-            Where labels are not whole numbers or strings, one for each image.
+            If labels are not whole numbers or strings, one for each image.
         """
         return cls(np.unique(_checked(y)).tolist())
 
     def numbers(self, y: npt.ArrayLike, name: str = "y") -> np.ndarray:
-        """The number of each one's class, int64 of shape (N,).
+        """The class number of each label, int64 of shape (N,).
 
         Raises
         ------
         ValueError
-            Where one is of no class.
+            If a label is not one of the classes.
         """
         array = _checked(y, name)
         there, inverse = np.unique(array, return_inverse=True)
@@ -129,20 +131,20 @@ class Labels:
         return own[inverse.reshape(-1)]
 
     def named(self, numbers: np.ndarray) -> np.ndarray:
-        """The labels of classes by their numbers."""
+        """The labels of these class numbers."""
         return np.array(self.classes)[numbers]
 
     def weights(
         self, numbers: np.ndarray, sample: npt.ArrayLike | None, classes: Mapping[Any, float] | str | None
     ) -> np.ndarray | None:
-        """How much each image counts, float32 of shape (N,), by its own weight times its class's; None: all the same.
+        """The weight of each image, float32 of shape (N,): its own times that of its class. None if all are equal.
 
-        "balanced" gives each class N / (K n), with n images of it in N of K classes.
+        "balanced" gives each class the weight N / (K n), where n of N images are of this class, one of K.
 
         Raises
         ------
         ValueError
-            Where weights are negative, not finite, all 0, not one for each image, or of a class that there is not.
+            If weights are negative, not finite, all 0, not one for each image, or for a class that does not exist.
         """
         if sample is None and classes is None:
             return None
@@ -159,7 +161,9 @@ class Labels:
                 got = type(classes).__name__
                 raise ValueError(f"class_weight: got a {got}, expected 'balanced' or a dict of weights by label")
             if unknown := [label for label in classes if label not in self.number]:
-                raise ValueError(f"class_weight: got a weight of {unknown[0]!r}, expected of {self.classes[:10]}")
+                raise ValueError(
+                    f"class_weight: got a weight for {unknown[0]!r}, expected weights for {self.classes[:10]}"
+                )
             weight = weight * np.array([classes.get(label, 1.0) for label in self.classes])[numbers]
         if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
             raise ValueError("sample_weight, class_weight: expected finite numbers, 0 or more, and not all of them 0")

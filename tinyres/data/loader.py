@@ -1,6 +1,6 @@
-"""Batches, in an order and with variations that depend on nothing but (seed, epoch, batch).
+"""Batches. Their order and augmentation depend only on (seed, epoch, batch).
 
-So a run that stopped can go on at any batch as if it had not stopped.
+So a run that was stopped can continue at any batch, with the same result as without the stop.
 """
 
 from collections import deque
@@ -17,50 +17,53 @@ from tinyres.data.mix import Mix
 from tinyres.data.stream import Pictures
 
 AHEAD = 2  # batches that are prepared while the network works on another
-CHUNK = 2**22  # numbers that are looked at at a time
+CHUNK = 2**22  # numbers that are checked at a time
 
 Transform: TypeAlias = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 Batch: TypeAlias = tuple[Any, ...]  # (x, y) or (x, y, w): two or three arrays
 
 
 class Loader:
-    """Cuts a data set into batches, which a background thread prepares ahead of their use.
+    """Cuts a data set into batches, which a background thread prepares in advance.
 
     Parameters
     ----------
     images : uint8, float32 or float64 array of shape (N, C, H, W), or Pictures
-        Of any number of channels. Floats have to be finite, are used as they are, as float32, and in Augment what lies
-        outside an image is 0, as it is in uint8, where that is black. `Pictures` are read batch by batch.
+        With any number of channels. Values of uint8 are divided by 255. Floats must be finite. They are converted to
+        float32 and not scaled. `Augment` fills pixels outside an image with 0. `Pictures` are read batch by batch.
     labels : int64 array of shape (N,), or float array of shape (N, K)
-        A class of each image, or K numbers of it, such as the probability of each class, as float32.
+        The class of each image; or K numbers for each image, such as probabilities, converted to float32.
     batch_size : int
+        Number of images in a batch; the last one may have fewer.
     mean, std : floats of shape (C,), optional
-        Of each channel, 0 and 1 by default: of uint8 where black is 0 and white is 1, see `channel_statistics`; of
-        floats in their own units.
+        Mean and standard deviation of each channel, for normalisation; 0 and 1 by default. For uint8, in units where
+        black is 0 and white is 1, see `channel_statistics`. For floats, in their own units.
     shuffle : bool
-        Whether each epoch has an order of its own.
+        Whether each epoch has its own random order.
     transform : callable, optional
-        ``transform(image, rng)`` gives another image of the same dtype and number of channels, of any height and width
-        that all of a batch agree on. It runs on the background thread, before `augment` and normalisation. `image` of
-        shape (C, H, W) is a copy, and `rng`, an np.random.Generator, follows from (seed, epoch, place in the epoch).
+        ``transform(image, rng)`` returns a changed image with the same dtype and number of channels. Height and width
+        may differ from before, but are the same for all images of a batch. It runs on the background thread, before
+        `augment` and normalisation. `image` of shape (C, H, W) is a copy. `rng` is an np.random.Generator, which
+        depends only on (seed, epoch, position in the epoch).
     augment : Augment, optional
-        How to vary the images; without it they are only normalised.
+        Random changes of the images; none by default.
     mix : Mix, optional
-        How to mix them with each other: then labels are probabilities, float32 of shape (B, K).
+        Mixes images with each other. Labels are then probabilities, float32 of shape (B, K).
     weight : float array of shape (N,), optional
-        How much each image counts, 0 or more: each batch is then ``(x, y, w)``. Not with `mix`.
+        Weight of each image, 0 or more. Each batch is then ``(x, y, w)``. It cannot be combined with `mix`.
     seed : int
+        Seed of order and augmentation, 0 or more.
     drop_last : bool
         Whether to leave out a last batch that is not full.
     part : (int, int)
-        Which of how many parts of each batch: (1, 4) makes the second quarter of each alone, the same images in the
-        same variations as if the whole were made.
+        (i, n): make only part i of n equal parts of each batch. (1, 4) is the second quarter. Its images are augmented
+        exactly as if the whole batch were made.
 
     Raises
     ------
     ValueError
-        If an array has the wrong dtype or shape or is not finite, or `batch_size`, `std`, `seed` or `part` a value that
-        makes no sense, or `weight` meets `mix`. While batches are made, if `transform` gives what it should not.
+        If an array has the wrong dtype or shape or is not finite; if `batch_size`, `std`, `seed` or `part` is not
+        valid; if both `weight` and `mix` are given. Also, while batches are made, if `transform` returns a wrong image.
     PictureError
         While batches are made, if one of `Pictures` cannot be read.
 
@@ -79,7 +82,7 @@ class Loader:
     >>> orders[0] == orders[1], sorted(orders[1]) == list(range(10))
     (False, True)
 
-    Numbers of one's own, two channels, and a transform that turns each image at random:
+    Images of float with two channels, and a transform that rotates each image at random:
 
     >>> fields = np.random.default_rng(0).normal(size=(10, 2, 8, 8))
     >>> turn = lambda image, rng: np.rot90(image, rng.integers(4), axes=(1, 2))
@@ -107,7 +110,7 @@ class Loader:
     ) -> None:
         _check_data(images, labels)
         if not 0 <= part[0] < part[1]:
-            raise ValueError(f"part: got {part}, expected which of how many, such as (0, 2)")
+            raise ValueError(f"part: got {part}, expected a part and the number of parts, such as (0, 2)")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         if seed < 0:
@@ -123,7 +126,7 @@ class Loader:
         if transform is not None and not callable(transform):
             raise ValueError(f"transform: got {type(transform).__name__}, expected a callable (image, rng) -> image")
         if mix is not None and labels.ndim == 2 and labels.shape[1] != mix.classes:
-            raise ValueError(f"mix: got {mix.classes} classes, expected {labels.shape[1]}, those of the labels")
+            raise ValueError(f"mix: got {mix.classes} classes, expected {labels.shape[1]}, as in labels")
         if isinstance(images, np.ndarray):
             images = np.ascontiguousarray(_as_floats("images", images) if images.dtype.kind == "f" else images)
         self.images = images
@@ -137,10 +140,10 @@ class Loader:
         self.seed = seed
         self.drop_last = drop_last
         self.part = part
-        self.next_epoch = 0  # that iterating over the loader gives
-        self._mirrored: np.ndarray | None = None  # in even epochs; the others in odd ones
+        self.next_epoch = 0  # the epoch that the next iteration over the loader gives
+        self._mirrored: np.ndarray | None = None  # images mirrored in even epochs; in odd ones, the others are
         if self.augment.alternate:
-            chance = np.random.default_rng([seed, 2**32 - 1])  # an epoch that there is not: [seed] alone seeds epoch 0
+            chance = np.random.default_rng([seed, 2**32 - 1])  # a number that no epoch has: [seed] alone is epoch 0's
             self._mirrored = chance.integers(0, 2, len(images)) == 1
 
     def __len__(self) -> int:
@@ -149,16 +152,16 @@ class Loader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Batch]:
-        """The next epoch: 0 at first, 1 when it is iterated over again, and so on. `epoch` gives any."""
+        """The next epoch: 0 in the first iteration, 1 in the second, and so on. For a given epoch, call `epoch`."""
         self.next_epoch += 1
         return self.epoch(self.next_epoch - 1)
 
     def images_of(self, batch: int) -> int:
-        """Images of a batch, of all its parts."""
+        """Number of images in a batch, in all its parts."""
         return min(self.batch_size, len(self.images) - batch * self.batch_size)
 
     def epoch(self, epoch: int, start: int = 0, step: int = 1) -> Iterator[Batch]:
-        """Batches of one epoch, from batch `start` on, every `step`-th.
+        """Every `step`-th batch of an epoch, starting with batch `start`.
 
         Parameters
         ----------
@@ -166,13 +169,13 @@ class Loader:
         start : int
             First batch, 0 to ``len(loader)``.
         step : int
-            1 or more: processes that share out an epoch take every so many.
+            1 or more; n if n processes divide the batches of an epoch among them.
 
         Yields
         ------
         x : float32 array of shape (B, C, H, W), channels-last in memory
-        y : int64 array of shape (B,), or float32 of shape (B, K) where labels are, or with `mix`
-        w : float32 array of shape (B,), with `weight` alone
+        y : int64 array of shape (B,), or float32 of shape (B, K) if labels are or with `mix`
+        w : float32 array of shape (B,), only with `weight`
 
         Raises
         ------
@@ -185,7 +188,7 @@ class Loader:
             raise ValueError(f"start: expected 0 to {len(self)}, got {start}")
         if step < 1:
             raise ValueError(f"step: expected 1 or more, got {step}")
-        # a generator of its own, so that the checks above come at once
+        # a separate generator, so that the checks above run at once
         return self._prefetch(epoch, range(start, len(self), step))
 
     def _prefetch(self, epoch: int, batches: range) -> Iterator[Batch]:
@@ -198,15 +201,15 @@ class Loader:
             tasks = (pool.submit(self._batch, order, epoch, batch) for batch in batches)
             waiting = deque(islice(tasks, AHEAD))
             while waiting:
-                ready = waiting.popleft().result()  # raises here what was raised on the thread
+                ready = waiting.popleft().result()  # raises the errors of the thread
                 waiting.extend(islice(tasks, 1))
                 yield ready
-        finally:  # also when the caller leaves early: at most the batch in hand is finished
+        finally:  # also if the caller stops early: at most the current batch is finished
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _batch(self, order: np.ndarray, epoch: int, batch: int) -> Batch:
         index = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-        # from 1, since NumPy takes [seed, epoch, 0] for the same seed as [seed, epoch]
+        # from 1, since for NumPy [seed, epoch, 0] is the same seed as [seed, epoch]
         rng = np.random.default_rng([self.seed, epoch, batch + 1])
         which, parts = self.part
         own = slice(which * len(index) // parts, (which + 1) * len(index) // parts)
@@ -215,7 +218,7 @@ class Loader:
         images, where = self.images, index
         if self.transform is not None or isinstance(images, Pictures):
             images = images[index[made]]  # a copy
-            where = np.arange(len(index)) - made.start  # of those that are made, in `images`
+            where = np.arange(len(index)) - made.start  # position of each image that is made, in `images`
         if self.transform is not None:
             images = self._transformed(images, epoch, batch * self.batch_size + made.start)
         x = self.augment(images, where, mean=self.mean, std=self.std, rng=rng, own=made, mirrored=mirrored)
@@ -226,10 +229,10 @@ class Loader:
         return (x, y) if self.weight is None else (x, y, self.weight[index[own]])
 
     def _transformed(self, before: np.ndarray, epoch: int, first: int) -> np.ndarray:
-        """Images as the transform gives them; `first` is the place of the first of them in the epoch."""
+        """The transformed images; `first` is the position of the first of them in the epoch."""
         after: list[np.ndarray] = []
         for i, image in enumerate(before):
-            # 0 where those of whole batches have 1 or more
+            # 0 here; the seeds of batches have 1 or more in this place
             rng = np.random.default_rng([self.seed, epoch, 0, first + i + 1])
             assert self.transform is not None
             after.append(self.transform(image, rng))
@@ -238,7 +241,7 @@ class Loader:
 
 
 def _check_transformed(transform: Transform, after: list[np.ndarray], before: np.ndarray) -> None:
-    """The last image that a transform gave goes with the others, and with those that it was given."""
+    """Check that the last transformed image fits the earlier ones of the batch, and the images before."""
     image, expected = after[-1], f"{before.dtype} of shape ({len(before)}, H, W)"
     got, good = type(image).__name__, isinstance(image, np.ndarray)
     if good:
@@ -256,15 +259,15 @@ def _check_transformed(transform: Transform, after: list[np.ndarray], before: np
 def split_validation(
     images: np.ndarray | Pictures, labels: np.ndarray, n: int, seed: int = 0
 ) -> tuple[tuple[Any, np.ndarray], tuple[Any, np.ndarray]]:
-    """Hold out n random images, always the same ones for a seed.
+    """Hold out n random images. The same seed always gives the same images.
 
     Parameters
     ----------
-    images : array of shape (N, C, H, W), or Pictures, of which none is read
+    images : array of shape (N, C, H, W), or Pictures, whose files are not read
     labels : array of shape (N,) or (N, K)
-        Both as a `Loader` takes them.
+        Both as for a `Loader`.
     n : int
-        How many to hold out, 0 to N - 1.
+        How many images to hold out, 0 to N - 1.
     seed : int
 
     Returns
@@ -305,8 +308,8 @@ def _check_data(images: np.ndarray | Pictures, labels: np.ndarray) -> None:
 
 
 def _as_floats(name: str, array: np.ndarray) -> np.ndarray:
-    """As float32, and finite: not all at once, since a copy of all images may be large."""
-    with np.errstate(over="ignore"):  # what float32 does not hold is infinite there
+    """Convert to float32, and check that all is finite: in chunks, since a copy of all images may be large."""
+    with np.errstate(over="ignore"):  # numbers too large for float32 become infinite
         array = array.astype(np.float32, copy=False)
     some = max(1, CHUNK * len(array) // max(1, array.size))
     for start in range(0, len(array), some):
@@ -320,7 +323,7 @@ def _as_floats(name: str, array: np.ndarray) -> np.ndarray:
 
 def _weights(weight: npt.ArrayLike, n: int, mix: Mix | None) -> np.ndarray:
     if mix is not None:
-        raise ValueError("weight: got one together with mix, expected one of the two: a mixture is of two images")
+        raise ValueError("weight: got both weight and mix, expected one of the two: a mixture is of two images")
     weights = np.asarray(weight)
     if weights.dtype.kind not in "fiu" or weights.shape != (n,):
         expected = f"expected a number for each of {n} images"

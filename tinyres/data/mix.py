@@ -1,4 +1,4 @@
-"""Training on mixtures of two images, whose target is the mixture of their classes."""
+"""Training on mixtures of two images. The target is a mixture of their classes, too."""
 
 from dataclasses import dataclass
 
@@ -7,16 +7,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mix:
-    """Mixup and cutmix: in each batch one of the two, each image with another of the batch.
+    """Mixup and CutMix: mix each image with another image of the batch.
 
     Parameters
     ----------
     classes : int
+        Number of classes.
     mixup : float
-        alpha: a share s is drawn from Beta(alpha, alpha), and x = s x_i + (1 - s) x_j; 0 for none.
+        alpha: a number s is drawn from Beta(alpha, alpha), and x = s x_i + (1 - s) x_j. 0 for no mixup.
     cutmix : float
-        alpha, as well: a rectangle of x_j, 1 - s of its area, is put into x_i at a random place, in part perhaps
-        outside the image; s is then what is left of x_i. 0 for none. Where both are set, a batch has one or the other.
+        alpha: s is drawn in the same way, and a rectangle of x_j, with the part 1 - s of the area, replaces the same
+        rectangle of x_i. Its place is random, and a part may be outside the image; s is then set to the part that is
+        left of x_i. 0 for no CutMix. If both are set, each batch has one of the two, chosen at random.
 
     Raises
     ------
@@ -51,10 +53,10 @@ class Mix:
             raise ValueError("mixup, cutmix: expected one of them to be more than 0")
 
     def __call__(self, x: np.ndarray, y: np.ndarray, *, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Images of shape (B, C, H, W), which are changed in place, and probabilities of shape (B, K), float32.
+        """Mix images `x` of shape (B, C, H, W) in place. Return them, and probabilities of shape (B, K), float32.
 
-        `y` is a class of each image, of shape (B,), or the probability of each class, of shape (B, K). Each image is
-        mixed with one of a random permutation of the batch.
+        `y` is the class of each image, of shape (B,), or the probability of each class, of shape (B, K). Each image is
+        mixed with the image at the same position in a random permutation of the batch.
         """
         cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if cut else self.mixup
@@ -68,7 +70,7 @@ class Mix:
 
 
 def _cut(x: np.ndarray, other: np.ndarray, share: float, rng: np.random.Generator) -> float:
-    """Put a rectangle of the others into images; the share of each image that is left."""
+    """Replace a rectangle of the images by that of the others. Return the part of each image that is left."""
     height, width = x.shape[2:]
     rows, columns = (round(size * np.sqrt(1 - share)) for size in (height, width))
     top, left = rng.integers(0, height) - rows // 2, rng.integers(0, width) - columns // 2

@@ -1,4 +1,4 @@
-"""From a picture file to an array of the network's size."""
+"""Reading picture files into arrays of the network's size."""
 
 import os
 from pathlib import Path
@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-# What a file holds is told by its content, and of what Pillow knows some kinds start other programs (EPS: Ghostscript).
+# Pillow finds a file's format by its content, and some formats start other programs (EPS: Ghostscript).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-HUGE = 50_000_000  # pixels of a JPEG that is not decoded in full: it would take 200 MB, in each of a folder's readers
-MOST_SIDE = 1024  # of a network's images: a file can ask for any, and every layer takes memory for them
+HUGE = 50_000_000  # a JPEG with more pixels is decoded at a lower resolution: it would take 200 MB on each thread
+MOST_SIDE = 1024  # of a network's images in pixels: a damaged checkpoint may ask for any size, which takes memory
 
 
 class PictureError(ValueError):
-    """A file is missing or is not a picture that can be read; the message names it."""
+    """A file is missing, or is not a picture that can be read. The message names the file."""
 
 
 def short_side(size: int) -> int:
-    """What a picture's shorter side is scaled to before ``size`` x ``size`` pixels are cut from its middle.
+    """The length to which a picture's shorter side is scaled before ``size`` x ``size`` pixels are cut from its middle.
 
-    256 for 224, and in proportion for other large sizes (Krizhevsky et al., "ImageNet classification with deep
-    convolutional neural networks", 2012, section 2; He et al. 2016, section 3.4). Small ones are taken whole.
+    It is 256 for 224, and in proportion for other large sizes (Krizhevsky et al., "ImageNet classification with deep
+    convolutional neural networks", 2012, section 2; He et al. 2016, section 3.4). For small sizes it is `size`.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def short_side(size: int) -> int:
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
-    """All pictures in a folder and the folders in it, told by their suffix; none that is hidden. In order of names.
+    """All pictures in a folder and its subfolders, by suffix, sorted by name. Hidden files are left out.
 
     Examples
     --------
@@ -54,11 +54,11 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     Parameters
     ----------
     path : path
-        Of a JPEG, PNG or any other kind that Pillow reads; turned upright where the camera noted how it was held.
+        A JPEG, PNG or another format that Pillow reads. It is rotated if the camera stored its orientation.
     size : int
-        Side of the square, at most 1,024.
+        Side of the square in pixels, 1 to 1,024.
     resize : int, optional
-        What the shorter side is scaled to before, bicubic; `size` by default.
+        Length to which the shorter side is scaled before, by bicubic interpolation; `size` by default.
 
     Returns
     -------
@@ -68,14 +68,14 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     Warns
     -----
     PIL.Image.DecompressionBombWarning
-        Where it has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million. Twice as many are refused.
+        If it has more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, 89 million. Twice as many raise PictureError.
 
     Raises
     ------
     PictureError
-        Where there is no such file, or it is not an image that can be decoded to its end.
+        If there is no such file, or it is not a picture that can be decoded completely.
     ValueError
-        Where `size` is less than 1 or more than 1,024, or `resize` less than `size`.
+        If `size` is less than 1 or more than 1,024, or `resize` less than `size`.
 
     Examples
     --------
@@ -90,15 +90,15 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
     try:
         with Image.open(path, formats=FORMATS) as file:
             if file.width * file.height > HUGE:
-                file.draft(None, (2 * side, 2 * side))  # JPEGs alone: an eighth, a quarter or a half, never below this
+                file.draft(None, (2 * side, 2 * side))  # only JPEGs: an eighth, a quarter or a half, not below this
             picture = _upright(file)
     except FileNotFoundError as error:
         raise PictureError(f"{path}: no such file") from error
-    except MemoryError:  # may be the machine's fault: no reason to pass over a good picture
+    except MemoryError:  # the picture may be good: do not count it as damaged
         raise
-    except Exception as error:  # damaged files make Pillow's decoders raise anything, TypeError and KeyError as well
+    except Exception as error:  # for damaged files, Pillow's decoders raise all kinds of errors, also TypeError
         raise PictureError(f"{path}: not an image that can be read ({error})") from error
-    # scaled straight from the square that is kept, so that a long strip takes no memory
+    # only the square that is kept is scaled, so that a very long picture takes little memory
     width, height = picture.size
     square = min(width, height) * size / side
     left, top = (width - square) // 2, (height - square) // 2
@@ -108,7 +108,7 @@ def read_picture(path: str | os.PathLike[str], size: int, *, resize: int | None 
 
 
 def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Pictures as a network of so many channels takes them: in colour, or in shades of grey.
+    """Convert pictures in colour to the number of channels that a network has: 3, or 1 for grey.
 
     Parameters
     ----------
@@ -118,12 +118,12 @@ def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
     Returns
     -------
     uint8 array of shape (N, channels, H, W)
-        Of 1, the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded as Pillow does.
+        With one channel, the luma 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded as in Pillow.
 
     Raises
     ------
     ValueError
-        Where it is neither 3 nor 1.
+        If `channels` is neither 3 nor 1.
 
     Examples
     --------
@@ -133,7 +133,7 @@ def in_channels(images: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return images
     if channels != 1:
-        raise ValueError(f"images: got pictures of 3 colours, expected {channels} channels, which no picture has")
+        raise ValueError(f"images: got pictures of 3 colours, expected {channels} channels: pictures have 3 or 1")
     red, green, blue = (images[:, i].astype(np.uint32) for i in range(3))
     return ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).astype(np.uint8)[:, None]
 
@@ -146,14 +146,14 @@ def check_sizes(size: int, resize: int | None) -> None:
 
 
 def _upright(file: Image.Image) -> Image.Image:
-    """In shades of grey or in colour, of 8 bits. Of millions of pixels no copies are made but those that must be."""
+    """The picture in grey or in colour with 8 bits, rotated by its orientation. Large pictures are copied rarely."""
     ImageOps.exif_transpose(file, in_place=True)
     file.load()
     picture: Image.Image = file
-    if picture.mode.startswith("I"):  # 16 bits of grey, which convert would cut off at 255
+    if picture.mode.startswith("I"):  # grey with 16 bits: convert would limit it to 255
         pixels = np.array(picture)
         pixels >>= 8
         picture = Image.fromarray(pixels.clip(0, 255, out=pixels).astype(np.uint8))
     if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Pillow wants it so
+        picture = picture.convert("RGBA")  # Pillow requires this mode
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")

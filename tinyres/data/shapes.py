@@ -1,8 +1,8 @@
-"""Ten kinds of shapes, drawn on the spot: a data set for where CIFAR-10 is not to be had.
+"""Generated pictures of ten kinds of shapes: a data set for use without CIFAR-10.
 
-Every shape is a signed distance function: negative inside, positive outside, and in size the distance to
-the edge. Of a pixel whose centre is d pixels outside the edge, about 1/2 - d is covered; so edges are
-smooth at any size and angle. Lengths are in units of half an image, whose corners are (-1, -1) and (1, 1).
+Every shape is a signed distance function: its absolute value is the distance to the edge, negative inside and positive
+outside. If the centre of a pixel is d pixels outside the edge, the shape covers about 1/2 - d of the pixel. So edges
+are smooth at any size and angle. Lengths are in units of half an image, whose corners are (-1, -1) and (1, 1).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import numpy as np
 from tinyres.backend import num_threads
 
 SIZES = {"train": 20_000, "test": 4_000}
-BLOCK = 200  # images drawn from one generator: image i does not depend on how many are asked for
+BLOCK = 200  # images drawn from one random generator: so image i does not depend on n
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -21,15 +21,15 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def shapes(
     n: int | None = None, split: str = "train", *, seed: int = 0, size: int = 32
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of one of ten shapes each, named in `SHAPES_CLASSES`, on a cluttered ground.
+    """Pictures of ten kinds of shapes, named in `SHAPES_CLASSES`, on a complicated background.
 
-    Shapes vary in place, size, angle, proportion and colour; the ground has a gradient, stripes, blotches and
-    noise; strokes lie across both. Every image is a function of (seed, split, its index) alone.
+    Shapes vary in place, size, angle, proportion and colour. The background has a gradient, stripes, spots and
+    noise. Strokes cross both. Every image depends only on (seed, split, its index).
 
     Parameters
     ----------
     n : int, optional
-        How many images; 20,000 for training and 4,000 for testing unless given.
+        How many images; by default 20,000 for training and 4,000 for testing.
     split : {"train", "test"}
     seed : int
     size : int
@@ -39,7 +39,7 @@ def shapes(
     -------
     images : uint8 array of shape (n, 3, size, size)
     labels : int64 array of shape (n,)
-        The ten classes come equally often in each 200 images.
+        In each block of 200 images, the ten classes are equally frequent.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def shapes(
         images[start : start + BLOCK] = block_images[: n - start]
         labels[start : start + BLOCK] = block_labels[: n - start]
 
-    # NumPy works on whole blocks without the GIL; few at a time, since each takes a hundred times its images' memory
+    # NumPy computes blocks without the GIL; few at a time, since each takes a hundred times the memory of its images
     with ThreadPoolExecutor(min(4, num_threads())) as pool:
         list(pool.map(draw, range(0, n, BLOCK)))
     return images, labels
@@ -75,7 +75,7 @@ def shapes(
 
 # ---------------------------------------------------------------- distances to shapes of radius about 1
 def _polygon(vertices: np.ndarray) -> Distance:
-    """Distance to the nearest edge; inside is where a ray to the right crosses the edges an odd number of times."""
+    """Distance to the nearest edge. A point is inside if a ray to the right crosses an odd number of edges."""
     edges = list(zip(vertices.tolist(), np.roll(vertices, -1, axis=0).tolist(), strict=True))
 
     def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -93,7 +93,7 @@ def _polygon(vertices: np.ndarray) -> Distance:
 
 
 def _star(points: int, inner: float) -> np.ndarray:
-    """Vertices on the unit circle, with as many between them on a circle of radius `inner`."""
+    """Vertices of a star: `points` on the unit circle, and between them others on a circle of radius `inner`."""
     angle = np.arange(2 * points) * np.pi / points
     radius = np.where(np.arange(2 * points) % 2, inner, 1)
     return np.stack([radius * np.sin(angle), -radius * np.cos(angle)], axis=1)
@@ -129,7 +129,7 @@ _DISTANCES: dict[str, Distance] = {
     "disc": _disc,
     "ring": _ring,
     "crescent": _crescent,
-    "triangle": _polygon(_star(3, 0.5)),  # the vertices between lie on the sides
+    "triangle": _polygon(_star(3, 0.5)),  # the inner vertices are on the sides
     "square": _polygon(_star(4, np.sqrt(0.5))),
     "star": _polygon(_star(5, 0.42)),
     "cross": _polygon(_CROSS),
@@ -142,10 +142,10 @@ SHAPES_CLASSES = tuple(_DISTANCES)
 
 # ---------------------------------------------------------------- drawing
 def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """BLOCK images (BLOCK, 3, size, size) and their labels, drawn back to front."""
+    """Draw images (BLOCK, 3, size, size) and their labels: first the background, then shapes, then strokes."""
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:
-        """One draw for each image, of a shape that broadcasts against (BLOCK, 3, size, size)."""
+        """One random number for each image, in a shape that broadcasts with (BLOCK, 3, size, size)."""
         return rng.uniform(low, high, (BLOCK, *(shape or (1, 1, 1)))).astype(np.float32)
 
     labels = rng.permutation(BLOCK) % len(_DISTANCES)
@@ -153,7 +153,7 @@ def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     axis = ((np.arange(size) + 0.5) * pixel - 1).astype(np.float32)
     x, y = axis, axis[:, None]
 
-    # ground: a colour, a gradient, stripes and blotches; tints are (BLOCK, 3, 1, 1)
+    # background: a colour, a gradient, stripes and spots; tints have shape (BLOCK, 3, 1, 1)
     base = uniform(0.1, 0.9) + uniform(-0.2, 0.2, 3, 1, 1)
     angle, frequency, phase = uniform(0, np.pi), uniform(4, 20), uniform(0, 2 * np.pi)
     stripes = np.sin(frequency * (np.cos(angle) * x + np.sin(angle) * y) + phase)  # (BLOCK, 1, size, size)
@@ -161,7 +161,7 @@ def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     image = base + uniform(-0.15, 0.15, 3, 1, 1) * x + uniform(-0.15, 0.15, 3, 1, 1) * y
     image += uniform(-0.08, 0.08, 3, 1, 1) * stripes + uniform(-0.15, 0.15, 3, 1, 1) * blotches
 
-    # the shape, darker than a light ground and lighter than a dark one
+    # the shape, darker than a light background and lighter than a dark one
     radius = uniform(0.35, 0.7)
     centre_x, centre_y = ((0.95 - 0.9 * radius) * uniform(-1, 1) for _ in "xy")
     angle, stretch = uniform(0, 2 * np.pi), uniform(0.85, 1.18)
@@ -177,7 +177,7 @@ def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     colour = colour + uniform(-0.15, 0.15) * u  # shaded
     image += _cover(distance * radius, pixel) * (colour - image)
 
-    # strokes across it all, some of them short enough to be dots
+    # strokes over everything, some of them as short as dots
     for _ in range(3):
         angle, length = uniform(0, np.pi), uniform(0, 0.35)
         dx, dy = x - uniform(-1, 1), y - uniform(-1, 1)
@@ -192,7 +192,7 @@ def _draw(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cover(distance: np.ndarray, pixel: float) -> np.ndarray:
-    """How much of each pixel lies inside."""
+    """The part of each pixel that the shape covers."""
     return np.clip(0.5 - distance / pixel, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a set of images before a network sees them: sums of whole numbers, and so exact."""
+"""Statistics of a set of images, from sums of whole numbers, which are exact."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,16 +6,16 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from tinyres.data.stream import Pictures
 
-NUMBERS = 2**23  # of patches that are held at a time
+NUMBERS = 2**23  # numbers of patches that are in memory at a time
 
 
 def channel_statistics(images: np.ndarray | Pictures) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each channel, where black is 0 and white is 1.
+    """Mean and standard deviation of each channel, in units where black is 0 and white is 1.
 
     Parameters
     ----------
     images : uint8 array of shape (N, C, H, W), or Pictures
-        The training images: those to be tested on should not be looked at, not even in this way.
+        Use only training images: test images should not influence training, not even in this way.
 
     Returns
     -------
@@ -28,7 +28,7 @@ def channel_statistics(images: np.ndarray | Pictures) -> tuple[np.ndarray, np.nd
 
     Notes
     -----
-    Sums of pixels and of their squares are whole numbers, and so exact, also in
+    Sums of pixels and of their squares are whole numbers, which are computed exactly, and so is
     ``count**2 * variance = count * sum(p**2) - sum(p)**2``.
 
     Examples
@@ -40,7 +40,7 @@ def channel_statistics(images: np.ndarray | Pictures) -> tuple[np.ndarray, np.nd
     _check(images)
     total = np.zeros(images.shape[1], np.int64)
     squares = np.zeros_like(total)
-    for start in range(0, len(images), 256):  # not all at once: 32-bit copies of all images are large
+    for start in range(0, len(images), 256):  # in parts: 32-bit copies of all images are large
         chunk = images[start : start + 256].astype(np.int32)
         total += chunk.sum((0, 2, 3), dtype=np.int64)
         squares += (chunk * chunk).sum((0, 2, 3), dtype=np.int64)
@@ -59,7 +59,7 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
     size : (int, int)
         Height and width (kh, kw) of a patch, at most those of an image.
     std : floats of shape (C,)
-        That channels are divided by, where black is 0 and white is 1: as in the images that a `Loader` makes.
+        Channels are divided by these, as a `Loader` does, in units where black is 0 and white is 1.
 
     Returns
     -------
@@ -73,8 +73,8 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
 
     Notes
     -----
-    With a patch p as a row of numbers, E[p' p] - E[p]' E[p]. The sums of pixels and of their products are whole numbers
-    below 2^53, and so exact in float64, in whatever order they are taken.
+    With a patch p as a row of numbers, it is E[p' p] - E[p]' E[p]. The sums of pixels and of their products are whole
+    numbers below 2^53, so float64 computes them exactly, in any order.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def patch_covariance(images: np.ndarray, size: tuple[int, int], *, std: npt.Arra
         raise ValueError(f"size: got {kh} x {kw}, expected {most}: take smaller patches, or larger images")
     each = np.asarray(std, np.float64)
     if not (each > 0).all():
-        raise ValueError(f"std: got {each}, expected positive numbers: a channel of one value alone says nothing")
+        raise ValueError(f"std: got {each}, expected positive numbers: a constant channel cannot be normalised")
     rows, columns = height - kh + 1, width - kw + 1
     numbers = channels * kh * kw
     total, products = np.zeros(numbers), np.zeros((numbers, numbers))

@@ -1,4 +1,4 @@
-"""Pictures that are more than memory holds: an array of them that is read where it is asked for."""
+"""Pictures that do not fit into memory: they look like an array, and are read when they are needed."""
 
 import os
 from collections.abc import Iterable
@@ -13,26 +13,26 @@ from tinyres.data.pictures import check_sizes, read_picture
 
 
 class Pictures:
-    """Picture files that look like one uint8 array of shape (N, 3, S, S), of which a part is read when it is indexed.
+    """Picture files that look like one uint8 array of shape (N, 3, S, S). Indexing reads the files of that part.
 
-    A `Loader` takes them in the place of such an array, and makes the same batches: its background thread reads each
-    batch's files, and never holds more than three batches.
+    A `Loader` accepts them instead of such an array, and makes the same batches. Its background thread reads the files
+    of each batch. At most three batches are in memory.
 
     Parameters
     ----------
     files : paths
     image_size, resize : int
-        Side of the square cut from a picture's middle, and what its shorter side is scaled to before; see
-        `read_picture`. For random crops, ask for larger squares than the crops are to be.
+        Side of the square that is cut from the middle of a picture, and length to which the shorter side is scaled
+        before; both in pixels. See `read_picture`. For random crops, the squares must be larger than the crops.
 
     Raises
     ------
     ValueError
-        If the sizes make no sense.
+        If the sizes are not valid.
     PictureError
-        When a file is read that is missing or no picture; the message names it.
+        While files are read, if one is missing or not a picture. The message names it.
     IndexError
-        When there is no such picture.
+        If an index is out of range.
 
     Examples
     --------
@@ -70,11 +70,11 @@ class Pictures:
 
     @property
     def size(self) -> int:
-        """How many numbers an array of all of them would have."""
+        """How many numbers an array of all pictures would have."""
         return len(self) * 3 * self.image_size**2
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        """The pictures of an index, a slice or an array as NumPy takes it, read on several threads."""
+        """Read the pictures of a NumPy index (a number, a slice or an array), on several threads."""
         chosen = np.arange(len(self))[index]
         files = [self.files[i] for i in chosen.ravel()]
         found = np.empty((len(files), *self.shape[1:]), np.uint8)
@@ -86,7 +86,7 @@ class Pictures:
         return found.reshape(*chosen.shape, *self.shape[1:])
 
     def only(self, index: Any) -> "Pictures":
-        """The pictures of an index, by which none is read.
+        """`Pictures` of a part of the files, given by a NumPy index. No file is read.
 
         Examples
         --------

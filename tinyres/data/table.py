@@ -1,4 +1,4 @@
-"""Data sets that are already a table: arrays in an .npz file, or a CSV of file names and labels."""
+"""Data sets as tables: arrays in an .npz file, or a CSV of file names and labels."""
 
 import csv
 import os
@@ -13,42 +13,42 @@ import numpy as np
 from tinyres.data.download import DatasetError, DatasetNotFound
 from tinyres.spelling import did_you_mean
 
-CHANNELS = (1, 3, 4)  # of pictures: by these an axis of channels is told
-SHOWN = 5  # mistakes of a file that a message lists
+CHANNELS = (1, 3, 4)  # lengths by which an axis of channels is recognised
+SHOWN = 5  # how many mistakes of a file a message lists
 
 
 # ---------------------------------------------------------------- arrays
 def read_npz(
     path: str | os.PathLike[str], images: str = "x", labels: str = "y", *, layout: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels from an .npz file, as `numpy.savez` writes it.
+    """Read images and labels from an .npz file, as `numpy.savez` writes it.
 
     Parameters
     ----------
     path : path
     images : str
-        Name of the array of images, of uint8, float32 or float64 and of shape (N, C, H, W), (N, H, W, C), or (N, H, W)
-        for one channel.
+        Name of the array of images. It is of uint8, float32 or float64, and has shape (N, C, H, W), (N, H, W, C), or
+        (N, H, W) for one channel.
     labels : str
         Name of the array of labels: whole numbers of shape (N,) or (N, 1), or floats of shape (N, K).
     layout : {"NCHW", "NHWC"}, optional
-        Which axis has the channels. Without it, the one of length 1, 3 or 4, where only one of the two has it.
+        Which axis has the channels. By default, the one of length 1, 3 or 4, if only one of the two has such a length.
 
     Returns
     -------
     images : uint8 or float32 array of shape (N, C, H, W)
     labels : int64 array of shape (N,), or float32 of shape (N, K)
-        Both as a `Loader` takes them.
+        Both as for a `Loader`.
 
     Raises
     ------
     DatasetNotFound
         If there is no such file.
     DatasetError
-        If it is no .npz file, or is damaged, or lacks an array, or one has another dtype or shape, or it does not tell
-        which axis has the channels. Arrays of Python objects, which are pickles, are not read.
+        If it is not an .npz file, is damaged, or lacks an array; if an array has another dtype or shape, or if it is
+        not clear which axis has the channels. Arrays of Python objects, which are pickles, are not read.
     ValueError
-        If there is no such layout.
+        If `layout` is something else.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def read_npz(
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             names = list(file)
             found = [file[name] for name in (images, labels) if name in names]
-    except Exception as error:  # damaged files make zipfile and NumPy raise anything
+    except Exception as error:  # for damaged files, zipfile and NumPy raise all kinds of errors
         raise DatasetError(f"{path}: not an .npz file of numbers that can be read ({error})") from error
     for argument, name in (("images", images), ("labels", labels)):
         if name not in names:
@@ -91,7 +91,7 @@ def _images(name: str, x: np.ndarray, layout: str | None) -> np.ndarray:
     first, last = x.shape[1] in CHANNELS, x.shape[3] in CHANNELS
     if layout is None and first == last:
         raise DatasetError(
-            f"{name}: got shape {x.shape}, of which either axis may have the channels; say which by layout='NCHW' or "
+            f"{name}: got shape {x.shape}, in which two axes could be the channels; say which one by layout='NCHW' or "
             "layout='NHWC'"
         )
     x = x.transpose(0, 3, 1, 2) if layout == "NHWC" or (layout is None and last) else x
@@ -109,7 +109,7 @@ def _labels(name: str, y: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------- file names
 class Table(NamedTuple):
-    """Files, the number of each one's class, and the classes' names."""
+    """Files, the class number of each file, and the names of the classes."""
 
     files: tuple[Path, ...]
     labels: np.ndarray  # int64 (N,)
@@ -124,19 +124,19 @@ def read_csv(
     classes: Sequence[str] | None = None,
     delimiter: str = ",",
 ) -> Table:
-    """File names and labels from a CSV whose first line names its columns.
+    """Read file names and labels from a CSV. Its first line has the names of the columns.
 
     Parameters
     ----------
     path : path
         Text in UTF-8.
     file, label : str
-        Names of the columns; others are left alone. A file's name is relative to the folder of the CSV.
+        Names of the columns; other columns are ignored. File names are relative to the folder of the CSV.
     classes : sequence of str, optional
-        What labels there may be, in the order of their numbers: those of the training set, where this is another part
-        of it. Without it, those that occur, in natural order: "class 2" before "class 10".
+        The allowed labels, in the order of class numbers. For a test set, give those of the training set. By default,
+        the labels that occur, in natural order: "class 2" before "class 10".
     delimiter : str
-        One character that columns are separated by.
+        The character between columns.
 
     Returns
     -------
@@ -148,8 +148,9 @@ def read_csv(
     DatasetNotFound
         If there is no such CSV.
     DatasetError
-        If it is no text, lacks a column, or has no rows; or naming the lines that are empty, have too few or too many
-        columns, no file's name or label, a file that is not there, or a class that is not one of `classes`.
+        If it is not text, lacks a column, or has no rows. Also if a line is empty, has too few or too many columns,
+        lacks the file name or the label, or has a file that does not exist or a label that is not in `classes`. The
+        message lists the first such lines.
     ValueError
         If `delimiter` is not one character.
 
@@ -192,7 +193,7 @@ def read_csv(
             names.append(row[column])
     if mistakes:
         more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        raise DatasetError("\n  ".join([f"{path}: mend or remove", *mistakes[:SHOWN], *more]))
+        raise DatasetError("\n  ".join([f"{path}: correct or remove", *mistakes[:SHOWN], *more]))
     if not files:
         raise DatasetError(f"{path}: got no rows below the names of the columns, expected a file and a label in each")
     known = tuple(classes) if classes is not None else natural(set(names))
@@ -203,7 +204,7 @@ def read_csv(
 def _mistake(
     row: list[str], width: int, columns: tuple[int, int], folder: Path, classes: Sequence[str] | None
 ) -> str | None:
-    """What is wrong with a row, if anything."""
+    """The mistake in a row, or None."""
     if not any(row):
         return "empty"
     if len(row) != width:
@@ -219,7 +220,7 @@ def _mistake(
 
 
 def natural(names: Iterable[str]) -> tuple[str, ...]:
-    """Names in the order that people put them in: numbers in them by their size.
+    """Sort names in natural order: numbers within them are compared by size.
 
     Examples
     --------
@@ -228,7 +229,7 @@ def natural(names: Iterable[str]) -> tuple[str, ...]:
     """
 
     def key(name: str) -> tuple[Any, ...]:
-        # text and numbers take turns, so that each is compared with its like; the name itself settles what is equal
+        # text and numbers alternate, so that like is compared with like; the name itself decides between equal keys
         return [int(part) if i % 2 else part.lower() for i, part in enumerate(re.split("([0-9]+)", name))], name
 
     return tuple(sorted(names, key=key))

@@ -1,9 +1,9 @@
-"""Ways to vary a picture before it is cut and normalised: what a `Loader` takes as its `transform`.
+"""Random changes of pictures before augmentation and normalisation: values for the `transform` of a `Loader`.
 
-Each is called as ``transform(image, rng)`` on a uint8 array of shape (C, H, W), grey (C = 1) or in colour (C = 3), and
-draws from `rng` alone; Pillow does the work on pixels. Names, parameters, ranges and pixels are torchvision's, which
-says `num_ops` for `RandAugment.n`, and `TrivialAugmentWide`. A function of one's own with the same two arguments goes
-wherever these do.
+Each is called as ``transform(image, rng)`` with a uint8 array of shape (C, H, W), grey (C = 1) or in colour (C = 3).
+All its random numbers come from `rng`. Pillow changes the pixels. Names, parameters, ranges and pixels are those of
+torchvision, except that torchvision has the names `num_ops` for `RandAugment.n`, and `TrivialAugmentWide`. Instead of
+these, you can use any function with the same two arguments.
 """
 
 import math
@@ -16,8 +16,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from tinyres.data.loader import Transform
 
-LEVELS = 31  # of an operation's strength
-TRIES = 10  # of a crop that fits into its picture
+LEVELS = 31  # number of strengths of an operation
+TRIES = 10  # attempts to draw a crop that fits into its picture
 
 
 # ---------------------------------------------------------------- pictures and arrays
@@ -26,8 +26,8 @@ def _picture(image: np.ndarray) -> Image.Image:
     if not array or image.dtype != np.uint8 or image.ndim != 3 or len(image) not in (1, 3) or not image.size:
         got = f"{image.dtype} of shape {image.shape}" if array else type(image).__name__
         raise ValueError(
-            f"image: got {got}, expected uint8 of shape (1, H, W) or (3, H, W), grey or red, green and blue: to vary "
-            "other numbers or channels takes a function (image, rng) of your own"
+            f"image: got {got}, expected uint8 of shape (1, H, W) or (3, H, W), grey or red, green and blue: for other "
+            "images, write a function (image, rng) of your own"
         )
     return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
 
@@ -52,10 +52,10 @@ def _pair(name: str, value: Any, least: float, most: float, expected: str) -> tu
     return low, high
 
 
-# ---------------------------------------------------------------- one after the other
+# ---------------------------------------------------------------- sequences
 @dataclass(frozen=True)
 class Compose:
-    """One transform after the other, all drawing from the same generator.
+    """Several transforms, one after the other. All use the same random generator.
 
     Parameters
     ----------
@@ -91,27 +91,27 @@ class Compose:
 # ---------------------------------------------------------------- crops
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random rectangle of a picture, scaled to one size.
+    """A random rectangle of a picture, scaled to a fixed size.
 
     Parameters
     ----------
     size : int or (int, int)
         Height and width of the result, in pixels.
     scale : (float, float)
-        Least and greatest area of the rectangle, as a share of the picture's: more than 0, at most 1.
+        Smallest and largest area of the rectangle, as a part of the picture's area: more than 0, at most 1.
     ratio : (float, float)
-        Least and greatest width over height, of which the logarithm is drawn evenly.
+        Smallest and largest width divided by height. Its logarithm is drawn uniformly.
 
     Raises
     ------
     ValueError
-        If a parameter makes no sense, or a picture is not uint8 with one channel or three.
+        If a parameter is not valid, or a picture is not uint8 with one channel or three.
 
     Notes
     -----
-    With area a H W and ratio r, the rectangle is sqrt(a r) wide and sqrt(a / r) high, rounded. Where ten in a row are
-    larger than the picture on a side, it is the largest in the middle whose ratio is allowed, and a pixel wide and high
-    at least (torchvision's may have none). Scaled bilinearly, with the filter as wide as a new pixel.
+    With area A = a H W and ratio r, the rectangle is sqrt(A r) wide and sqrt(A / r) high, rounded. If ten draws do not
+    fit into the picture, it is the largest rectangle in the middle with an allowed ratio, at least one pixel wide and
+    high (in torchvision it may be empty). It is scaled by bilinear interpolation with antialiasing.
 
     References
     ----------
@@ -136,7 +136,7 @@ class RandomResizedCrop:
         _pair("ratio", self.ratio, 1e-9, math.inf, "two numbers in order, more than 0: width over height")
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom edge of a rectangle in a picture of this size, drawn at random.
+        """Draw a random rectangle in a picture of this size: its left, top, right and bottom edge.
 
         Examples
         --------
@@ -159,7 +159,7 @@ class RandomResizedCrop:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         picture = _picture(image)
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
-        # cut first: scaled from a box of the whole, the filter would see what lies beyond its edges
+        # crop first: with the argument `box` of resize, the filter would use pixels outside the rectangle
         part = picture.crop(self.box(picture.height, picture.width, rng))
         return _array(part.resize((width, height), Image.Resampling.BILINEAR))
 
@@ -172,22 +172,23 @@ class ColorJitter:
     Parameters
     ----------
     brightness, contrast, saturation : float or (float, float)
-        b stands for a factor from max(0, 1 - b) to 1 + b; or the least and the greatest factor. 1 changes nothing, and
-        0 leaves black, the mean grey, or shades of grey.
+        A number b means a factor from max(0, 1 - b) to 1 + b. A pair is the smallest and the largest factor. Factor 1
+        changes nothing. Factor 0 gives black (brightness), the mean grey (contrast), or grey pixels (saturation).
     hue : float or (float, float)
-        h, at most 0.5, stands for -h to h; or the least and the greatest turn of the circle of colours, of which 1 is
-        the whole. Grey pictures have none.
+        A number h, at most 0.5, means a shift from -h to h. A pair is the smallest and the largest shift. A shift of 1
+        is the whole colour circle. Grey pictures do not change.
 
     Raises
     ------
     ValueError
-        If a parameter makes no sense, or a picture is not uint8 with one channel or three.
+        If a parameter is not valid, or a picture is not uint8 with one channel or three.
 
     Notes
     -----
-    A factor f takes each pixel p to f p + (1 - f) q, cut off at 0 and 255, where q is 0, the mean grey of the picture,
-    or the pixel's own grey. Hue turns in steps of 1/255, towards 0, and what goes through it loses a little, even if it
-    turns by less than a step. All is drawn whether it is used or not: to leave one out does not change the others.
+    A factor f changes each pixel p to f p + (1 - f) q, limited to 0 to 255. For brightness q is 0, for contrast the
+    mean grey of the picture, for saturation the grey of the pixel. The hue is shifted in steps of 1/255, rounded
+    towards 0. The conversion to HSV and back loses some precision, even if the shift is less than a step. All random
+    numbers are always drawn, so to leave out one change does not affect the others.
 
     References
     ----------
@@ -213,7 +214,7 @@ class ColorJitter:
         object.__setattr__(self, "_ranges", tuple(ranges))
 
     def _range(self, name: str, still: float, bounds: tuple[float, float], most: str) -> tuple[float, float]:
-        """Least and greatest amount, from one number about `still`, which changes nothing, or from both."""
+        """Smallest and largest amount, from a pair, or from one number: the distance from `still` (no change)."""
         value, expected = getattr(self, name), f"0 or more{most}, or two such numbers in order"
         if not isinstance(value, int | float):
             return _pair(name, value, *bounds, expected)
@@ -245,7 +246,7 @@ def _sharpness(picture: Image.Image, factor: float) -> Image.Image:
 
 
 def _hue(picture: Image.Image, turn: float) -> Image.Image:
-    if picture.mode == "L" or turn == 0:  # what is not set: to HSV and back would lose some of it
+    if picture.mode == "L" or turn == 0:  # hue is not set: the conversion to HSV and back would lose precision
         return picture
     steps = int(turn * 255) % 256
     hue, saturation, value = picture.convert("HSV").split()
@@ -255,12 +256,12 @@ def _hue(picture: Image.Image, turn: float) -> Image.Image:
 
 # ---------------------------------------------------------------- policies
 def _affine(picture: Image.Image, *rows: float) -> Image.Image:
-    """What is at (x, y) afterwards was at (a x + b y + c, d x + e y + f); black where that is outside."""
+    """Move pixels: the new one at (x, y) was at (a x + b y + c, d x + e y + f), or is black if that is outside."""
     return picture.transform(picture.size, Image.Transform.AFFINE, rows)
 
 
 Operation = Callable[[Image.Image, float], Image.Image]
-OPERATIONS: dict[str, tuple[Operation, bool]] = {  # and whether the amount may be negative as well
+OPERATIONS: dict[str, tuple[Operation, bool]] = {  # each with whether its amount may be negative, too
     "Identity": (lambda picture, _: picture, False),
     "ShearX": (lambda picture, amount: _affine(picture, 1, amount, 0, 0, 1, 0), True),
     "ShearY": (lambda picture, amount: _affine(picture, 1, 0, 0, amount, 1, 0), True),
@@ -276,11 +277,11 @@ OPERATIONS: dict[str, tuple[Operation, bool]] = {  # and whether the amount may 
     "AutoContrast": (lambda picture, _: ImageOps.autocontrast(picture), False),
     "Equalize": (lambda picture, _: ImageOps.equalize(picture), False),
 }
-"""What the two policies below choose from."""
+"""The operations that `RandAugment` and `TrivialAugment` choose from."""
 
 
 def _most(deform: float, rotate: float, colour: float, bits: int) -> dict[str, float]:
-    """The greatest amount of each operation: 0 of those that have none. Translations are the policy's own."""
+    """The largest amount of each operation; 0 if it has no amount. Each policy has its own amount of translation."""
     most = dict.fromkeys(OPERATIONS, 0.0) | {"ShearX": deform, "ShearY": deform, "Rotate": rotate, "Posterize": bits}
     return most | dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), colour) | {"Solarize": 255}
 
@@ -293,29 +294,30 @@ def _operate(picture: Image.Image, name: str, amount: float, rng: np.random.Gene
 
 @dataclass(frozen=True)
 class RandAugment:
-    """A few random operations on a picture, all of one strength.
+    """A few random operations on a picture, all of the same strength.
 
     Parameters
     ----------
     n : int
-        How many operations, each any of the 14, one after the other.
+        How many operations are applied, one after the other. Each is one of 14, chosen at random.
     magnitude : int
         Their strength, 0 to 30.
 
     Raises
     ------
     ValueError
-        If a parameter makes no sense, or a picture is not uint8 with one channel or three.
+        If a parameter is not valid, or a picture is not uint8 with one channel or three.
 
     Notes
     -----
-    At magnitude m and s = m / 30: sheared by 0.3 s, moved by 150/331 s of the side, turned by 30 s degrees, brightness,
-    colour, contrast and sharpness times 1 + 0.9 s, each in either direction; posterized to 8 - 4 s bits; solarized,
-    which inverts what is 255 - 255 s or brighter (white even at 0, as in torchvision); contrast stretched to 0 to 255;
-    histogram equalized; or left as it is. What comes in from outside is black.
+    With magnitude m and s = m / 30, the operations are: shear by 0.3 s; translation by 150/331 s of the side; rotation
+    by 30 s degrees; brightness, colour, contrast and sharpness times 1 + 0.9 s; all of these in both directions.
+    Posterize to 8 - 4 s bits. Solarize, which inverts pixels of 255 - 255 s or brighter (also white pixels at m = 0, as
+    in torchvision). Stretch the contrast to 0 to 255. Equalize the histogram. Or change nothing. Pixels that come in
+    from outside are black.
 
-    Amounts are computed in float64. torchvision's are float32, and their last digits depend on the processor: there, a
-    few pixels may differ by 1, and a shift of 16 pixels (`TrivialAugment`) is one of 15 on some.
+    Amounts are computed in float64. Those of torchvision are float32, and their last digits depend on the processor. So
+    a few pixels may differ by 1, and on some processors a shift of 16 pixels (`TrivialAugment`) is one of 15 there.
 
     References
     ----------
@@ -349,7 +351,7 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class TrivialAugment:
-    """One random operation on a picture, of a random strength: nothing to choose.
+    """One random operation on a picture, of a random strength. It has no parameters.
 
     Raises
     ------
@@ -358,9 +360,9 @@ class TrivialAugment:
 
     Notes
     -----
-    Of the operations of `RandAugment`, in the wide space: s is any of 0, 1/30, ..., 1; sheared by 0.99 s, moved by
-    32 s pixels, turned by 135 s degrees, brightness, colour, contrast and sharpness times 1 + 0.99 s, in either
-    direction; posterized to 8 - 6 s bits; the rest as there.
+    The operations are those of `RandAugment`, with the paper's wide ranges: s is one of 0, 1/30, ..., 1. Shear by
+    0.99 s; translation by 32 s pixels; rotation by 135 s degrees; brightness, colour, contrast and sharpness times
+    1 + 0.99 s; all of these in both directions. Posterize to 8 - 6 s bits. The rest is as there.
 
     References
     ----------
