@@ -230,7 +230,7 @@ def test_every_option_reaches_the_configuration(tmp_path):
     good(*TRAIN, "--alternate-flip", "--whiten", "--out", tmp_path / "other")
     other = read_config(tmp_path / "other")
     assert (other.alternate_flip, other.whiten) == (True, True)
-    assert "alternate_flip: got True, expected False where flip is" in bad(*TRAIN, "--alternate-flip", "--no-flip")
+    assert "alternate_flip: got True, expected False if flip is False" in bad(*TRAIN, "--alternate-flip", "--no-flip")
 
 
 def test_eval_agrees_with_the_end_of_training(run):
@@ -289,7 +289,7 @@ def test_compare_says_what_differs_and_what_came_of_it(run, tmp_path):
     assert "{{" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert width_of(tmp_path / "page" / "comparison.png") > 300
-    assert "Their recipes are the same." in good("compare", run, shutil.copytree(run, tmp_path / "again"))
+    assert "Their configurations are the same." in good("compare", run, shutil.copytree(run, tmp_path / "again"))
     (run / "times.json").unlink()  # a run of before it was written
     assert json.loads(good("compare", run, tmp_path / "other", "--json"))["runs"][0]["minutes"] is None
     good("compare", run, tmp_path / "other", "--out", tmp_path / "page")
@@ -324,7 +324,7 @@ def test_resumed_run_ends_as_the_whole_one(run, tmp_path, monkeypatch):
         patch.setattr(progress.ProgressBar, "on_batch_end", stop)
         result = tinyres(*TRAIN, "--out", tmp_path / "other")
     assert result.exit_code == 130
-    assert "Stopped and saved at step 6 of 8. To go on:" in result.stdout
+    assert "Stopped and saved at step 6 of 8. To continue:" in result.stdout
     assert f"tinyres train --out {tmp_path / 'other'} --resume" in result.stdout
     text = good("train", "--out", tmp_path / "other", "--resume")
     assert "from step 6 of 8" in text
@@ -362,19 +362,22 @@ def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
     ("options", "message"),
     [
         (["--recipe", ""], "--recipe: got '', expected one of default, fast, finetune, paper"),
-        (["--recipe", "", "--config", "a.toml"], "--recipe, --config: got both, expected one to start from"),
+        (["--recipe", "", "--config", "a.toml"], "--recipe, --config: got both, expected only one of them"),
         (["--config", "."], "--config: got ., expected a file that can be read"),
         (["--config", "none.toml"], "--config: got none.toml, expected a file that can be read"),
         (["--layer-decay", "2"], "layer_decay: got 2.0, expected more than 0 and at most 1"),
         (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, fast, finetune, paper"),
-        (["--recipe", "paper", "--config", "a.toml"], "--recipe, --config: got both, expected one to start from"),
-        (["--config", "wrong.toml"], "--config: wrong.toml: epoch: no configuration has this; did you mean epochs?"),
+        (["--recipe", "paper", "--config", "a.toml"], "--recipe, --config: got both, expected only one of them"),
+        (
+            ["--config", "wrong.toml"],
+            "--config: wrong.toml: epoch: not a field of a configuration; did you mean epochs?",
+        ),
         (["--config", "value.toml"], "epochs: got '3', expected int"),
         (
             ["--resume", "--recipe", "paper"],
-            "--recipe: a run that goes on has its configuration; leave it out to resume",
+            "--recipe: a resumed run keeps its configuration; leave it out to resume",
         ),
-        (["--resume", "--config", "one.toml"], "--config: a run that goes on has its configuration; leave it out to"),
+        (["--resume", "--config", "one.toml"], "--config: a resumed run keeps its configuration; leave it out to"),
     ],
 )
 def test_what_a_run_cannot_start_from_is_said(options, message, tmp_path):
@@ -386,7 +389,7 @@ def test_what_a_run_cannot_start_from_is_said(options, message, tmp_path):
 
 def test_fallback_to_shapes_says_so_in_one_line(tmp_path):
     text = good("train", "--model", "tiny", "--epochs", "1", "--validation", "8", "--out", tmp_path / "run")
-    line = "CIFAR-10 is neither on this machine nor to be downloaded: training on the built-in shapes."
+    line = "CIFAR-10 was not found and cannot be downloaded: training on the built-in shapes."
     (told,) = [t for t in text.splitlines() if "CIFAR" in t]
     assert told.startswith(line)
     assert "--data DIR" in told
@@ -510,8 +513,8 @@ def test_predict_sees_pictures_as_a_trainer_saw_its_images(tmp_path):
     trainer.fit(images / 255, labels)
     trainer.save(tmp_path / "floats.safetensors")
     message = bad("predict", tmp_path / "floats.safetensors", tmp_path / "colour.png")
-    assert "of a network that was trained on floats, which pictures are not" in message
-    assert "these images were given to a tr.Trainer, in Python" in bad("eval", tmp_path / "colour.safetensors")
+    assert "the network was trained on floats, so it cannot classify pictures" in message
+    assert "these images were given to a tr.Trainer in Python" in bad("eval", tmp_path / "colour.safetensors")
 
 
 def test_predict_folders_and_json(run, tmp_path):
@@ -702,8 +705,11 @@ def test_profile_has_the_sizes_that_models_were_made_for(monkeypatch):
         (["tiny", "--stem", "wide"], "stem: got 'wide', expected one of 'cifar', 'imagenet'"),
         (["tiny", "--num-classes", "0"], "got 0, expected 1 or more"),
         (["tiny", "--threads", "0"], "--threads: got 0 threads, expected 1 to"),
-        (["tiny", "--json", "nowhere/out.json"], "--json: got nowhere/out.json, expected a file in a folder that is"),
-        (["tiny", "--json", "."], "--json: got ., expected a file in a folder that is there"),
+        (
+            ["tiny", "--json", "nowhere/out.json"],
+            "--json: got nowhere/out.json, expected a file in a folder that exists",
+        ),
+        (["tiny", "--json", "."], "--json: got ., expected a file in a folder that exists"),
         (["tiny", "--batch-size", "1", "--image-size", "2"], "expected more than one value per channel in training"),
         (["tiny", "--batch-size", "1000000000000"], "Unable to allocate"),
     ],
@@ -839,11 +845,9 @@ def test_json_does_not_take_the_place_of_a_picture(run, tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
     before = (tmp_path / "a.png").read_bytes()
     message = bad("predict", run / "best.safetensors", "--json", "a.png", "a.png")
-    assert "--json: got a.png, which is there and may be something else; expected a new file, or .json" in message
+    assert "--json: got a.png, which exists and is not a .json file; expected a new file, or a .json file" in message
     assert (tmp_path / "a.png").read_bytes() == before
-    assert "--json: got none/a.json, expected a file in a folder that is there" in bad(
-        "recipes", "--json", "none/a.json"
-    )
+    assert "--json: got none/a.json, expected a file in a folder that exists" in bad("recipes", "--json", "none/a.json")
 
 
 # ---------------------------------------------------------------- mistakes
@@ -981,10 +985,10 @@ def test_bad_checkpoints(run, tmp_path, command):
     arrays, info = checkpoints.load(run / "best.safetensors")
     checkpoints.save(path, arrays, {**info, "model": {"name": "resnet20", "options": {}}})
     text = message()
-    assert "its arrays are not of this model: state does not fit ResNet: " in text
+    assert "its arrays do not belong to this model: state does not fit ResNet: " in text
     assert re.search(r"conv1\.weight: got shape \(8, 3, 3, 3\), expected \(16, 3, 3, 3\) .* and \d+ more$", text)
     checkpoints.save(path, arrays, {**info, "model": {"name": "resnet21", "options": {}}})
-    assert "does not describe a model that tinyres has" in message()
+    assert "does not describe a model of tinyres" in message()
     checkpoints.save(path, arrays, {"step": 1})
     assert "does not describe a model" in message()
     assert f"{run}: a folder, expected a checkpoint" in bad(command, run, *image)

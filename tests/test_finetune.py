@@ -72,7 +72,7 @@ def pictures(tmp_path):
 def test_train_eval_and_predict_on_a_folder(pictures):
     text = good(*TRAIN, "--data", pictures, "--epochs", "6", "--num-classes", "3", "--out", "run")
     assert "on folder (48 images)" in text
-    assert "There is no folder of test pictures: those of val choose the best checkpoint, and test it too." in text
+    assert "There is no folder of test pictures: those of val choose the best checkpoint and also test it." in text
     assert float(re.search(r"Test accuracy ([\d.]+)%", text)[1]) > 90  # colours: even a tiny net tells them apart
     info = checkpoints.load("run/best.safetensors")[1]
     assert info["classes"] == list(COLOURS)
@@ -100,7 +100,7 @@ def test_eval_knows_classes_by_name_and_says_what_it_passes_over(pictures, tmp_p
     for split in ("train", "val"):
         (other / split / "green").rename(other / split / "grey")
     message = bad("eval", "run/best.safetensors", "--data", other)
-    assert "--data: got pictures of blue, grey, red; expected those that run/best.safetensors knows" in message
+    assert "--data: got pictures of blue, grey, red; expected the classes of run/best.safetensors" in message
     for i in range(100):
         Image.new("RGB", (20, 20), COLOURS["red"]).save(pictures / "val" / "red" / f"more{i}.png")
     (pictures / "val" / "red" / "broken.jpg").write_bytes(b"no picture")
@@ -188,7 +188,7 @@ def test_resume_needs_neither_the_weights_nor_another_look_at_the_statistics(pic
         ([], "data: got None, expected the folder that holds the pictures"),
         (
             ["--data", "pictures", "--num-classes", "4"],
-            "num_classes: got 4, expected 3, those of the data: blue, green",
+            "num_classes: got 4, expected 3, the classes of the data: blue, green",
         ),
         (["--data", "pictures", "--stem", "large"], "stem: got 'large', expected one of cifar, imagenet"),
         (["--data", "pictures", "--image-size", "0"], "image_size: got 0, expected 1 or more"),

@@ -516,7 +516,7 @@ def test_a_page_too_large_for_browsers_is_not_written(tiny, tmp_path, monkeypatc
     monkeypatch.setattr("tinyres.study.commands.explain.LARGEST", 1000)
     run = command("tiny", "--out", tmp_path / "page.html")
     assert run.exit_code == 1
-    assert "choose a model of fewer layers" in run.output
+    assert "choose a model with fewer layers" in run.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -315,7 +315,7 @@ def test_command_trains_networks_and_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "evaluate", evaluate)
     run = command(*words)
     assert run.exit_code == 130
-    assert "Stopped and saved. The same command goes on from there." in run.output
+    assert "Stopped and saved. The same command continues from there." in run.output
     assert not (tmp_path / "landscape.json").exists()
     good(*words)
     assert (read_config(tmp_path / "plain20").lr, read_config(tmp_path / "plain20").epochs) == (0.1, 1)
@@ -326,7 +326,7 @@ def test_command_trains_networks_and_goes_on(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a", "--networks", "plain20"], "--networks: these would be trained"),
+        (["a", "--networks", "plain20"], "--networks: got runs and networks to train"),
         (["--networks", "plain21"], "plain21"),
         (["--points", 4], "points: got 4"),
         (["nowhere"], "nowhere: no such file"),

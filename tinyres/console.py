@@ -1,4 +1,4 @@
-"""What all commands share: how they print, what they say where something is wrong, their common options."""
+"""Shared by all commands: printing, error messages, and common options."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ out = console()
 
 
 class UserError(Exception):
-    """Something the user can mend; printed without a traceback."""
+    """An error that the user can correct. It is printed without a traceback."""
 
 
 @contextlib.contextmanager
@@ -49,38 +49,38 @@ def errors() -> Iterator[None]:
 
 
 def _fail(message: Text, code: int) -> NoReturn:
-    """Say what is wrong, and end this process; and all that work with it, which might wait for it."""
+    """Print an error message and end this process, and also those that work with it, which might wait for it."""
     with failing(code) as where:
         console(stderr=True).print(where, message, sep="", soft_wrap=True)
     raise typer.Exit(code)
 
 
 def show(table: Table) -> None:
-    """Print a table: on the terminal as wide as that is, and elsewhere without breaking lines."""
+    """Print a table. On a terminal it has the terminal's width; elsewhere lines are not broken."""
     to = out if out.is_terminal or out.quiet else console(max(out.width, console(10**6).measure(table).maximum))
     to.print(table)
 
 
 def json_text(found: Any) -> str:
-    """Numbers as JSON, which has no NaN and no infinity: null in their place."""
+    """Numbers as JSON text. JSON has no NaN and no infinity: they become null."""
     finite = json.loads(json.dumps(found), parse_constant=lambda name: None)
     return json.dumps(finite, indent=2, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager
 def numbers_to(file: Path | None) -> Iterator[Callable[[Any], None]]:
-    """Give a function that takes a command's numbers before they are printed, and puts them where --json says.
+    """Yield a function that takes a command's numbers before they are printed, and writes them where --json says.
 
-    On the terminal they are alone: what is printed before goes to stderr, and what would follow, the same numbers as a
-    text, nowhere.
+    If this is stdout, nothing else is written there: earlier output goes to stderr, and the usual output, which has the
+    same numbers as text, is left out.
     """
     alone = file == Path("-")
     if file is not None and not alone:
         if file.is_dir() or not file.parent.is_dir():
-            raise UserError(f"--json: got {file}, expected a file in a folder that is there")
+            raise UserError(f"--json: got {file}, expected a file in a folder that exists")
         if file.is_file() and file.suffix != ".json":  # `predict ... --json a.png` may mean the picture
             raise UserError(
-                f"--json: got {file}, which is there and may be something else; expected a new file, or .json"
+                f"--json: got {file}, which exists and is not a .json file; expected a new file, or a .json file"
             )
 
     def take(found: Any) -> None:
@@ -102,7 +102,7 @@ def numbers_to(file: Path | None) -> Iterator[Callable[[Any], None]]:
 
 @contextlib.contextmanager
 def busy(with_what: str) -> Iterator[None]:
-    """Say what takes a while: on a terminal for as long as it lasts, elsewhere in a line."""
+    """Show a message during work that takes long: on a terminal while it lasts, elsewhere as a line."""
     if out.is_terminal:
         with out.status(with_what):
             yield
@@ -112,54 +112,55 @@ def busy(with_what: str) -> Iterator[None]:
 
 
 def expect_folder(path: Path) -> None:
-    """Before the work whose results are to be written there."""
+    """Check, before the work begins, that results can be written to this folder."""
     if path.exists() and not path.is_dir():
         raise UserError(f"--out: got {path}, a file; expected a folder")
 
 
 def shell(*words: object) -> str:
-    """A command line that a shell takes apart into these words again."""
+    """A command line of these words, quoted for a shell."""
     return shlex.join(map(str, words))
 
 
 def use_threads(n: int | None) -> None:
-    """As many as --threads says."""
+    """Set the number of threads from --threads."""
     if n is not None:
         try:
             set_num_threads(n)
-        except ValueError as error:  # which names its own argument
+        except ValueError as error:  # its message has the name of another argument
             raise UserError(f"--threads: {str(error).removeprefix('n: ')}") from None
 
 
 def work_together(n: int | None) -> None:
-    """With the processes that a launcher started, if it did, on as many threads each as --threads says."""
+    """Connect to the processes that a launcher started, if it did, each with as many threads as --threads says."""
     if launched := launch():
         try:
             parallel.init()
         except (ImportError, RuntimeError) as error:
-            if launched.local_rank:  # for all of a machine the reason is the same, and the first of them tells it
+            if launched.local_rank:  # the error is the same for all processes of a machine: the first one prints it
                 raise typer.Exit(1) from None
             raise UserError(str(error)) from None
     use_threads(n)
 
 
 def progress(*columns: ProgressColumn) -> Progress:
-    """Progress bars on a terminal; elsewhere none."""
+    """Progress bars, only on a terminal."""
     return bars(out, *columns)
 
 
 def prepare_kernels() -> None:
-    """On a terminal with an empty cache, compile the kernels before the first step, where somebody would wonder.
+    """Compile the kernels before the first step, if the cache is empty and the output is a terminal.
 
-    Elsewhere they are compiled as they are met, which is the same work.
+    A user would wonder why the first step is so slow. Elsewhere each kernel is compiled when it is first used, which is
+    the same work.
     """
     if out.is_terminal and not any(cache_folder().rglob("*.nbi")):
-        out.print("Compiling kernels, once for this version and machine; later runs start at once.", soft_wrap=True)
+        out.print("Compiling kernels, once per version and machine; later runs start at once.", soft_wrap=True)
         compile_kernels()
 
 
 def compile_kernels() -> int:
-    """Compile all kernels of a training step, or load them, under a progress bar; how many there are."""
+    """Compile or load all kernels of a training step, with a progress bar. Returns their number."""
     steps = list(warmup.steps())
     columns = TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn()
     with progress(*columns) as bar:
@@ -172,7 +173,7 @@ def compile_kernels() -> int:
 
 
 def one_of(*known: Iterable[str], commas: bool = False) -> Callable[[str], list[str]]:
-    """What a shell completes a word to, or with `commas` the last of several: the names in these tables."""
+    """Completion for a shell: the names in these tables. With `commas`, it completes the last of several words."""
 
     def complete(incomplete: str) -> list[str]:
         before, comma, last = incomplete.rpartition(",") if commas else ("", "", incomplete)
@@ -187,19 +188,19 @@ Json = Annotated[
     typer.Option(
         "--json",
         metavar="FILE",
-        help="Write all numbers to this file, as JSON; to the terminal, and nothing else, for - or without a name.",
+        help="Write all numbers to this file, as JSON. For - or without a name, print the JSON and nothing else.",
         show_default=False,
         rich_help_panel=RESULTS,
     ),
 ]
 DataOption = Annotated[
-    str | None, typer.Option(help="Folder that holds the data set.", show_default=False, rich_help_panel=DATA)
+    str | None, typer.Option(help="Folder with the data set.", show_default=False, rich_help_panel=DATA)
 ]
 
 
 @contextlib.contextmanager
 def reading() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar for pictures that are read, and a function to move it."""
+    """Show a progress bar while pictures are read. Yields a function that updates it."""
     columns = TextColumn("reading pictures"), BarColumn(), MofNCompleteColumn()
     with progress(*columns) as bar:
         task = bar.add_task("", total=None, visible=False)
@@ -207,7 +208,7 @@ def reading() -> Iterator[Callable[[int, int], None]]:
 
 
 def configuration(fields: dict[str, Any]) -> training.Config:
-    """The configuration that the options ask for; `auto` is resolved to the data set that is there."""
+    """The configuration that the options describe. `auto` is replaced by the data set that is available."""
     if fields["dataset"] != "auto":
         return training.Config(**fields)
     config = training.Config(**{**fields, "dataset": "cifar10"})
@@ -217,8 +218,8 @@ def configuration(fields: dict[str, Any]) -> training.Config:
         if config.data is not None:
             raise
         out.print(
-            "CIFAR-10 is neither on this machine nor to be downloaded: training on the built-in shapes. "
-            "To supply it: --data DIR with cifar-10-binary.tar.gz in DIR.",
+            "CIFAR-10 was not found and cannot be downloaded: training on the built-in shapes. "
+            "To use CIFAR-10: --data DIR with cifar-10-binary.tar.gz in DIR.",
             soft_wrap=True,
         )
         validation = min(config.validation, 2000)

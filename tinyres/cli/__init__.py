@@ -1,4 +1,4 @@
-"""The command line: a command a file, each parses, calls, prints."""
+"""The command line. Each command has a file, which parses arguments, calls the package, and prints."""
 
 import contextlib
 import inspect
@@ -24,10 +24,10 @@ __all__ = ["app", "main"]
 
 
 class Commands(TyperGroup):
-    """All of them. ``--json`` without a file is ``--json -``: of options that may go without a value Typer has none."""
+    """The group of all commands. ``--json`` without a file means ``--json -``, since Typer has no optional values."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not ctx.resilient_parsing:  # a shell that completes asks for files there
+        if not ctx.resilient_parsing:  # for completion, a shell asks for files here
             following = itertools.pairwise([*args, "--"])
             args = ["--json=-" if a == "--json" and b != "-" and b.startswith("-") else a for a, b in following]
         return super().parse_args(ctx, args)
@@ -55,12 +55,12 @@ for name, command in (
 ):
     app.command(name)(command)
 app.add_typer(study, name="study")
-for info in (*app.registered_commands, *study.registered_commands):  # the terminal breaks the lines, not this source
+for info in (*app.registered_commands, *study.registered_commands):  # line breaks come from the terminal
     info.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(info.callback.__doc__ or ""))
 
 
 SHARED = ("train", "eval", "predict", "profile")
-"""Commands whose work several processes share; any other is done by the first of them."""
+"""Commands whose work several processes share. All others run only in the first process."""
 
 UsageError: Any = typer.BadParameter.__base__  # Click's, or that of Typer's own copy of it
 
@@ -80,11 +80,11 @@ def _main(
 def main() -> None:
     """Entry point of the `tinyres` command."""
     try:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # whoever names a large picture knows it
-        np.seterr(all="ignore")  # a run that diverges says so itself
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the user chose the picture
+        np.seterr(all="ignore")  # a run that diverges has its own message
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # somebody's own stream
-                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names are of any script
+            with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # a stream without this method
+                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names can be in any script
         if (launched := launch()) and launched.local_rank:
             _run_quietly()
         app(prog_name="tinyres")  # also of `python -m tinyres`, whose completion has that name
@@ -93,12 +93,12 @@ def main() -> None:
 
 
 def _run_quietly() -> NoReturn:
-    """Leave it to the first process of a machine to say what is wrong with a command that all have been given."""
+    """Run a command in a process that is not the first of its machine: only the first one prints error messages."""
     try:
         sys.exit(app(standalone_mode=False))
     except typer.Abort:
         sys.exit(1)
-    except typer.Exit as ended:  # by Ctrl-C
+    except typer.Exit as ended:  # after Ctrl-C
         sys.exit(ended.exit_code)
     except UsageError as error:
         sys.exit(error.exit_code)

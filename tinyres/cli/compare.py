@@ -35,10 +35,10 @@ def compare(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Runs side by side: what differs in their recipes, how accurate they are, and in how many minutes.
+    """Compare runs: differences in their configurations, accuracy, and minutes.
 
-    With --out, a page with their curves over each other. Minutes are those of training and validation. The test images
-    of a run choose nothing: compare by the validation images, and look at the test accuracy at the end.
+    With --out, it also writes a page with their curves in one figure. Minutes are those of training and validation.
+    Choose between runs by the accuracy on validation images, and look at the test accuracy only at the end.
     """
     with errors(), numbers_to(json_file) as take:
         different = list(dict.fromkeys(runs))
@@ -58,7 +58,7 @@ def compare(
 
 def _write(folder: Path, records: list[comparison.Record], found: dict[str, Any]) -> None:
     figure = comparison.draw(records)
-    html = comparison.page(records, figure)  # before anything is written: both may lack what they need
+    html = comparison.page(records, figure)  # before files are written: a package may be missing
     folder.mkdir(parents=True, exist_ok=True)
     plots.save(figure, folder / "comparison.png")
     write_whole(folder / "comparison.json", json_text(found).encode())
@@ -72,9 +72,9 @@ def _tell(records: list[comparison.Record], found: dict[str, Any]) -> None:
             table.add_row(name, *("-" if value is None else str(value) for value in values))
         show(table)
     else:
-        out.print("Their recipes are the same.")
+        out.print("Their configurations are the same.")
     headings = ("run", "epochs", "minutes", "training loss", "best validation", "test", "test loss")
-    table = Table(*headings, title="What came of them")
+    table = Table(*headings, title="Results")
     for column in table.columns[1:]:
         column.justify = "right"
     for run in found["runs"]:

@@ -33,7 +33,7 @@ from tinyres.parallel.world import world
 from tinyres.study import scores as pictures
 
 SPLITS = ("test", "validation", "train")
-CONFUSED = 5  # mistakes that the text names
+CONFUSED = 5  # how many kinds of mistakes the text lists
 
 
 def evaluate(
@@ -42,7 +42,7 @@ def evaluate(
     split: Annotated[
         str,
         typer.Option(
-            help="test; validation, what the run held out of the training images; or train, with those.",
+            help="test; validation, the images that the run held out; or train, all training images.",
             autocompletion=one_of(SPLITS),
             rich_help_panel=DATA,
         ),
@@ -50,7 +50,7 @@ def evaluate(
     flip: Annotated[
         bool,
         typer.Option(
-            "--flip", help="Look at each image mirrored as well, and take the mean of the logits.", rich_help_panel=DATA
+            "--flip", help="Also evaluate each image mirrored, and use the mean of both logits.", rich_help_panel=DATA
         ),
     ] = False,
     out_folder: Annotated[
@@ -65,30 +65,30 @@ def evaluate(
     json_file: Json = None,
     threads: Threads = None,
 ) -> None:
-    """Loss and accuracy of a checkpoint on the data set it was trained on; of each class, and how sure it is.
+    """Evaluate a checkpoint on its data set: loss, accuracy of each class, and calibration.
 
-    A network is calibrated where of the answers it is 80 % sure of 80 % are right; the expected calibration error is
-    how far it is from that, in the mean. With --out, the confusion matrix, the reliability diagram and the worst
-    mistakes as pictures.
+    A network is calibrated if 80 % of its answers with a confidence of 80 % are right, and so for every confidence. The
+    expected calibration error is the mean distance from this. With --out, it also writes pictures: the confusion
+    matrix, the reliability diagram and the worst mistakes.
     """
     with errors(), numbers_to(json_file) as take:
         work_together(threads)
         if split not in SPLITS:
             raise UserError(f"--split: got {split!r}, expected {', '.join(SPLITS[:-1])} or {SPLITS[-1]}")
         if out_folder:
-            plots.subplots()  # without matplotlib, better now than after minutes
+            plots.subplots()  # if matplotlib is missing, say so now and not after minutes
             expect_folder(out_folder)
         model, info = checkpoints.load_model(checkpoint_file)
         try:
             config = training.Config(**{**info["config"], "data": data or info["config"].get("data")})
         except (TypeError, ValueError) as error:
-            raise UserError(f"{checkpoint_file}: not a configuration that tinyres has ({error})") from error
+            raise UserError(f"{checkpoint_file}: has a configuration that is not valid ({error})") from error
         if split == "validation" and not config.validation:
             raise UserError(f"--split: got {split}, but the run of {checkpoint_file} held out no images")
         seen = training.read_split(config, split)
         if list(seen.classes) != info["classes"]:
             there, known = (", ".join(map(str, names)) for names in (seen.classes, info["classes"]))
-            raise UserError(f"--data: got pictures of {there}; expected those that {checkpoint_file} knows: {known}")
+            raise UserError(f"--data: got pictures of {there}; expected the classes of {checkpoint_file}: {known}")
         for note in seen.notes:
             out.print(note, soft_wrap=True)
         options = {"mean": info["mean"], "std": info["std"], "shuffle": False}
@@ -111,7 +111,7 @@ def evaluate(
 
 
 def numbers(scores: evaluation.Scores, classes: list[str], files: Sequence[Path]) -> dict[str, Any]:
-    """What is found, as JSON has it; the worst with their files, where they come from some."""
+    """The results as values for JSON. The worst mistakes have their files, if there are files."""
     calibration = scores.calibration()
     per_class = zip(
         classes, scores.confusion.sum(1).tolist(), _numbers(scores.recall), _numbers(scores.precision), strict=True
@@ -140,7 +140,7 @@ def numbers(scores: evaluation.Scores, classes: list[str], files: Sequence[Path]
 
 
 def _numbers(array: Any) -> list[float | None]:
-    """JSON has no NaN."""
+    """The numbers of an array for JSON, which has no NaN: None instead."""
     return [None if np.isnan(value) else value for value in array.tolist()]
 
 

@@ -15,23 +15,24 @@ def export(
     checkpoint_file: Checkpoint,
     onnx: Annotated[
         Path | None,
-        typer.Option(help="Write an ONNX model, for other runtimes; needs the extra onnx.", show_default=False),
+        typer.Option(help="Write an ONNX model to this file; needs the extra onnx.", show_default=False),
     ] = None,
     safetensors: Annotated[
-        Path | None, typer.Option(help="Write the weights alone, as PyTorch's users load them.", show_default=False)
+        Path | None, typer.Option(help="Write only the weights to this file, e.g. for PyTorch.", show_default=False)
     ] = None,
 ) -> None:
     """Write the model of a checkpoint for other programs.
 
-    The ONNX model takes normalised images (batch, 3, height, width), any number at a time; batch norm is folded into
-    its convolutions. The weights have torchvision's names: safetensors.torch.load_file and load_state_dict read them.
+    The ONNX model takes normalised images (batch, 3, height, width), any number at a time. Batch norm is folded into
+    the convolutions. The weights have the names of torchvision; in PyTorch, load them with safetensors.torch.load_file
+    and load_state_dict.
     """
     with errors():
         if onnx is None and safetensors is None:
             raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
         model, info = checkpoints.load_model(checkpoint_file)
         if onnx is not None:
-            find_onnx()  # before anything is written
+            find_onnx()  # before files are written
         if safetensors is not None:
             checkpoints.save_weights(safetensors, model)
             out.print(f"Wrote the weights to {safetensors}", soft_wrap=True)

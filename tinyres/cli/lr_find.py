@@ -32,7 +32,7 @@ from tinyres.console import (
 )
 
 DEFAULTS = training.Config()
-ROWS = 12  # of the table
+ROWS = 12  # rows of the table
 
 
 def lr_find(
@@ -43,23 +43,26 @@ def lr_find(
     recipe: RecipeOption = None,
     config_file: ConfigFile = None,
     batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
-    lowest: Annotated[float, typer.Option(help="Rate to begin at.", rich_help_panel=MEASUREMENT)] = 1e-4,
-    highest: Annotated[float, typer.Option(help="Rate to end at.", rich_help_panel=MEASUREMENT)] = 10.0,
-    steps: Annotated[int, typer.Option(help="Steps at most.", rich_help_panel=MEASUREMENT)] = 100,
-    seed: Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=RUN)] = DEFAULTS.seed,
+    lowest: Annotated[float, typer.Option(help="First learning rate.", rich_help_panel=MEASUREMENT)] = 1e-4,
+    highest: Annotated[float, typer.Option(help="Last learning rate.", rich_help_panel=MEASUREMENT)] = 10.0,
+    steps: Annotated[int, typer.Option(help="Largest number of steps.", rich_help_panel=MEASUREMENT)] = 100,
+    seed: Annotated[
+        int, typer.Option(help="The same seed gives the same result.", rich_help_panel=RUN)
+    ] = DEFAULTS.seed,
     plot: Annotated[
         Path | None,
         typer.Option(
-            help="Draw loss against rate: a file.png, .svg or .pdf.", show_default=False, rich_help_panel=RESULTS
+            help="Plot loss against rate to this .png, .svg or .pdf file.", show_default=False, rich_help_panel=RESULTS
         ),
     ] = None,
     json_file: Json = None,
     threads: Threads = None,
 ) -> None:
-    """Try learning rates before a training: which one to give to train --lr.
+    """Find a learning rate for train --lr.
 
-    Some steps at rates that rise, until the loss explodes (Smith, 2017); the suggestion is where it was lowest: a hint,
-    so try half of it and its double too. All else is as in train with the same options.
+    It trains for some steps while the learning rate rises, until the loss explodes (Smith, 2017). It suggests the rate
+    with the lowest loss. This is only a hint, so also try half and double of it. All else is as in train with the same
+    options.
     """
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
@@ -69,7 +72,7 @@ def lr_find(
         given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
         start = starting_point(recipe, config_file, model if "model" in given else None)
         fields |= {name: value for name, value in start.items() if name not in given}
-        config = configuration(fields | {"validation": 0})  # nothing is chosen by it
+        config = configuration(fields | {"validation": 0})  # validation images are not needed
         with reading() as progress:
             run = training.Run(config, None, progress=progress)
         prepare_kernels()

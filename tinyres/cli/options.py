@@ -1,4 +1,4 @@
-"""Options and arguments that several commands take."""
+"""Options and arguments that several commands have."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,24 +12,23 @@ from tinyres.console import DATA, MODEL, RECIPE, UserError, one_of
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        help="Height and width of the images: 32, or 224 for ImageNet's stem.",
+        help="Height and width of the images in pixels: 32, or 224 with ImageNet's stem.",
         show_default=False,
         rich_help_panel=MODEL,
     ),
 ]
 NumClasses = Annotated[
-    int | None, typer.Option(help="The model's own by default.", show_default=False, rich_help_panel=MODEL)
+    int | None,
+    typer.Option(help="Number of classes; by default that of the model.", show_default=False, rich_help_panel=MODEL),
 ]
 InChannels = Annotated[
     int | None,
-    typer.Option(
-        help="Channels of the images: 3 by default, 1 of grey ones.", show_default=False, rich_help_panel=MODEL
-    ),
+    typer.Option(help="Channels of the images: 3 by default, 1 for grey.", show_default=False, rich_help_panel=MODEL),
 ]
 Stem = Annotated[
     str | None,
     typer.Option(
-        help="cifar (3x3) or imagenet (7x7 and max-pool); the model's own by default.",
+        help="cifar (3x3) or imagenet (7x7 and max-pool); by default that of the model.",
         autocompletion=one_of(models.STEMS),
         rich_help_panel=MODEL,
     ),
@@ -37,7 +36,7 @@ Stem = Annotated[
 Shortcut = Annotated[
     str | None,
     typer.Option(
-        help="Shortcuts where shapes change: A, A-after, B or C; the model's own by default.",
+        help="Shortcuts of blocks that change the shape: A, A-after, B or C; by default that of the model.",
         autocompletion=one_of(models.SHORTCUTS),
         rich_help_panel=MODEL,
     ),
@@ -50,9 +49,9 @@ Checkpoint = Annotated[
 DatasetOption = Annotated[
     str,
     typer.Option(
-        help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (with --no-flip: a mirrored digit or "
-        "character is another one), folder (pictures of your own in --data, train/CLASS/*.jpg and "
-        "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 where it is to be had, else shapes.",
+        help="cifar10, cifar100, shapes, fashion_mnist, mnist or kmnist (use these two with --no-flip, since digits "
+        "and characters must not be mirrored), folder (your own pictures in --data, as train/CLASS/*.jpg and "
+        "val/CLASS/*.jpg, or CLASS/*.jpg), or auto: CIFAR-10 if it is available, else shapes.",
         autocompletion=one_of(("auto", "folder"), training.DATASETS),
         rich_help_panel=DATA,
     ),
@@ -60,7 +59,7 @@ DatasetOption = Annotated[
 ModelOption = Annotated[
     str,
     typer.Option(
-        help="resnet20 to resnet1202, resnet18 to resnet152, plain20, ...; any of the family.",
+        help="Name of a model: resnet20 to resnet1202, resnet18 to resnet152, plain20, ...",
         autocompletion=one_of(models.FAMILY),
         rich_help_panel=MODEL,
     ),
@@ -68,7 +67,7 @@ ModelOption = Annotated[
 RecipeOption = Annotated[
     str | None,
     typer.Option(
-        help="Start from a recipe that `tinyres recipes` lists; other options change it.",
+        help="Use the settings of a recipe (see `tinyres recipes`); other options change them.",
         show_default=False,
         autocompletion=one_of(recipes.names()),
         rich_help_panel=RECIPE,
@@ -78,7 +77,7 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="Start from a file: TOML as `tinyres recipes NAME` prints it, or another run's config.json.",
+        help="Use the settings of a file: TOML as `tinyres recipes NAME` prints it, or the config.json of a run.",
         show_default=False,
         rich_help_panel=RECIPE,
     ),
@@ -86,14 +85,14 @@ ConfigFile = Annotated[
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options of a model that are not left to it."""
+    """The options of a model that the user has set."""
     return {name: value for name, value in options.items() if value is not None}
 
 
 def starting_point(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
-    """What a recipe or a file sets, for this model where one was asked for."""
+    """The settings of a recipe or a file, for this model if one is given."""
     if name is not None and file is not None:
-        raise UserError("--recipe, --config: got both, expected one to start from")
+        raise UserError("--recipe, --config: got both, expected only one of them")
     try:
         recipe = recipes.find(name) if name is not None else recipes.read(file) if file is not None else None
     except ValueError as error:

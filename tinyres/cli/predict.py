@@ -34,16 +34,16 @@ from tinyres.tensor import Tensor
 def predict(
     checkpoint_file: Checkpoint,
     images: Annotated[
-        list[Path], typer.Argument(help="PNG or JPEG files, of any size, or folders of them.", show_default=False)
+        list[Path], typer.Argument(help="PNG or JPEG files of any size, or folders of them.", show_default=False)
     ],
     top: Annotated[int, typer.Option(help="How many classes to show.", rich_help_panel=RESULTS)] = 3,
     json_file: Json = None,
     threads: Threads = None,
 ) -> None:
-    """The most likely classes of pictures, with their probabilities.
+    """Classify pictures: print the most likely classes and their probabilities.
 
-    A picture is scaled so that its shorter side fits, and cut to a square around its middle, as in training. What
-    cannot be read of a folder is passed over, and named.
+    The shorter side of a picture is scaled to the network's size, and a square is cut from its middle, as in training.
+    Files of a folder that cannot be read are skipped and listed.
     """
     with errors(), numbers_to(json_file) as take:
         work_together(threads)
@@ -52,7 +52,7 @@ def predict(
         model, info = checkpoints.load_model(checkpoint_file)
         if info.get("floats"):
             raise UserError(
-                f"{checkpoint_file}: of a network that was trained on floats, which pictures are not; in Python: "
+                f"{checkpoint_file}: the network was trained on floats, so it cannot classify pictures; in Python, use "
                 "tr.Trainer.load"
             )
         model = nn.fuse(model, image_size=info["image_size"])
@@ -77,7 +77,7 @@ def predict(
 
 
 def _expand(images: list[Path]) -> list[Path]:
-    """Folders as the pictures in them; each once."""
+    """The pictures, with folders replaced by the pictures in them; each picture once."""
     paths: dict[Path, None] = {}
     for path in images:
         inside = find_pictures(path) if path.is_dir() else [path]
@@ -88,7 +88,7 @@ def _expand(images: list[Path]) -> list[Path]:
 
 
 def _read(paths: list[Path], named: list[Path], info: dict[str, Any]) -> dict[Path, Array]:
-    """Pixels of those pictures that can be read, as all must that were named."""
+    """Pixels of the pictures that can be read. If one that the user named cannot be read, this is an error."""
     pixels = {}
     for path in paths:
         try:
@@ -101,7 +101,7 @@ def _read(paths: list[Path], named: list[Path], info: dict[str, Any]) -> dict[Pa
 
 
 def _probabilities(model: nn.Module, pixels: Array, info: dict[str, Any]) -> Array:
-    labels = np.zeros(len(pixels), np.int64)  # unknown; the loader wants some
+    labels = np.zeros(len(pixels), np.int64)  # unknown, but the loader needs labels
     pixels = in_channels(pixels, len(info["mean"]))
     loader = Loader(pixels, labels, BATCH, mean=info["mean"], std=info["std"], shuffle=False)
     with no_grad():

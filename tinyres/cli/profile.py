@@ -31,13 +31,13 @@ from tinyres.parallel.launch import launch
 from tinyres.parallel.world import world
 
 SORTS: dict[str, Callable[[dict[str, Any]], float]] = {
-    "run": lambda row: 0,  # as they come
+    "run": lambda row: 0,  # in the order of the run
     "time": lambda row: -row["forward"]["seconds"] - row["backward"]["seconds"],
     "forward": lambda row: -row["forward"]["seconds"],
     "backward": lambda row: -row["backward"]["seconds"],
 }
 EPOCHS = {32: 50_000, 224: 1_281_167}
-"""Training images of the data set that a model was designed for: CIFAR-10 or ImageNet."""
+"""Number of training images of the data set that a model was designed for: CIFAR-10 or ImageNet."""
 
 
 def profile(
@@ -50,7 +50,7 @@ def profile(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False, rich_help_panel=MEASUREMENT
+            help="Images in a step: 128, or 16 with ImageNet's stem.", show_default=False, rich_help_panel=MEASUREMENT
         ),
     ] = None,
     image_size: ImageSize = None,
@@ -59,12 +59,12 @@ def profile(
     stem: Stem = None,
     shortcut: Shortcut = None,
     steps: Annotated[
-        int, typer.Option(help="How many to measure, after a few that warm up.", rich_help_panel=MEASUREMENT)
+        int, typer.Option(help="How many steps to measure, after a few for warm-up.", rich_help_panel=MEASUREMENT)
     ] = 10,
     images: Annotated[
         int | None,
         typer.Option(
-            help="Images in an epoch: CIFAR-10's 50,000, or ImageNet's 1,281,167.",
+            help="Images in an epoch: 50,000 as in CIFAR-10, or 1,281,167 as in ImageNet.",
             show_default=False,
             rich_help_panel=MEASUREMENT,
         ),
@@ -79,19 +79,20 @@ def profile(
     timeline: Annotated[
         Path | None,
         typer.Option(
-            help="Draw when each process computes and exchanges gradients, and nothing else: mpiexec -n 2 tinyres "
-            "profile ... --timeline FILE.png",
+            help="Only draw when each process computes and when it exchanges gradients: mpiexec -n 2 tinyres profile "
+            "... --timeline FILE.png",
             show_default=False,
             rich_help_panel=RESULTS,
         ),
     ] = None,
     threads: Threads = None,
 ) -> None:
-    """Where the time of a training step goes: each operation, forward and backward, beside what this machine can do.
+    """Show where the time of a training step goes: for each operation, compared with the limits of this machine.
 
-    Work is counted, not measured: multiply-adds as two floating-point operations, convolutions as direct ones, an array
-    once for each pass over it. "of ceiling" is of the nearer one: the GFLOP/s of a large matrix product, or the GB/s of
-    a large copy, both measured in the same run. Caches can be faster than that copy.
+    Work is counted, not measured: a multiply-add counts as two floating-point operations, a convolution as a direct
+    one, and an array once for each pass over it. The limits ("ceilings") are the GFLOP/s of a large matrix product and
+    the GB/s of a large copy, both measured in the same run. "of ceiling" is the part of the nearer limit that the
+    operation reaches. Caches can be faster than the copy.
 
     tinyres profile resnet20 --batch-size 128 --sort time
     """
@@ -108,10 +109,10 @@ def profile(
             raise UserError(f"--sort: got {sort!r}, expected one of {', '.join(SORTS)}")
         if timeline is not None:
             if json_file is not None:
-                raise UserError("--timeline: draws a picture alone, and leaves nothing to write for --json")
+                raise UserError("--timeline: only draws a picture, so there are no numbers for --json")
             work_together(threads)
         elif (launched := launch()) and launched.rank:
-            return  # the first process looks at itself
+            return  # only the first process is profiled
         else:
             use_threads(threads)
         options = given(num_classes=num_classes, in_channels=in_channels, stem=stem, shortcut=shortcut)
@@ -128,23 +129,23 @@ def profile(
 
 
 def _draw(net: nn.Module, batch: tuple[int, ...], steps: int, title: str, path: Path) -> None:
-    """Each process's share of a batch, drawn by the first of them."""
+    """Measure each process's part of a batch; the first process draws all."""
     if (processes := world().size) < 2:
-        raise UserError("--timeline: shows several processes: mpiexec -n 2 tinyres profile ...")
+        raise UserError("--timeline: needs several processes: mpiexec -n 2 tinyres profile ...")
     if batch[0] < processes:
         raise UserError(f"--batch-size: got {batch[0]}, expected {processes} or more: one for each process")
-    plots.kind_of(path)  # of a picture that cannot be drawn, better now than after the work
+    plots.kind_of(path)  # if the picture cannot be drawn, say so before the work
     images = np.random.default_rng(0).standard_normal((batch[0] // processes, *batch[1:]), np.float32)
     found = timelines.record(net, images, np.zeros(len(images), np.int64), steps)
     if world().rank == 0:
         hidden = min(map(timelines.hidden, found))
         timelines.draw(found, f"{title}: {hidden:.0%} of the exchange while computing, or more", path)
-        out.print(f"{hidden:.0%} or more of the exchange of gradients goes on while processes compute ({path})")
+        out.print(f"At least {hidden:.0%} of the exchange of gradients happens while processes compute ({path})")
 
 
 def _print_profile(found: dict[str, Any], sort: str) -> None:
-    to = out if out.is_terminal or out.quiet else console(WIDE)  # nothing breaks the lines of a file
-    first = 0 if to.width >= WIDE else len(RATES) - 1  # of the rates that there is room for
+    to = out if out.is_terminal or out.quiet else console(WIDE)  # lines of a file are not broken
+    first = 0 if to.width >= WIDE else len(RATES) - 1  # a narrow terminal has room for the last rate only
     title = f"{found['model']}, {found['batch_size']} images of {found['image_size']} x {found['image_size']}"
     table = Table(title=title)
     for heading in ("module", "operation", "output"):
@@ -157,7 +158,7 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
         table.add_row(row["module"], row["op"], " x ".join(map(str, row["output"])), *ways[0], *ways[1])
     to.print(table)
 
-    table = Table(title="All of a kind", show_footer=True)
+    table = Table(title="By kind of operation", show_footer=True)
     table.add_column("", "step", overflow="fold")
     footers = {"forward\nms": "", "backward\nms": "", "both\nms": _ms(found["step_seconds"]), "of step": "100.0%"}
     for heading in (*footers, *RATES[first:]):
@@ -183,18 +184,18 @@ def _print_profile(found: dict[str, Any], sort: str) -> None:
         out.print(line, soft_wrap=True)
 
 
-WIDE = 150  # columns that the tables need; in a narrower terminal they have the last of these only
+WIDE = 150  # width of the tables in characters; in a narrower terminal they have only the last of the rates
 RATES = ("GFLOP/s", "GB/s", "of\nceiling")
 KINDS = {"rest": "rest: tape and Python", "uneven": "uneven: step less all medians above"}
-"""What is printed of kinds that are no operations."""
+"""Names of kinds that are not operations."""
 
 
 def _trained(repeated: list[float]) -> str:
-    """How training takes the step."""
+    """The line about the same step in training."""
     if not repeated:
-        return "As in training, where this model's step is not repeated"
+        return "In training it is the same, since this model's step cannot be repeated without Python"
     low, middle, high = np.percentile(repeated, (25, 50, 75))
-    return f"As in training, repeated without Python, {_ms(middle)} ms (middle half {_ms(low)} to {_ms(high)})"
+    return f"In training, repeated without Python, {_ms(middle)} ms (middle half {_ms(low)} to {_ms(high)})"
 
 
 def _ms(seconds: float) -> str:
@@ -202,7 +203,7 @@ def _ms(seconds: float) -> str:
 
 
 def _rates(cost: dict[str, Any]) -> list[str]:
-    """RATES, and nothing where there is nothing to tell."""
+    """The RATES of a cost; empty texts if there are none."""
     nearer = max(cost["of_sgemm"], cost["of_copy"])
     rates = (cost["gflop_per_second"], ".1f"), (cost["gb_per_second"], ".1f"), (nearer, ".0%")
     return [f"{rate:{form}}" if rate else "" for rate, form in rates]

@@ -19,11 +19,11 @@ from tinyres.console import (
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(help="Print this recipe, to copy it.", show_default=False, autocompletion=one_of(known.names())),
+        typer.Argument(help="Print this recipe's file.", show_default=False, autocompletion=one_of(known.names())),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """List the recipes of `tinyres train --recipe`, with what was measured of them."""
+    """List the recipes of `tinyres train --recipe`, with their measured results."""
     with errors(), numbers_to(json_file) as take:
         chosen = [known.find(n) for n in ([name] if name else known.names())]
         take([recipe._asdict() for recipe in chosen])

@@ -36,7 +36,7 @@ def summary(
     compare: Annotated[
         str | None,
         typer.Option(
-            help=f"Instead of a model, blocks beside each other at equal width: {', '.join(models.BLOCKS)}.",
+            help=f"Instead of a model, compare blocks at equal width: {', '.join(models.BLOCKS)}.",
             show_default=False,
             autocompletion=one_of(models.BLOCKS, commas=True),
             rich_help_panel=MODEL,
@@ -44,7 +44,7 @@ def summary(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Layers of a model with output sizes, parameters, multiply-adds and activations of one image.
+    """List the layers of a model: output shape, parameters, multiply-adds and activations for one image.
 
     tinyres summary resnet50
 
@@ -69,7 +69,7 @@ def summary(
         take({"model": model, "image_size": size, **total, "layers": [row._asdict() for row in rows]})
         title = f"{model}, images of {size} x {size}"
         table = Table(title=title, caption=CAPTION, show_footer=True, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-        table.add_column("layer", "total", no_wrap=True)  # what is told apart by it must be read; it fits 80 columns
+        table.add_column("layer", "total", no_wrap=True)  # names must stay complete; they fit into 80 columns
         table.add_column("kind", overflow="fold")
         table.add_column("output", justify="right", overflow="fold")
         for kind, heading in COSTS.items():
@@ -81,7 +81,7 @@ def summary(
 
 
 COSTS = {"parameters": "parameters", "multiply_adds": "multiply-adds", "activation_bytes": "MiB"}
-"""What is counted, and the headings of its columns."""
+"""The quantities, and the headings of their columns."""
 CAPTION = "MiB of activations: the outputs of one image"
 
 
@@ -90,7 +90,7 @@ def _shown(kind: str, value: int) -> str:
 
 
 def _compare(names: list[str], image_size: int, take: Callable[[Any], None]) -> None:
-    """What blocks cost in the stages of ResNet-50, each as a multiple of the last one named."""
+    """Print the costs of blocks in the stages of ResNet-50, and their ratios to the last block named."""
     costs = models.compare_blocks(names, image_size)
     blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
     take({"image_size": image_size, "blocks": blocks})
@@ -98,7 +98,7 @@ def _compare(names: list[str], image_size: int, take: Callable[[Any], None]) -> 
     title = f"One block, from w channels to w, in the places of ResNet-50 at {image_size} x {image_size}"
     table = Table("w", "pixels", "block", title=title, caption=CAPTION)
     for heading in COSTS.values():
-        table.add_column(heading, justify="right", overflow="fold")  # no digit is lost where the terminal is narrow
+        table.add_column(heading, justify="right", overflow="fold")  # all digits are shown in a narrow terminal
     for i, stage in enumerate(costs[last]):
         for name in costs:
             cost = costs[name][i]

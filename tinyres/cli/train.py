@@ -53,19 +53,20 @@ def train(
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Side that a folder's pictures are cut to; the model's own by default.", rich_help_panel=DATA
+            help="Side in pixels to which pictures of a folder are cut; by default that of the model.",
+            rich_help_panel=DATA,
         ),
     ] = DEFAULTS.image_size,
     validation: Annotated[
         int,
         typer.Option(
-            help="Training images held out to choose the best checkpoint (a folder has its val); 0 for none.",
+            help="Number of training images held out to choose the best checkpoint (a folder has its val); 0 for none.",
             rich_help_panel=DATA,
         ),
     ] = DEFAULTS.validation,
     subset: Annotated[
         int | None,
-        typer.Option(help="Train on so many images only, chosen at random; not of a folder.", rich_help_panel=DATA),
+        typer.Option(help="Train on only this many images, chosen at random; not for a folder.", rich_help_panel=DATA),
     ] = DEFAULTS.subset,
     model: ModelOption = DEFAULTS.model,
     stem: Stem = DEFAULTS.stem,
@@ -73,23 +74,21 @@ def train(
     weights: Annotated[
         str | None,
         typer.Option(
-            help="Start from these weights, safetensors of torchvision's or timm's names, or a checkpoint.",
+            help="Start with these weights: a safetensors file as of torchvision or timm, or a checkpoint.",
             rich_help_panel=MODEL,
         ),
     ] = DEFAULTS.weights,
     freeze: Annotated[
         str | None,
         typer.Option(
-            help="Leave the network as it is up to this part: stem, layer1, ...",
+            help="Do not train the network up to this part: stem, layer1, ...",
             show_default=False,
             rich_help_panel=MODEL,
         ),
     ] = DEFAULTS.freeze,
     num_classes: Annotated[
         int | None,
-        typer.Option(
-            help="Classes to tell apart; must be those of the data, and is by default.", rich_help_panel=MODEL
-        ),
+        typer.Option(help="Number of classes; must be that of the data, which is the default.", rich_help_panel=MODEL),
     ] = DEFAULTS.num_classes,
     recipe: RecipeOption = None,
     config_file: ConfigFile = None,
@@ -102,34 +101,34 @@ def train(
     lr_batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Batch that --lr is for: with another --batch-size the rate is in proportion (Goyal et al., 2017).",
+            help="Batch size that --lr is for. The rate is scaled in proportion to --batch-size (Goyal et al., 2017).",
             rich_help_panel=RECIPE,
         ),
     ] = DEFAULTS.lr_batch_size,
     schedule: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(training.SCHEDULES)}.",
+            help=f"Schedule of the learning rate: {', '.join(training.SCHEDULES)}.",
             rich_help_panel=RECIPE,
             autocompletion=one_of(training.SCHEDULES),
         ),
     ] = DEFAULTS.schedule,
     warmup: Annotated[
-        float, typer.Option(help="Part of all steps in which the rate rises.", rich_help_panel=RECIPE)
+        float, typer.Option(help="Part of all steps in which the learning rate rises.", rich_help_panel=RECIPE)
     ] = DEFAULTS.warmup,
     momentum: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.momentum,
     nesterov: Annotated[bool, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.nesterov,
     weight_decay: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.weight_decay,
     decay_bias: Annotated[
-        bool, typer.Option(help="Whether biases and batch norm decay as well.", rich_help_panel=RECIPE)
+        bool, typer.Option(help="Whether weight decay applies to biases and batch norm, too.", rich_help_panel=RECIPE)
     ] = DEFAULTS.decay_bias,
     bias_lr: Annotated[
-        float, typer.Option(help="Share of the rate for the biases of batch norm.", rich_help_panel=RECIPE)
+        float, typer.Option(help="Factor on the learning rate of batch norm's biases.", rich_help_panel=RECIPE)
     ] = DEFAULTS.bias_lr,
     layer_decay: Annotated[
         float,
         typer.Option(
-            help="Share of the rate for each part of the network (stem, layer1, ...), of that of the next; for "
+            help="Learning rate of each part of the network (stem, layer1, ...), divided by that of the next part; for "
             "fine-tuning.",
             rich_help_panel=RECIPE,
         ),
@@ -137,46 +136,54 @@ def train(
     ema: Annotated[
         float,
         typer.Option(
-            help="Keep a moving average of the weights, of which each step leaves this share, and test that.",
+            help="Keep a moving average of the weights with this decay per step, and test it; 0 for none.",
             rich_help_panel=RECIPE,
         ),
     ] = DEFAULTS.ema,
     lookahead: Annotated[
         float,
         typer.Option(
-            help="Go back to slow weights every five steps, of which each step at the end leaves this share.",
+            help="Go back to slow weights every five steps, with this decay per step at the end; 0 for none.",
             rich_help_panel=RECIPE,
         ),
     ] = DEFAULTS.lookahead,
     whiten: Annotated[
         bool,
         typer.Option(
-            help="Let the first convolution whiten patches of the images, and stay so.", rich_help_panel=RECIPE
+            help="Make the first convolution whiten patches of the images, and do not train it.", rich_help_panel=RECIPE
         ),
     ] = DEFAULTS.whiten,
     zero_init_residual: Annotated[
         bool,
         typer.Option(
-            help="Start each block's last batch norm at 0, so that the block is its shortcut.", rich_help_panel=RECIPE
+            help="Start each block's last batch norm at 0, so that the block is its shortcut at first.",
+            rich_help_panel=RECIPE,
         ),
     ] = DEFAULTS.zero_init_residual,
     label_smoothing: Annotated[float, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.label_smoothing,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Largest norm of the gradient.", rich_help_panel=RECIPE)
+        float | None, typer.Option(help="Scale gradients to at most this norm.", rich_help_panel=RECIPE)
     ] = DEFAULTS.clip_norm,
     pad: Annotated[
-        int, typer.Option(help="Pixels around an image before a crop.", rich_help_panel=VARIATION)
+        int, typer.Option(help="Pixels added around an image before a random crop.", rich_help_panel=VARIATION)
     ] = DEFAULTS.pad,
-    flip: Annotated[bool, typer.Option(help="Mirror half of the images.", rich_help_panel=VARIATION)] = DEFAULTS.flip,
+    flip: Annotated[
+        bool, typer.Option(help="Mirror half of the images at random.", rich_help_panel=VARIATION)
+    ] = DEFAULTS.flip,
     alternate_flip: Annotated[
-        bool, typer.Option(help="Mirror each image in every other epoch, not at random.", rich_help_panel=VARIATION)
+        bool, typer.Option(help="Mirror each image in every second epoch, not at random.", rich_help_panel=VARIATION)
     ] = DEFAULTS.alternate_flip,
-    cutout: Annotated[int, typer.Option(help="Side of a blanked square.", rich_help_panel=VARIATION)] = DEFAULTS.cutout,
+    cutout: Annotated[
+        int, typer.Option(help="Side of a square set to 0.", rich_help_panel=VARIATION)
+    ] = DEFAULTS.cutout,
     mixup: Annotated[
-        float, typer.Option(help="Mix images and labels in pairs: alpha of their shares.", rich_help_panel=VARIATION)
+        float, typer.Option(help="alpha of mixup, which mixes images in pairs; 0 for none.", rich_help_panel=VARIATION)
     ] = DEFAULTS.mixup,
     cutmix: Annotated[
-        float, typer.Option(help="Put a part of another image into each: alpha.", rich_help_panel=VARIATION)
+        float,
+        typer.Option(
+            help="alpha of CutMix, which puts a part of another image into each; 0 for none.", rich_help_panel=VARIATION
+        ),
     ] = DEFAULTS.cutmix,
     out_folder: Annotated[
         Path | None,
@@ -187,12 +194,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the folder --out.", rich_help_panel=RUN)
     ] = False,
-    seed: Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=RUN)] = DEFAULTS.seed,
+    seed: Annotated[
+        int, typer.Option(help="The same seed gives the same result.", rich_help_panel=RUN)
+    ] = DEFAULTS.seed,
     shards: Annotated[
         int | None,
         typer.Option(
-            help="Parts of a batch for processes to share out, each with its own batch norm: the same result on any "
-            "number of processes that divides it. As many as there are processes by default.",
+            help="Number of parts of a batch, which processes share. Each part has its own batch norm. The result is "
+            "the same for any number of processes that divides this number. By default the number of processes.",
             show_default=False,
             rich_help_panel=MACHINE,
         ),
@@ -200,14 +209,14 @@ def train(
     sync_batch_norm: Annotated[
         bool,
         typer.Option(
-            help="Normalise by the statistics of all of a batch, not of each shard alone.", rich_help_panel=MACHINE
+            help="Batch norm uses the statistics of the whole batch, not of each shard.", rich_help_panel=MACHINE
         ),
     ] = DEFAULTS.sync_batch_norm,
     checkpoint_every: Annotated[
         str | None,
         typer.Option(
             metavar="N|Nm",
-            help="Save after so many steps, or minutes (10m), besides the end of each epoch.",
+            help="Also save every N steps, or every N minutes (10m), not only after each epoch.",
             rich_help_panel=RUN,
             show_default=False,
         ),
@@ -223,17 +232,18 @@ def train(
         int,
         typer.Option(
             metavar="BLOCKS",
-            help="Save memory: keep only what goes into so many blocks, and run them again in backward. 0 keeps all.",
+            help="Save memory: keep only the input of every group of this many blocks, and run them again in backward. "
+            "0 keeps everything.",
             min=0,
             rich_help_panel=MACHINE,
         ),
     ] = 0,
 ) -> None:
-    """Train a network, and test the checkpoint that did best on held-out images.
+    """Train a network, and test the checkpoint that was best on validation images.
 
-    The run folder gets config.json, metrics.jsonl, last.safetensors, best.safetensors and, with the extra plot,
-    curves.png. Ctrl-C finishes the step and saves; --resume goes on from there, and with a larger --epochs beyond the
-    end, at the learning rates of a run of so many. previous.safetensors is the checkpoint before the last.
+    The run folder gets config.json, metrics.jsonl, last.safetensors, previous.safetensors (the checkpoint before the
+    last), best.safetensors and, with the extra plot, curves.png. Ctrl-C finishes the step and saves. --resume continues
+    from there. With a larger --epochs it trains beyond the old end, with the learning rates of a run of that length.
     """
     with errors():
         work_together(threads)
@@ -246,7 +256,7 @@ def train(
         if resume:
             if recipe is not None or config_file is not None:
                 option = "--recipe" if recipe is not None else "--config"
-                raise UserError(f"{option}: a run that goes on has its configuration; leave it out to resume")
+                raise UserError(f"{option}: a resumed run keeps its configuration; leave it out to resume")
             if out_folder is None:
                 raise UserError("--resume needs the run's folder: --out DIR")
             wanted = {name: fields[name] for name in given}
@@ -256,7 +266,7 @@ def train(
                 raise UserError(ALREADY.format(out_folder))
             config = configuration(fields)
         named = f"{config.model}-{config.dataset}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = out_folder or Path("runs") / world().texts(named)[0]  # of one moment, whichever came first
+        folder = out_folder or Path("runs") / world().texts(named)[0]  # all processes use the first one's time
         with reading() as progress:
             run = training.Run(
                 config, folder, resume=resume, anomaly=detect_anomaly, recompute=recompute, progress=progress
@@ -275,7 +285,7 @@ def train(
         try:
             result = run.fit(ProgressBar(out), every=every)
         except training.Interrupted:
-            out.print(f"Stopped and saved at step {run.step} of {run.total_steps}. To go on:")
+            out.print(f"Stopped and saved at step {run.step} of {run.total_steps}. To continue:")
             out.print(f"  {shell('tinyres', 'train', '--out', folder, '--resume')}", soft_wrap=True)
             raise typer.Exit(130) from None
         chosen = "best" if config.validation else "last"

@@ -16,9 +16,9 @@ def verify(
     folder: Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/NAME.", show_default=False)],
     threads: Threads = None,
 ) -> None:
-    """Run the steps between a run's last two checkpoints again, and compare every bit of the result.
+    """Repeat the steps between the last two checkpoints of a run, and compare every bit of the result.
 
-    Nothing in the folder is changed. The number of threads does not matter; another processor, or another version of
+    The folder is not changed. The number of threads does not matter. But another processor, or another version of
     tinyres or its libraries, may round differently.
     """
     with errors():

@@ -7,7 +7,7 @@ from tinyres.kernels.compile import cache_folder
 
 
 def warmup() -> None:
-    """Compile all kernels now, so that no first training step waits for it. Needed once per version and machine."""
+    """Compile all kernels now, so that the first training step is not slow. Needed once per version and machine."""
     start = time.perf_counter()
     with errors():
         number = compile_kernels()

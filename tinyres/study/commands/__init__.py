@@ -1,4 +1,4 @@
-"""`tinyres study NAME`: each command runs a study, prints its numbers, and writes them and a picture."""
+"""`tinyres study NAME`: each command runs a study, prints its numbers, and writes the numbers and a picture."""
 
 from tinyres.study.commands import (
     batch_norm,

@@ -40,7 +40,7 @@ def batch_norm(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            help="By which all weights are multiplied; several are given one by one.",
+            help="Factor on all weights; give the option several times for several factors.",
             show_default=", ".join(f"{scale:g}" for scale in study.SCALES),
             rich_help_panel=MODEL,
         ),
@@ -54,14 +54,14 @@ def batch_norm(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """What batch norm does to the product of factors: with and without it, for weights of any size."""
+    """Show how batch norm affects gradients over the depth: with and without it, for weights of several sizes."""
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         names, scales = names or list(study.MODELS), scale or list(study.SCALES)
         for name in names:
             models.check_name(name)
         study.check_scales(scales)
-        plots.subplots()  # without matplotlib, better now than after minutes
+        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
         config = configuration(
             {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "batch_size": batch_size, "seed": seed}
         )

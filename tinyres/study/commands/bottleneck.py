@@ -21,7 +21,7 @@ def bottleneck(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """What bottlenecks save: parameters and multiply-adds beside two 3x3 convolutions."""
+    """Show what bottlenecks save: parameters and multiply-adds, compared with two 3x3 convolutions."""
     with errors(), numbers_to(json_file) as take:
         costs = study.bottleneck(image_size)
         figure = study.draw(costs)
@@ -29,7 +29,7 @@ def bottleneck(
         blocks = {name: [cost._asdict() for cost in stages] for name, stages in costs.items()}
         numbers = {"image_size": image_size, "blocks": blocks}
         take(numbers)
-        table = Table("channels", "pixels", title="One basic block beside one bottleneck, at equal width")
+        table = Table("channels", "pixels", title="One basic block and one bottleneck, at equal width")
         for heading in ("parameters", "multiply-adds", "activation"):
             table.add_column(heading, justify="right", overflow="fold")
         for basic, other in zip(costs["basic"], costs["bottleneck"], strict=True):

@@ -34,7 +34,7 @@ def degradation(
     networks: Annotated[
         str,
         typer.Option(
-            help="plainN and resnetN, with commas between; trained one after the other.",
+            help="Networks plainN and resnetN, separated by commas; trained one after the other.",
             autocompletion=one_of(models.FAMILY, commas=True),
             rich_help_panel=MODEL,
         ),
@@ -43,9 +43,7 @@ def degradation(
     data: DataOption = None,
     lr: Annotated[
         float,
-        typer.Option(
-            help="Learning rate; a tenth from half of the run, a tenth of that from 3/4.", rich_help_panel=RECIPE
-        ),
+        typer.Option(help="Learning rate; divided by 10 after 1/2 and after 3/4 of the run.", rich_help_panel=RECIPE),
     ] = 0.1,
     batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = 128,
     seed: Seed = 0,
@@ -53,13 +51,13 @@ def degradation(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """The paper's first experiment: a deeper plain net gets worse, in training error too; a residual one does not.
+    """Repeat the paper's first experiment: deeper plain networks are worse, even in training; residual ones are not.
 
-    Ctrl-C finishes the step and saves; the same command goes on from there.
+    Ctrl-C finishes the step and saves. The same command continues from there.
     """
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
-        plots.subplots()  # without matplotlib, better now than after hours
+        plots.subplots()  # if matplotlib is missing, say so now and not after hours
         given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "lr": lr, "seed": seed}
         config = configuration({**study.RECIPE, "batch_size": batch_size, **given})
         folder = folder_for("degradation", out_folder)
@@ -67,7 +65,7 @@ def degradation(
         try:
             curves = study.degradation(config, folder, tuple(networks.split(",")), Names(out))
         except training.Interrupted:
-            out.print("Stopped and saved. The same command goes on from there.")
+            out.print("Stopped and saved. The same command continues from there.")
             raise typer.Exit(130) from None
         sentences = study.verdict(curves)
         recipe = {name: value for name, value in dataclasses.asdict(config).items() if name != "model"}

@@ -29,8 +29,8 @@ from tinyres.study import page
 from tinyres.study.commands.shared import app
 from tinyres.tape import Array
 
-MEAN, STD = 0.5, 0.25  # of the built-in shapes, about: what a network with random weights is given
-LARGEST = 20_000_000  # bytes of a page that a browser on a phone still opens
+MEAN, STD = 0.5, 0.25  # about those of the built-in shapes: used for a network with random weights
+LARGEST = 20_000_000  # bytes; browsers on phones open pages up to about this size
 
 
 @app.command("explain")
@@ -38,42 +38,46 @@ def explain(
     model: Annotated[
         str,
         typer.Argument(
-            help="Any of the family, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
+            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
         ),
     ],
     image: Annotated[
-        Path | None, typer.Argument(help="A PNG or JPEG file; one of the built-in shapes by default.")
+        Path | None, typer.Argument(help="A PNG or JPEG file; by default one of the built-in shapes.")
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Take weights, size and classes from this checkpoint of the model.", rich_help_panel=MODEL),
+        typer.Option(help="Use weights, image size and classes of this checkpoint.", rich_help_panel=MODEL),
     ] = None,
     label: Annotated[
         int | None,
         typer.Option(
-            help="Number of the image's class; the shape's own, or the most likely one.", rich_help_panel=DATA
+            help="Number of the image's class; by default that of the shape, or the most likely one.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of weights at random, and of the built-in shape.", min=0, rich_help_panel=MODEL)
+        int, typer.Option(help="Seed of random weights and of the built-in shape.", min=0, rich_help_panel=MODEL)
     ] = 0,
     out_file: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="The page; study/explain/MODEL.html by default.", show_default=False, rich_help_panel=RESULTS
+            "--out",
+            help="File of the page; study/explain/MODEL.html by default.",
+            show_default=False,
+            rich_help_panel=RESULTS,
         ),
     ] = None,
     json_file: Json = None,
     threads: Threads = None,
 ) -> None:
-    """Backprop, step by step: a page on which to walk through a forward and a backward pass, node by node.
+    """Explain backpropagation: write a page that shows a forward and a backward pass, node by node.
 
-    The page is one file and works offline. With a checkpoint, batch norm uses its running statistics, as in use;
-    without, those of the image, as in training.
+    The page is one file and works offline. With a checkpoint, batch norm uses the running statistics, as in evaluation.
+    Without one, it uses the statistics of the image, as in training.
     """
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
-        page.find_jinja()  # better now than after the work
+        page.find_jinja()  # if it is missing, say so before the work
         path = Path("study", "explain", f"{model}.html") if out_file is None else out_file
         if path.is_dir():
             raise UserError(f"--out: got {path}, a folder; expected a file, e.g. {path / 'page.html'}")
@@ -81,7 +85,7 @@ def explain(
         size, own_label = info["image_size"], None
         if image is None:
             pixels, labels = data.shapes(1, "test", seed=seed, size=size)
-            # a network that has learnt other things knows no shapes
+            # a network with random weights, or with other classes, cannot know shapes
             own_label = int(labels[0]) if info["classes"] in (None, list(data.SHAPES_CLASSES)) else None
             picture, what = pixels[0], f"a {data.SHAPES_CLASSES[int(labels[0])]} of the built-in shapes"
         else:
@@ -97,7 +101,7 @@ def explain(
         if len(html) > LARGEST:
             raise UserError(
                 f"{model}: its page would have {len(html) / 1e6:.0f} MB, more than the {LARGEST / 1e6:.0f} MB that "
-                "browsers show with ease; choose a model of fewer layers"
+                "browsers show easily; choose a model with fewer layers"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, html)
@@ -110,7 +114,7 @@ def explain(
 
 
 def _network(name: str, checkpoint: Path | None, seed: int) -> tuple[Module, dict[str, Any]]:
-    """The model, and what a checkpoint says of it, or would say."""
+    """The model, and the description of images and classes: from the checkpoint, or a default."""
     if checkpoint is None:
         manual_seed(seed)
         rgb = {"mean": [MEAN] * 3, "std": [STD] * 3}
@@ -118,7 +122,7 @@ def _network(name: str, checkpoint: Path | None, seed: int) -> tuple[Module, dic
     models.check_name(name)
     network, info = checkpoints.load_model(checkpoint)
     if (found := info["model"]["name"]) != name:
-        raise UserError(f"--checkpoint: {checkpoint} holds {found}, expected {name}: say 'explain {found}' for it")
+        raise UserError(f"--checkpoint: {checkpoint} has {found}, expected {name}: write 'explain {found}' for it")
     return network, info
 
 
@@ -128,7 +132,7 @@ def _normalised(picture: Array, info: dict[str, Any]) -> Array:
 
 
 def _numbers(passes: study.Passes, model: str) -> dict[str, Any]:
-    """The answer, and of each block what comes out of it and what comes back to it."""
+    """The prediction, and for each block the norms of its output and of the gradient there."""
     blocks = []
     for block in passes.blocks:
         step = passes.steps[block.cells[-1].step]
@@ -152,7 +156,7 @@ def _norm(array: Array | None) -> float | None:
 
 
 def _table(found: dict[str, Any]) -> Table:
-    table = Table("block", title=f"{found['model']}: what comes out of each block, and what comes back to it")
+    table = Table("block", title=f"{found['model']}: output of each block, and gradient that comes back")
     for heading in ("operations", "shape", "norm of value", "norm of gradient"):
         table.add_column(heading, justify="right")
     for block in found["blocks"]:
@@ -164,7 +168,7 @@ def _table(found: dict[str, Any]) -> Table:
 
 
 def _verdict(passes: study.Passes) -> list[str]:
-    """How many steps there are, and where gradients were summed up."""
+    """Sentences: how many steps there are, and where gradients were added."""
     sums = sum(len(step.received) > 1 for step in passes.steps)
     image = passes.steps[0].gradient
     assert image is not None

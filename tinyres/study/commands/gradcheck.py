@@ -24,15 +24,15 @@ def gradcheck(
         list[str],
         typer.Argument(
             metavar="OP...",
-            help="Operations, such as exp, relu, batch_norm; a panel for each.",
+            help="Operations, such as exp, relu, batch_norm; each gets a panel.",
             autocompletion=one_of(operations.__all__),
         ),
     ],
-    seed: Annotated[int, typer.Option(help="Of the numbers and the direction; one seed, one result.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the numbers and the direction.", min=0)] = 0,
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """Gradcheck, explained: the error of a difference quotient by the size of its step, in float64 and float32."""
+    """Explain gradcheck: show how the error of a difference quotient depends on its step, in float64 and float32."""
     with errors(), numbers_to(json_file) as take:
         found = [study.errors(op, seed) for op in ops]
         figure = study.draw(found)
@@ -43,7 +43,7 @@ def gradcheck(
         numbers = {"seed": seed, "steps": study.STEPS.tolist(), "operations": about, "curves": curves}
         numbers["verdict"] = sentences
         take(numbers)
-        table = Table("operation", "dtype", title="Relative error of the central difference where it is least")
+        table = Table("operation", "dtype", title="Smallest relative error of the central difference")
         for heading in ("best step", "predicted", "error", "predicted", "kink from"):
             table.add_column(heading, justify="right")
         for one in found:

@@ -40,7 +40,7 @@ def gradient_flow(
         str, typer.Option(help="relu or sigmoid.", autocompletion=one_of(ACTIVATIONS), rich_help_panel=MODEL)
     ] = "relu",
     batch_norm: Annotated[
-        bool, typer.Option(help="With batch norm, or a bias in its place.", rich_help_panel=MODEL)
+        bool, typer.Option(help="With batch norm, or with a bias instead.", rich_help_panel=MODEL)
     ] = True,
     steps: Steps = 100,
     dataset: Dataset = "auto",
@@ -53,12 +53,12 @@ def gradient_flow(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """What each layer leaves of the gradient, and the product over the depth, while nets train."""
+    """Show how much of the gradient each layer passes on, and the product over the depth, during training."""
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         for name in names:
             models.check_name(name)
-        plots.subplots()  # without matplotlib, better now than after minutes
+        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
         config = configuration(
             {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
              "seed": seed}
@@ -91,7 +91,7 @@ def gradient_flow(
                 row = f"{step}", f"{loss:.4g}", f"{product:.3g}", f"{mean:.3g}", f"{closed:.1%}", f"{dead:.1%}"
                 table.add_row("" if step else flow.model, *row, end_section=step == flow.moments[-1].step)
         show(table)
-        out.print("Closed activations and dead channels: of the layer that has most.", soft_wrap=True)
+        out.print("Closed activations and dead channels: in the layer with the most of them.", soft_wrap=True)
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
         write(folder, "gradient-flow", numbers, study.draw(flows))

@@ -27,8 +27,8 @@ from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, S
 from tinyres.study.skip_path import check
 
 EXPLAINED = (
-    "Open: positions where no ReLU on the path is closed. Kept: the norm of what arrives by the path, by that of the "
-    "gradient at the end of the stage. Of all: the same, by the norm of all that arrives."
+    "Open: part of the positions where no ReLU on the path is closed. Kept: norm of the gradient through the "
+    "path, divided by the norm at the end of the stage. Of all: the same norm, divided by that of the whole gradient."
 )
 
 
@@ -38,7 +38,7 @@ def identity_path(
         list[str] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Residual networks; of depths 20 to 164, with ReLU after the sum and before, by default.",
+            help="Residual networks; by default of depths 20 to 164, with ReLU after the sum and before it.",
             autocompletion=one_of(models.FAMILY),
         ),
     ] = None,
@@ -53,13 +53,13 @@ def identity_path(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """What arrives by the shortcuts alone, with ReLU after the sum or before: depth 20 to 164."""
+    """Show which part of the gradient comes through shortcuts only, with ReLU after the sum or before it."""
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         names = names or list(study.MODELS)
         for name in names:
             check(name)
-        plots.subplots()  # without matplotlib, better now than after minutes
+        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
         config = configuration(
             {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
              "seed": seed}

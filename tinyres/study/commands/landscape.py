@@ -30,7 +30,7 @@ from tinyres.study import degradation
 from tinyres.study import landscape as study
 from tinyres.study.commands.shared import Names, Out, app, folder_for, write
 
-TRAINING = "Training, where no runs are given"
+TRAINING = "Training, if no runs are given"
 NETWORKS = "plain56,resnet56"
 
 
@@ -43,17 +43,19 @@ def landscape(
             show_default=False,
         ),
     ] = None,
-    points: Annotated[int, typer.Option(help="Points along each direction; odd.", rich_help_panel=MEASUREMENT)] = 25,
+    points: Annotated[
+        int, typer.Option(help="Points along each direction; an odd number.", rich_help_panel=MEASUREMENT)
+    ] = 25,
     radius: Annotated[
-        float, typer.Option(help="Largest step, in lengths of the weights.", rich_help_panel=MEASUREMENT)
+        float, typer.Option(help="Largest step, relative to the norm of the weights.", rich_help_panel=MEASUREMENT)
     ] = 1.0,
     images: Annotated[
-        int, typer.Option(help="Training images to measure the loss on.", rich_help_panel=MEASUREMENT)
+        int, typer.Option(help="Number of training images for measuring the loss.", rich_help_panel=MEASUREMENT)
     ] = 500,
     networks: Annotated[
         str | None,
         typer.Option(
-            help=f"Networks to train, with commas between; {NETWORKS} by default.",
+            help=f"Networks to train, separated by commas; {NETWORKS} by default.",
             show_default=False,
             rich_help_panel=TRAINING,
             autocompletion=one_of(models.FAMILY, commas=True),
@@ -62,7 +64,7 @@ def landscape(
     epochs: Annotated[int, typer.Option(help="Epochs of each network.", rich_help_panel=TRAINING)] = 20,
     subset: Annotated[
         int | None,
-        typer.Option(help="Train on so many images only; all by default.", rich_help_panel=TRAINING),
+        typer.Option(help="Train on only this many images; all by default.", rich_help_panel=TRAINING),
     ] = None,
     dataset: Annotated[
         str,
@@ -73,24 +75,22 @@ def landscape(
         ),
     ] = "auto",
     data: DataOption = None,
-    seed: Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=MEASUREMENT)] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=MEASUREMENT)] = 0,
     threads: Threads = None,
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """The loss around trained networks, in two random directions: of a plain and a residual one.
+    """Plot the loss around trained networks, in two random directions: for a plain and a residual network.
 
-    Shows runs that are there, or trains networks first, as the degradation study does. Ctrl-C stops after the step or
-    point it is at and saves; the same command goes on from there.
+    It uses existing runs, or first trains networks as the degradation study does. Ctrl-C finishes the current step or
+    point and saves. The same command continues from there.
     """
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
-        plots.subplots()  # without matplotlib, better now than after hours
-        study.grid(points, radius)  # so are mistakes
+        plots.subplots()  # if matplotlib is missing, say so now and not after hours
+        study.grid(points, radius)  # the same for wrong options
         if runs and networks is not None:
-            raise UserError(
-                "--networks: these would be trained; expected runs that are there, or this option, not both"
-            )
+            raise UserError("--networks: got runs and networks to train; expected only one of the two")
         folder = folder_for("landscape", out_folder)
         prepare_kernels()
         try:
@@ -111,7 +111,7 @@ def landscape(
 
                 surfaces = study.explore(nets, folder, points=points, radius=radius, seed=seed, progress=moved)
         except training.Interrupted:
-            out.print("Stopped and saved. The same command goes on from there.")
+            out.print("Stopped and saved. The same command continues from there.")
             raise typer.Exit(130) from None
         found = [study.sharpness(surface) for surface in surfaces]
         sentences = study.verdict(found)

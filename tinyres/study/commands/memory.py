@@ -32,44 +32,46 @@ def memory(
     model: Annotated[
         str,
         typer.Argument(
-            help="Any of the family, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
+            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
         ),
     ],
     batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Images in a step: 128, or 16 for ImageNet's stem.", show_default=False, rich_help_panel=MEASUREMENT
+            help="Images in a step: 128, or 16 with ImageNet's stem.", show_default=False, rich_help_panel=MEASUREMENT
         ),
     ] = None,
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Height and width; what the model was designed for.", show_default=False, rich_help_panel=MEASUREMENT
+            help="Height and width in pixels; by default those of the model's data set.",
+            show_default=False,
+            rich_help_panel=MEASUREMENT,
         ),
     ] = None,
     segment: Annotated[
         list[int] | None,
         typer.Option(
-            help="Blocks in a checkpoint; may be given several times. By default 1, the square root of a stage's and "
-            "of all, and a whole stage.",
+            help="Blocks in a checkpoint; may be given several times. By default 1, the square root of the number of "
+            "blocks in a stage and in the network, and a whole stage.",
             show_default=False,
             rich_help_panel=MEASUREMENT,
         ),
     ] = None,
     steps: Annotated[
-        int, typer.Option(help="How many to time, of each kind, in turns.", rich_help_panel=MEASUREMENT)
+        int, typer.Option(help="How many steps of each kind to time, in turns.", rich_help_panel=MEASUREMENT)
     ] = 5,
     top: Annotated[
-        int, typer.Option(help="How many of the arrays to list, the largest first.", min=0, rich_help_panel=RESULTS)
+        int, typer.Option(help="How many arrays to list, the largest first.", min=0, rich_help_panel=RESULTS)
     ] = 10,
     out_folder: Out = None,
     json_file: Json = None,
     threads: Threads = None,
 ) -> None:
-    """What the tape keeps alive over a training step, and the trade of checkpoints: less memory, more time."""
+    """Show what the tape keeps in memory during a training step, and what checkpoints save and cost."""
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
-        plots.subplots()  # without matplotlib, better now than after the work
+        plots.subplots()  # if matplotlib is missing, say so before the work
         models.check_name(model)
         own_size = models.image_size(model)
         size = own_size if image_size is None else image_size
@@ -103,7 +105,7 @@ def memory(
 
 
 def _print_kept(step: study.Step, top: int) -> None:
-    table = Table("held by", "what", title=f"The {top} largest arrays when the forward pass is over")
+    table = Table("held by", "what", title=f"The {top} largest arrays after the forward pass")
     table.add_column("memory", justify="right", no_wrap=True)
     table.add_column("also held by")
     for kept in sorted(step.kept, key=lambda kept: -kept.bytes)[:top]:

@@ -1,4 +1,4 @@
-"""What the studies' commands share: options, where they write and how, the bar of several runs."""
+"""Shared by the commands of studies: options, output files, and the progress bar of several runs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ Out = Annotated[
     Path | None,
     typer.Option(
         "--out",
-        help="Folder for numbers and picture; study/NAME by default.",
+        help="Folder for the numbers and the picture; study/NAME by default.",
         show_default=False,
         rich_help_panel=RESULTS,
     ),
@@ -39,17 +39,21 @@ Dataset = Annotated[
         rich_help_panel=DATA,
     ),
 ]
-Subset = Annotated[int | None, typer.Option(help="Train on so many images only; all by default.", rich_help_panel=DATA)]
-Seed = Annotated[int, typer.Option(help="One seed, one result.", rich_help_panel=RECIPE)]
+Subset = Annotated[
+    int | None, typer.Option(help="Train on only this many images; all by default.", rich_help_panel=DATA)
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=RECIPE)]
 
-# of the studies that measure at some steps of a training
+# for studies that measure at some steps of a training
 Steps = Annotated[int, typer.Option(help="Training steps.", min=0, rich_help_panel=RECIPE)]
-Rate = Annotated[float, typer.Option(help="Learning rate, the same at all steps.", rich_help_panel=RECIPE)]
-BatchSize = Annotated[int, typer.Option(help="Of training, and of what is measured.", rich_help_panel=RECIPE)]
+Rate = Annotated[float, typer.Option(help="Learning rate, constant.", rich_help_panel=RECIPE)]
+BatchSize = Annotated[
+    int, typer.Option(help="Images in a batch of training and of measurement.", rich_help_panel=RECIPE)
+]
 
 
 def folder_for(name: str, chosen: Path | None) -> Path:
-    """The folder that a study writes to, made if it is not there."""
+    """The folder that a study writes to. It is created if it does not exist."""
     folder = Path("study", name) if chosen is None else chosen
     expect_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,14 +61,14 @@ def folder_for(name: str, chosen: Path | None) -> Path:
 
 
 def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None:
-    """Numbers as NAME.json and the picture as NAME.png, and say so."""
+    """Write numbers to NAME.json and the picture to NAME.png, and print a line about it."""
     write_whole(folder / f"{name}.json", json_text(numbers).encode())
     plots.save(figure, folder / f"{name}.png")
     out.print(f"Written: {folder / name}.json, {folder / name}.png", soft_wrap=True)
 
 
 class Names(ProgressBar):
-    """The bar of several runs, one after the other: says whose turn it is."""
+    """A progress bar for several runs, one after the other: it shows the name of the current run."""
 
     def on_train_begin(self, training: Any) -> None:
         since = f", from step {training.step} of {training.total_steps}" if training.step else ""

@@ -45,11 +45,11 @@ def skip_path(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """Split the gradient at each block: what came through the shortcut, and what through the residual branch."""
+    """Split the gradient at each block into the part through the shortcut and the part through the residual branch."""
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         study.check(name)
-        plots.subplots()  # without matplotlib, better now than after minutes
+        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
         config = configuration(
             {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
              "seed": seed}
@@ -74,7 +74,7 @@ def skip_path(
             cells = [(_ratio(split.ratio), f"{split.cosine:.2f}") for split in rows]
             table.add_row(rows[0].block, rows[0].kind, *(text for pair in cells for text in pair))
         show(table)
-        out.print("Ratio: norm of the part through the shortcut, by that through the branch.", soft_wrap=True)
+        out.print("Ratio: norm of the part through the shortcut, divided by that through the branch.", soft_wrap=True)
         for sentence in sentences:
             out.print(sentence, soft_wrap=True)
         write(folder, "skip-path", numbers, study.draw(name, moments))
