@@ -175,7 +175,7 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         BREAKS[where](patch)
-        message = r"No space left on device \(while writing; what was there before is unchanged\): '.*last.safetensors'"
+        message = r"No space left on device \(while writing; the old file is unchanged\): '.*last.safetensors'"
         with pytest.raises(OSError, match=message) as caught:
             checkpoints.save(path, {"a": np.ones(1000)}, {"step": 2}, keep=tmp_path / "previous")
     assert caught.value.errno == errno.ENOSPC
@@ -218,7 +218,7 @@ def test_limit_of_file_size(tmp_path):
         "checkpoints.save('a', {'w': np.zeros(5000)}, {'step': 2})"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert run.stderr.endswith("File too large (while writing; what was there before is unchanged): 'a'\n")
+    assert run.stderr.endswith("File too large (while writing; the old file is unchanged): 'a'\n")
     assert checkpoints.load(tmp_path / "a")[1]["step"] == 1
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -370,7 +370,7 @@ def test_model_of_other_arrays_names_what_does_not_fit(tmp_path):
     path = tmp_path / "a"
     add = {"model.layer9.0.conv1.weight": np.zeros(1), "model.fc.bias": np.zeros(7)}
     save_model(path, drop=["conv1.weight"], add=add)
-    with pytest.raises(CheckpointError, match="its arrays are not of this model") as caught:
+    with pytest.raises(CheckpointError, match="its arrays do not belong to this model") as caught:
         checkpoints.load_model(path)
     for line in (
         "conv1.weight: missing",
@@ -401,7 +401,7 @@ def test_description_of_no_model(tmp_path, info, message):
 @pytest.mark.usefixtures("tiny")
 def test_description_that_is_not_whole(tmp_path):
     checkpoints.save(tmp_path / "a", {}, {"model": {"name": "tiny", "options": {}}})
-    with pytest.raises(CheckpointError, match="does not describe a model that tinyres has"):
+    with pytest.raises(CheckpointError, match="does not describe a model of tinyres"):
         checkpoints.load_model(tmp_path / "a")
 
 

@@ -89,7 +89,7 @@ def test_the_most_frequent_mistakes_come_first(found, n):
     [
         (np.zeros((2, 3)), np.zeros(3, int), r"got shapes \(2, 3\) and \(3,\)"),
         (np.zeros(3), np.zeros(3, int), "got shapes"),
-        (np.zeros((0, 3)), np.zeros(0, int), "an image at least"),
+        (np.zeros((0, 3)), np.zeros(0, int), "at least one image"),
         (np.zeros((2, 3)), np.array([0, 3]), "expected whole numbers from 0 to 2"),
         (np.zeros((2, 3)), np.array([0, -1]), "expected whole numbers from 0 to 2"),
         (np.zeros((2, 3)), np.array([0.0, 1.0]), "expected whole numbers from 0 to 2"),

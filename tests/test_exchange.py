@@ -658,7 +658,7 @@ REFUSED = {  # nodes, arrays, options of `graph`, message
         {"shape": ("n", 1)},
         r"\(ConstantOfShape\): makes more than 1,000,000 numbers",
     ),
-    "cast": ([("Cast", X, "y", {"to": 1})], {}, {}, r"operator Cast is supported of constants alone"),
+    "cast": ([("Cast", X, "y", {"to": 1})], {}, {}, r"operator Cast is supported only for constants"),
 }  # fmt: skip
 
 

@@ -275,9 +275,9 @@ def test_every_operation_of_the_family_has_a_translation():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda y, m: y * 2, r"<mul\(2, 4\)> takes an array that is neither computed from the images nor a parameter"),
+        (lambda y, m: y * 2, r"<mul\(2, 4\)> uses an array that is neither computed from the images nor a parameter"),
         (lambda y, m: y.T, r"<permute\(4, 2\)> permutes the axes to \(1, 0\), expected the batch to stay"),
-        (lambda y, m: y.sum(1), r"<sum\(2,\)> has no translation; write it with those that have: add, avg_pool2d"),
+        (lambda y, m: y.sum(1), r"<sum\(2,\)> has no translation; use only operations that have one: add, avg_pool2d"),
         (
             lambda y, m: y + tr.Tensor(np.ones(4, "f4"), requires_grad=True),
             r"<add.* nor a parameter of the model; make",
@@ -305,7 +305,7 @@ def test_what_cannot_be_translated_is_named(tmp_path, function, message):
 def test_names_of_input_and_output_are_taken(tmp_path):
     model = Chain(lambda y, m: y + m.logits).eval()
     model.logits = nn.Parameter(np.ones(4, "f4"))
-    with pytest.raises(ExportError, match="'logits' is what the graph's input or output is called: rename"):
+    with pytest.raises(ExportError, match="'logits' is the name of the graph's input or output: rename"):
         to_onnx(model, tmp_path / "m.onnx", image_size=8, channels=2)
 
 
@@ -319,7 +319,7 @@ def test_training_mode_is_refused(tmp_path):
         to_onnx(model, tmp_path / "m.onnx")
     assert snapshot(model) == before
     with pytest.raises(
-        ExportError, match=r"<batch_norm\(2, 2, 8, 8\) in 0> normalises with the batch's own statistics"
+        ExportError, match=r"<batch_norm\(2, 2, 8, 8\) in 0> normalises with the statistics of the batch"
     ):
         to_onnx(nn.Sequential(TwoNorms(training=True)).eval(), tmp_path / "m.onnx", image_size=8, channels=2)
     assert not (tmp_path / "m.onnx").exists()

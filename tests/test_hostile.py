@@ -289,4 +289,4 @@ def test_prediction_refuses_a_bomb(run, tmp_path):
 def test_training_refuses_an_archive_that_is_a_bomb(tmp_path):
     (tmp_path / cifar.CIFAR10.filename).write_bytes(damage.gzip_bomb(damage.member("x", size=2**30), 2))
     options = ["--dataset", "cifar10", "--data", tmp_path, "--model", "tiny", "--out", tmp_path / "run"]
-    assert "an entry of 1,073,741,824 bytes, and more than the data set in all" in bad("train", *options)
+    assert "an entry of 1,073,741,824 bytes, more than the data set has in all" in bad("train", *options)

@@ -256,7 +256,7 @@ def test_an_operation_that_launches_nothing_is_named(loss, where):
     """Also where nothing changes from call to call, and a comparison would show nothing."""
     pair = Pair(network(), loss)
     pair.step(*batch(0), update=False)
-    with pytest.warns(RuntimeWarning, match=f"Replay: {where} does not follow from launches"):
+    with pytest.warns(RuntimeWarning, match=f"Replay: {where} is not computed by recorded calls"):
         pair.step(*batch(0), update=False)
     for seed in range(3, 7):
         pair.step(*batch(seed))
@@ -271,7 +271,7 @@ def test_a_pullback_that_launches_nothing_is_named():
 
     pair = Pair(network(), lambda net, x, y: tr.ops.cross_entropy(double(net(x)), y))
     pair.step(*batch(0))
-    with pytest.warns(RuntimeWarning, match="Replay: backward of 'double' does not follow from launches"):
+    with pytest.warns(RuntimeWarning, match="Replay: backward of 'double' is not computed by recorded calls"):
         pair.step(*batch(1))
 
 
@@ -289,7 +289,7 @@ def test_work_that_an_operation_hides_is_found_out(constant):
     for _ in range(max(2, constant)):
         pair.step(*batch(0), update=False)
     assert pair.replay.repeats == (constant > 2)
-    with pytest.warns(RuntimeWarning, match="Replay: repeated, the step gave other results than computed"):
+    with pytest.warns(RuntimeWarning, match="Replay: the repeated step gave other results than the computed one"):
         pair.step(*batch(1))
     for seed in range(2, 5):
         pair.step(*batch(seed))
@@ -299,7 +299,7 @@ def test_work_that_an_operation_hides_is_found_out(constant):
 def test_random_numbers_are_found_out():
     rng, net = np.random.default_rng(0), network()
     replay = tr.Replay(net, lambda x, y: tr.ops.cross_entropy(net(x + rng.standard_normal(x.shape).astype(F4)), y))
-    with pytest.warns(RuntimeWarning, match="Replay: 'add' does not follow from launches"):
+    with pytest.warns(RuntimeWarning, match="Replay: 'add' is not computed by recorded calls"):
         losses = [replay(*batch(0)).item() for _ in range(4) if not net.zero_grad()]
     assert len({*losses}) == 4
 

@@ -72,7 +72,7 @@ def test_a_run_too_short_to_learn_says_so_before_it_begins(tmp_path, epochs, few
     told = [note for note in run.notes if "may end near chance" in note]
     assert bool(told) == few
     if few:
-        assert told[0].startswith(f"A run of {4 * epochs} steps, at a learning rate up to 0.05, ")
+        assert told[0].startswith(f"A run of {4 * epochs} steps with a learning rate up to 0.05 ")
 
 
 def test_a_run_without_a_folder_trains_and_says_before_it_that_it_cannot_be_tested():

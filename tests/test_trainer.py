@@ -240,10 +240,12 @@ def test_bytes_and_floats_are_not_taken_for_each_other(data, tmp_path):
     of_bytes.fit(images, labels)
     of_floats.save(tmp_path / "net.safetensors")
     for ours in (of_batches, of_floats, tr.Trainer.load(tmp_path / "net.safetensors")):
-        with pytest.raises(ValueError, match="x: got uint8, expected floats in the same unit as the images were"):
+        with pytest.raises(
+            ValueError, match="x: got uint8, expected floats in the same unit as in the training images"
+        ):
             ours.predict(images)
         assert len(ours.predict(images / 255)) == len(labels)
-    with pytest.raises(ValueError, match="x: got float32, expected uint8, 0 to 255, as the images were"):
+    with pytest.raises(ValueError, match="x: got float32, expected uint8, 0 to 255, as in the training images"):
         of_bytes.predict(images / 255)
     with pytest.raises(ValueError, match="validation: got float32, expected uint8"):
         trainer().fit(images, labels, validation=(images / 255, labels))
@@ -674,7 +676,9 @@ def test_a_network_of_ones_own_is_loaded_into_one(data, tmp_path):
     ours.save(tmp_path / "net.safetensors")
     again = tr.Trainer.load(tmp_path / "net.safetensors", own())
     assert (again.logits(data[0]) == ours.logits(data[0])).all()
-    with pytest.raises(checkpoints.CheckpointError, match="is not of the family: give one like it as `model`"):
+    with pytest.raises(
+        checkpoints.CheckpointError, match="belongs to your own network: give a network of the same structure"
+    ):
         tr.Trainer.load(tmp_path / "net.safetensors")
 
 
@@ -737,15 +741,15 @@ X, Y = np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3
         (X, Y[:5], {}, "y: got 5 labels, expected one for each of 6 images"),
         (X, Y / 2, {}, "y: got float64 of shape (6,), expected whole numbers or strings"),
         (X, None, {}, "y: got object of shape ()"),
-        (X, Y, {"validation": 1.5}, "validation: got 1.5 of 6 images, expected a share"),
-        (X, Y, {"validation": 0.01}, "validation: got 0.01 of 6 images, expected a share"),
+        (X, Y, {"validation": 1.5}, "validation: got 1.5 of 6 images, expected a part"),
+        (X, Y, {"validation": 0.01}, "validation: got 0.01 of 6 images, expected a part"),
         (X, Y, {"validation": (X, Y + 1)}, "validation: got 3, expected one of 0, 1, 2"),
         (X, Y, {"sample_weight": [1.0]}, "sample_weight: got shape (1,), expected (6,)"),
         (X, Y, {"sample_weight": -np.ones(6)}, "expected finite numbers, 0 or more"),
         (X, Y, {"class_weight": "best"}, "class_weight: got 'best', expected 'balanced' or a dict"),
         (X, Y, {"class_weight": [1.0] * 3}, "class_weight: got a list, expected 'balanced' or a dict"),
         ([X[0], X[1, :, 1:]], Y[:2], {}, "x: got a list of arrays of different shapes"),
-        (X, Y, {"class_weight": {7: 1.0}}, "class_weight: got a weight of 7"),
+        (X, Y, {"class_weight": {7: 1.0}}, "class_weight: got a weight for 7"),
         (X, Y, {"resume": True}, "resume: got True, expected False without a folder"),
         (iter([(X, Y)]), None, {}, "which ends after one epoch"),
         ([(X, Y)], None, {}, "images of batch 0: got uint8"),
@@ -753,7 +757,7 @@ X, Y = np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3
         ([(X / 255, Y[:4])], None, {}, "batch 0 has 6 images and 4 labels"),
         ([(X / 255, Y, np.ones((6, 1)))], None, {}, "weights of batch 0: got float64 of shape (6, 1), expected a"),
         ([(X / 255, Y, np.full(6, -1))], None, {}, "weights of batch 0: expected finite numbers, 0 or more"),
-        (tr.data.Loader(X, Y, 6, part=(1, 2)), None, {}, "part (1, 2) is made, expected (0, 1)"),
+        (tr.data.Loader(X, Y, 6, part=(1, 2)), None, {}, "part (1, 2), expected (0, 1)"),
         ([X / 255], None, {}, "batch 0 is ndarray, expected (x, y) or (x, y, weight)"),
         ([], None, {}, "batches: got none"),
         (X, Y, {"validation": (X[:, :1], Y)}, "validation: got images of shape (6, 1, 8, 8), expected (N, 3, H, W)"),
@@ -770,17 +774,17 @@ def test_what_does_not_fit_is_told(x, y, options, message):
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"epoch": 3}, TypeError, "epoch: no setting of a training; did you mean epochs?"),
-        ({"dataset": "cifar10"}, TypeError, "dataset: no setting"),
+        ({"epoch": 3}, TypeError, "epoch: not a setting of a Trainer; did you mean epochs?"),
+        ({"dataset": "cifar10"}, TypeError, "dataset: not a setting"),
         ({"epochs": 0}, ValueError, "epochs: got 0"),
-        ({"ema": 0.5, "callbacks": [callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected none beside"),
-        ({"callbacks": [callbacks.EMA(0.5), callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected none beside"),
+        ({"ema": 0.5, "callbacks": [callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected no value with"),
+        ({"callbacks": [callbacks.EMA(0.5), callbacks.EMA(0.9)]}, ValueError, "ema: got 0.5, expected no value with"),
         (
             {"label_smoothing": 0.1, "loss": lambda logits, y: logits.sum(1)},
             ValueError,
             "label_smoothing: got 0.1, exp",
         ),
-        ({"model": tr.nn.Identity(), "weights": "a"}, ValueError, "weights: got a network as well, expected the name"),
+        ({"model": tr.nn.Identity(), "weights": "a"}, ValueError, "weights: got a network, too"),
         ({"callbacks": [print]}, TypeError, "callbacks: got <built-in function print>, expected instances"),
         ({"model": "resnet21"}, ValueError, "there is no 'resnet21'"),
         ({"model": 3}, TypeError, "model: got a int, expected a name of the family or a Module"),
@@ -792,7 +796,7 @@ def test_a_trainer_that_cannot_be_is_told(options, kind, message):
 
 
 def test_what_was_said_of_batches_is_not_dropped():
-    with pytest.raises(ValueError, match="batch_size: got batches as well"):
+    with pytest.raises(ValueError, match="batch_size: got batches, expected arrays"):
         trainer().fit([(X / 255, Y)])
 
 
@@ -800,7 +804,7 @@ def test_what_cannot_be_whitened_is_told():
     with pytest.raises(ValueError, match="whiten: got True, expected False with batches"):
         tr.Trainer("tiny", epochs=1, whiten=True, verbose=False).fit([(X / 255, Y)])
     net = tr.nn.Sequential(tr.nn.GlobalAvgPool2d(), tr.nn.Flatten(), tr.nn.Linear(3, 3))
-    with pytest.raises(ValueError, match="whiten: got True, expected False with a network of your own"):
+    with pytest.raises(ValueError, match="whiten: got True, expected False with your own network"):
         tr.Trainer(net, epochs=1, whiten=True, verbose=False).fit(X, Y)
 
 
@@ -815,7 +819,7 @@ def test_a_network_for_other_classes_is_refused():
     net = tr.models.create("tiny", num_classes=2)
     with pytest.raises(ValueError, match=r"model: got logits of shape \(1, 2\), expected \(1, 3\)"):
         trainer(net).fit(X, Y)
-    with pytest.raises(ValueError, match="y: got the classes \\[1, 2, 3\\], and the network has 10 logits"):
+    with pytest.raises(ValueError, match="y: got the classes \\[1, 2, 3\\], but the network has 10 logits"):
         trainer(tr.models.create("tiny")).fit(X, Y + 1)
     more = trainer(tr.models.create("tiny"), epochs=1)
     more.fit(X, Y)
@@ -852,7 +856,7 @@ def test_images_that_are_not_those_of_the_network_are_told():
     ours = trainer(epochs=1)
     ours.fit(X, Y)
     with pytest.raises(
-        ValueError, match=r"x: got images of shape \(3, 1, 8, 8\), expected \(N, 3, H, W\); of one image"
+        ValueError, match=r"x: got images of shape \(3, 1, 8, 8\), expected \(N, 3, H, W\); for one image"
     ):
         ours.predict(X[0])
     with pytest.raises(ValueError, match="x: got no batches"):
@@ -870,7 +874,7 @@ def test_batches_that_change_are_told():
             self.epochs += 1
             return iter([(X / 255, Y)] * (3 - (self.epochs > 2)))
 
-    with pytest.raises(ValueError, match="epoch 0 ended before batch 2, expected 3 as at first"):
+    with pytest.raises(ValueError, match="epoch 0 ended before batch 2, expected 3 batches"):
         tr.Trainer("tiny", epochs=2, verbose=False).fit(Shrinks())
 
 

@@ -133,5 +133,5 @@ def test_channels_of_one_value_say_nothing():
 
 
 def test_weights_to_start_from_are_not_whitened_away():
-    with pytest.raises(ValueError, match="whiten: got True, expected False where there are weights to start from"):
+    with pytest.raises(ValueError, match="whiten: got True, expected False if there are weights to start from"):
         train.Config(whiten=True, weights="a.safetensors")

@@ -1,4 +1,4 @@
-"""What hears of a training while it goes on, at Keras's moments, and may end it."""
+"""Callbacks: objects that are called during training, at the same moments as in Keras, and may stop it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,20 +13,20 @@ Logs = dict[str, float]
 
 
 class Training(Protocol):
-    """What a callback is told of: a `tinyres.train.Run`, in as far as callbacks use it.
+    """The argument of callbacks: a `tinyres.train.Run`, described by the parts that callbacks use.
 
     Attributes
     ----------
     step, total_steps : int
-        Steps done, and of the whole run.
+        Number of steps done, and of steps in the whole run.
     epoch : int
-        Epochs done, 0 at first.
+        Number of epochs done, 0 at first.
     steps_per_epoch : int
     history : list of dict
         The records of the epochs so far, as `Callback.on_epoch_end` gets them.
     validation : Loader, Batches or None
     stopped : str or None
-        Why it ends early, where it does.
+        The reason if the training ends early, else None.
     """
 
     model: Module
@@ -57,7 +57,7 @@ class Training(Protocol):
 
 
 class Callback:
-    """Does nothing, at each moment of a training: derive from it, and override what you need.
+    """Base class of callbacks. Its methods do nothing: derive a class, and override the methods that you need.
 
     Examples
     --------
@@ -68,53 +68,53 @@ class Callback:
     """
 
     sets: tuple[str, ...] = ()
-    """Fields of the configuration that are this callback's to choose."""
+    """Fields of the configuration that this callback sets."""
 
     def configure(self, config: Config) -> Config:
-        """Before a `tinyres.Trainer` makes anything: the configuration to train by."""
+        """Called when a `tinyres.Trainer` is created: returns the configuration, perhaps changed."""
         return config
 
     def on_train_begin(self, training: Training) -> None:
-        """Before the first step, or the first after a stop."""
+        """Called before the first step of a run, or of a resumed run."""
 
     def on_epoch_begin(self, training: Training) -> None:
-        """Before the first step of an epoch."""
+        """Called before the first step of an epoch."""
 
     def on_batch_begin(self, training: Training) -> None:
-        """Before each step."""
+        """Called before each step."""
 
     def on_batch_end(self, training: Training, logs: Logs) -> None:
-        """After each step, with its ``loss``, its learning rate ``lr``, and ``images``, how many it took."""
+        """Called after each step, with its ``loss``, its learning rate ``lr`` and the number of its ``images``."""
 
     def on_epoch_end(self, training: Training, logs: Logs) -> None:
-        """After each epoch, with its record.
+        """Called after each epoch, with its record.
 
         It has ``epoch``, ``step``, ``lr``, ``train_loss``, ``train_accuracy`` and, with validation images,
         ``validation_loss`` and ``validation_accuracy``.
         """
 
     def on_stopping(self, training: Training) -> None:
-        """When a first signal asks to stop: the step goes on to its end, while a second would break it off."""
+        """Called after a first signal to stop (Ctrl-C). The step is still finished; a second signal aborts it."""
 
     def on_interrupt(self, training: Training) -> None:
-        """When the training is left between two steps of an epoch, for a signal or for `Training.stop`."""
+        """Called if the training stops between two steps of an epoch, because of a signal or of `Training.stop`."""
 
     def on_train_end(self, training: Training) -> None:
-        """After the last step, also when the training was ended early, but not when it failed or was interrupted."""
+        """Called after the last step, also if the training ended early, but not if it failed or was interrupted."""
 
     def teardown(self) -> None:
-        """At the very end, whatever happened: close what is open."""
+        """Called at the very end in all cases, also after an error: close files here."""
 
     def state_dict(self) -> dict[str, Array]:
-        """What of this callback goes into the run's checkpoint, for one that goes on."""
+        """The state of this callback, which is saved in checkpoints so that the run can be resumed."""
         return {}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Take up what `state_dict` gave, before `on_train_begin`."""
+        """Restore a `state_dict`; called before `on_train_begin`."""
 
 
 class Callbacks:
-    """Several callbacks, each told in its turn.
+    """Several callbacks, which are called one after the other.
 
     Examples
     --------
@@ -130,18 +130,18 @@ class Callbacks:
 
     @property
     def names(self) -> list[str]:
-        """A name for each, of its class, with a number where there are several."""
+        """A name for each: that of its class, with a number if there are several of a class."""
         kinds = [type(callback).__name__ for callback in self.callbacks]
         counts = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
         return [kind + (str(count) if count > 1 else "") for kind, count in zip(kinds, counts, strict=True)]
 
     def tell(self, moment: str, *arguments: Any) -> None:
-        """Call the method of this name of each."""
+        """Call the method with this name of each callback."""
         for callback in self.callbacks:
             getattr(callback, moment)(*arguments)
 
     def teardown(self) -> None:
-        """Close all of them, and raise the first error, if any, after that."""
+        """Call `teardown` of all, and then raise the first error, if there was one."""
         errors: list[BaseException] = []
         for callback in self.callbacks:
             try:
@@ -152,12 +152,12 @@ class Callbacks:
             raise errors[0]
 
     def state_dict(self) -> dict[str, Array]:
-        """What all of them keep, by their names."""
+        """The states of all callbacks, with their names."""
         named = zip(self.names, self.callbacks, strict=True)
         return {f"{name}.{key}": value for name, callback in named for key, value in callback.state_dict().items()}
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Hand out what `state_dict` gave."""
+        """Restore the states of all callbacks from `state_dict`."""
         for name, callback in zip(self.names, self.callbacks, strict=True):
             own = {key.removeprefix(name + "."): value for key, value in state.items() if key.startswith(name + ".")}
             if own:

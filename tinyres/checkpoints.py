@@ -1,7 +1,7 @@
-"""Files that hold a training run: safetensors, written whole or not at all, never unpickled.
+"""Checkpoints: the state of a training run in a safetensors file. It is written whole or not at all, never unpickled.
 
-A checkpoint is one safetensors file: arrays by name, and in its metadata one JSON text under ``"tinyres"`` that
-says what they are. Arrays of the model are named ``model.<name>``, so other tools can read the weights.
+A checkpoint is one safetensors file. It has arrays by name, and its metadata has a JSON text under ``"tinyres"`` that
+describes them. Arrays of the model are named ``model.<name>``, so other tools can read the weights.
 """
 
 import json
@@ -35,42 +35,43 @@ __all__ = [
 ]
 
 FORMAT = 3
-"""Of what is written. Format 2 is read too: what differs is option A, see `models.weights.upgrade`."""
+"""Format of checkpoints that are written. Format 2 can be read, too: only option A differs, see
+`models.weights.upgrade`."""
 
 OPTIONS = ("num_classes", "in_channels", "stem", "shortcut")
-"""What a checkpoint may say of its model besides the name: what a run can be asked for."""
+"""Options of a model that a checkpoint may have: those that a run can set."""
 
-LARGEST = 10**7  # numbers in an array that a model may ask for, if its file has none as large; the family's have fewer
+LARGEST = 10**7  # limit on the size of a model's arrays, if none in the file is as large; models of `FAMILY` have less
 
 
 def save(
     path: str | Path, arrays: Mapping[str, Array], info: Mapping[str, Any], *, keep: str | Path | None = None
 ) -> str:
-    """Write a checkpoint. Whatever happens, the file at `path` is the old one or the new one, whole.
+    """Write a checkpoint. Even after a crash, the file at `path` is either the complete old or the complete new one.
 
     Parameters
     ----------
     path : str or Path
     arrays : mapping of str to ndarray
     info : mapping
-        Anything that JSON can hold.
+        Any values that JSON can represent.
     keep : str or Path, optional
-        Where the checkpoint that was at `path` goes.
+        Path to which the old checkpoint at `path` is moved. By default it is replaced.
 
     Returns
     -------
     str
-        The checksum that is kept in the file: SHA-256 of all arrays and of `info`, see `state_digest`.
+        The checksum that is stored in the file: SHA-256 of all arrays and of `info`, see `state_digest`.
 
     Raises
     ------
     OSError
-        Where it cannot be written; the old file is left as it was.
+        If it cannot be written. The old file is then unchanged.
 
     Notes
     -----
-    Written beside the target, flushed to the disk, renamed over it, and the folder flushed: a crash at any moment
-    leaves one of the two versions.
+    A temporary file in the same folder is written and flushed to the disk. It is renamed to `path`, and the folder is
+    flushed. So a crash at any moment leaves one of the two versions.
 
     Examples
     --------
@@ -87,7 +88,7 @@ def save(
 
 
 def state_digest(arrays: Mapping[str, Array], info: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of the checkpoint that `save` would write of these.
+    """Checksum of the checkpoint that `save` would write: SHA-256 in hexadecimal.
 
     Examples
     --------
@@ -103,12 +104,12 @@ def _description(info: Mapping[str, Any]) -> dict[str, str]:
 
 
 def save_weights(path: str | Path, model: Module) -> None:
-    """Write a model's state dict alone, as PyTorch's users load it (`safetensors.torch.load_file`, timm, torchvision).
+    """Write only a model's state dict, for PyTorch (`safetensors.torch.load_file`), timm and torchvision.
 
     Raises
     ------
     OSError
-        Where it cannot be written; the old file is left as it was.
+        If it cannot be written. The old file is then unchanged.
 
     Examples
     --------
@@ -127,7 +128,7 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        Where it is missing, is not safetensors, is damaged (by as little as a bit) or cut off, or was not written by
+        If it is missing, is not safetensors, is damaged (even by a single bit) or cut off, or was not written by
         tinyres.
 
     Examples
@@ -141,12 +142,12 @@ def load(path: str | Path) -> tuple[dict[str, Array], dict[str, Any]]:
     arrays, metadata = read_arrays(path)
     info = _info(path, metadata)
     if CHECKSUM not in metadata:
-        raise CheckpointError(f"{path}: damaged: it has no checksum, and was written with one")
+        raise CheckpointError(f"{path}: damaged: it was written with a checksum, but has none")
     return arrays, info
 
 
 def load_info(path: str | Path) -> dict[str, Any] | None:
-    """The information of a checkpoint alone, with the errors of `load`; None where a file of arrays has none.
+    """Read only the information of a checkpoint, with the errors of `load`. None if the file has only arrays.
 
     Examples
     --------
@@ -182,8 +183,8 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, Any]]:
     Raises
     ------
     CheckpointError
-        Where the file is not a checkpoint, its arrays do not fit the model it names, or it does not say, in values
-        that make sense, what images that model expects and what classes it knows.
+        If the file is not a checkpoint, its arrays do not fit the model it names, or it has no valid description of
+        the images that this model expects and of its classes.
 
     Examples
     --------
@@ -200,7 +201,7 @@ def load_model(path: str | Path) -> tuple[Module, dict[str, Any]]:
             model = models.create(info["model"]["name"], **options)
         [info[key] for key in ("classes", "image_size", "mean", "std", "config")]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: does not describe a model that tinyres has ({error})") from error
+        raise CheckpointError(f"{path}: does not describe a model of tinyres ({error})") from error
     load_arrays(path, model, arrays)
     _check_description(path, info, model.fc.weight.shape[0], model.in_channels)
     return model.eval(), info
@@ -225,12 +226,12 @@ def _check_description(path: str | Path, info: Mapping[str, Any], num_classes: i
 
 
 def normalisation(path: str | Path, info: Mapping[str, Any], channels: int = 3) -> tuple[Array, Array]:
-    """Mean and standard deviation of each channel, float32, as the information of a checkpoint has them.
+    """Mean and standard deviation of each channel, float32, from the information of a checkpoint.
 
     Raises
     ------
     CheckpointError
-        Where they are not finite numbers, one for each channel, those of the deviation positive.
+        If they are not finite numbers, one for each channel, or a deviation is not positive.
 
     Examples
     --------
@@ -250,7 +251,7 @@ def normalisation(path: str | Path, info: Mapping[str, Any], channels: int = 3) 
 
 
 def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array], which: str = "model") -> None:
-    """Put the model's arrays of a checkpoint into a model, or those of another part of it.
+    """Copy arrays of a checkpoint into a model: those of its part "model", or of the part `which`.
 
     Examples
     --------
@@ -263,6 +264,6 @@ def load_arrays(path: str | Path, model: Module, arrays: dict[str, Array], which
     try:
         model.load_state_dict(part(arrays, which))
     except ValueError as error:
-        first, more = (lines := str(error).splitlines())[:9], len(lines) - 9  # of another model all names are wrong
+        first, more = (lines := str(error).splitlines())[:9], len(lines) - 9  # for another model, all names are wrong
         text = "\n".join(first) + (f"\n  and {more} more" if more > 0 else "")
-        raise CheckpointError(f"{path}: its arrays are not of this model: {text}") from error
+        raise CheckpointError(f"{path}: its arrays do not belong to this model: {text}") from error

@@ -1,4 +1,4 @@
-"""How often a network is right, how sure it is of that, and where it is wrong."""
+"""Evaluation of a network: accuracy, loss, confusion matrix, calibration, and the worst mistakes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from tinyres.nn import Module
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
 
-BATCH = 250  # images that are looked at together, where nothing is learnt
-BINS = 15  # of confidence: as many as Guo et al. have
+BATCH = 250  # images in a batch of evaluation
+BINS = 15  # bins of confidence, as many as in Guo et al.
 
 
 def evaluate(model: Module, loader: Loader | Batches, *, flip: bool = False) -> tuple[float, float]:
     """Mean loss and accuracy of a model, in evaluation mode, over all batches of a loader.
 
-    All images count alike, also where batches have weights. Several processes share out the batches, and find the same.
-    `flip` as in `score`.
+    All images count equally, even if batches have weights. Several processes divide the batches among them and get the
+    same result. `flip` is as in `score`.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def evaluate(model: Module, loader: Loader | Batches, *, flip: bool = False) -> 
     >>> 0 <= accuracy <= 1
     True
     """
-    found = np.zeros((len(loader), 3))  # of each batch; processes take turns, and the sums are in one order
+    found = np.zeros((len(loader), 3))  # a row for each batch: so the order of sums does not depend on processes
     for batch, logits, y in _batches(model, loader, flip):
         right = (logits.argmax(1) == _classes(y)).sum()
         found[batch] = ops.cross_entropy(Tensor(logits), y).item() * len(y), right, len(y)
@@ -41,21 +41,21 @@ def evaluate(model: Module, loader: Loader | Batches, *, flip: bool = False) -> 
 
 
 def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
-    """All that a model, in evaluation mode, says of the images of a loader that does not shuffle.
+    """Compute the logits of a model, in evaluation mode, for all images of a loader that does not shuffle.
 
     Parameters
     ----------
     model : Module
     loader : Loader
-        Of labels that are probabilities, the most probable class counts.
+        If its labels are probabilities, the most probable class is the label.
     flip : bool
-        Whether to look at each image mirrored as well, and take the mean of both logits. It costs twice the time, and
-        is another classifier than the network alone: say so where its accuracy stands.
+        Whether to also evaluate each image mirrored, and use the mean of both logits. It takes twice the time. It is
+        a different classifier than the network alone: mention it when you report the accuracy.
 
     Raises
     ------
     ValueError
-        Where the loader shuffles, mixes, or makes parts of batches.
+        If the loader shuffles, mixes, or makes parts of batches.
 
     Examples
     --------
@@ -69,7 +69,7 @@ def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
         got = f"shuffle={loader.shuffle}, mix={loader.mix}, part={loader.part}"
         raise ValueError(f"loader: got one with {got}, expected False, None, (0, 1): all images, in their order")
     parts = [(batch * loader.batch_size, logits) for batch, logits, _ in _batches(model, loader, flip)]
-    width = np.array([parts[0][1].shape[1] if parts and parallel.rank() == 0 else 0])  # others may have no batch
+    width = np.array([parts[0][1].shape[1] if parts and parallel.rank() == 0 else 0])  # others may have no batch at all
     count = sum(loader.images_of(batch) for batch in range(len(loader)))  # less than all with drop_last
     found = np.zeros((count, int(parallel.all_reduce(width)[0])), np.float32)
     for start, logits in parts:
@@ -78,12 +78,12 @@ def score(model: Module, loader: Loader, *, flip: bool = False) -> "Scores":
 
 
 def _classes(labels: Array) -> Array:
-    """Of probabilities, the most probable class."""
+    """The labels; the most probable class if they are probabilities."""
     return labels if labels.ndim == 1 else labels.argmax(1)
 
 
 def _batches(model: Module, loader: Loader | Batches, flip: bool) -> Iterator[tuple[int, Array, Array]]:
-    """Number, logits and labels of the batches that are this process's, in evaluation mode."""
+    """Number, logits and labels of this process's batches, in evaluation mode."""
     training = model.training
     model.eval()
     rank, processes = parallel.rank(), parallel.world_size()
@@ -100,13 +100,14 @@ def _batches(model: Module, loader: Loader | Batches, flip: bool) -> Iterator[tu
 
 
 class Calibration(NamedTuple):
-    """Images by how sure the network is of its answer, in bins of equal width from 0 to 1; NaN where there are none.
+    """Images in bins by confidence, the probability of the answer. Bins have equal width; empty ones have NaN.
 
     Attributes
     ----------
     images : int64 array of shape (bins,)
+        Number of images in each bin.
     confidence, accuracy : float64 arrays of shape (bins,)
-        Means over a bin: of the probability given to the answer, and of whether it is right.
+        Mean probability of the answer in a bin, and part of the answers that are right.
     """
 
     images: Array
@@ -115,7 +116,7 @@ class Calibration(NamedTuple):
 
     @property
     def error(self) -> float:
-        """The expected calibration error: how far both are apart, in the mean over all images,
+        """The expected calibration error: the mean distance of accuracy and confidence over all images,
 
             sum_b |B_b| / n |accuracy(B_b) - confidence(B_b)|.
 
@@ -127,7 +128,7 @@ class Calibration(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits and labels of a set of images, and what follows from them.
+    """Logits and labels of a set of images, and scores computed from them.
 
     Parameters
     ----------
@@ -137,7 +138,7 @@ class Scores:
     Raises
     ------
     ValueError
-        Where they are not of this form.
+        If shapes do not fit, there is no image, a logit is not finite, or a label is not a class.
 
     Examples
     --------
@@ -156,7 +157,7 @@ class Scores:
         if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1] or not self.labels.size:
             raise ValueError(
                 f"logits, labels: got shapes {self.logits.shape} and {self.labels.shape}, expected (N, K) and (N,), "
-                "and an image at least"
+                "and at least one image"
             )
         if not np.isfinite(self.logits).all():
             raise ValueError(
@@ -167,29 +168,29 @@ class Scores:
 
     @cached_property
     def log_probabilities(self) -> Array:
-        """log softmax of the logits, float64 of shape (N, K)."""
+        """Log softmax of the logits, float64 of shape (N, K)."""
         z = self.logits.astype(np.float64)
         z -= z.max(1, keepdims=True)
         return z - np.log(np.exp(z).sum(1, keepdims=True))
 
     @cached_property
     def probabilities(self) -> Array:
-        """softmax of the logits, float64 of shape (N, K)."""
+        """Softmax of the logits, float64 of shape (N, K)."""
         return np.exp(self.log_probabilities)
 
     @cached_property
     def answers(self) -> Array:
-        """The most probable class of each image, (N,)."""
+        """The most probable class of each image, of shape (N,)."""
         return self.logits.argmax(1)
 
     @property
     def accuracy(self) -> float:
-        """Share of the images whose answer is right."""
+        """Part of the images whose answer is right, from 0 to 1."""
         return float((self.answers == self.labels).mean())
 
     @property
     def loss(self) -> float:
-        """Mean of -log p of the right class: the cross entropy."""
+        """The cross entropy: the mean of -log p of the right class."""
         return float(-self._of_the_label.mean())
 
     @property
@@ -198,37 +199,37 @@ class Scores:
 
     @cached_property
     def confusion(self) -> Array:
-        """Images of each class (rows) by their answers (columns), int64 of shape (K, K)."""
+        """Confusion matrix: number of images by class (rows) and answer (columns), int64 of shape (K, K)."""
         classes = self.logits.shape[1]
         return np.bincount(self.labels * classes + self.answers, minlength=classes**2).reshape(classes, classes)
 
     @property
     def recall(self) -> Array:
-        """Share of each class's images whose answer is right, its accuracy; NaN of a class without images. (K,)"""
+        """Part of the images of each class whose answer is right; NaN for a class without images. Shape (K,)."""
         return _share(self.confusion.diagonal(), self.confusion.sum(1))
 
     @property
     def precision(self) -> Array:
-        """Share of each answer that is right; NaN of one that was never given. (K,)"""
+        """Part of the answers of each class that are right; NaN for an answer that was never given. Shape (K,)."""
         return _share(self.confusion.diagonal(), self.confusion.sum(0))
 
     def calibration(self, bins: int = BINS) -> Calibration:
-        """Whether images of whose answer the network is 80 % sure are right in 80 % of all cases."""
+        """Whether confidence is reliable: of the answers with a confidence of 80 %, 80 % should be right."""
         if bins < 1:
             raise ValueError(f"bins: got {bins}, expected 1 or more")
         sure = self.probabilities.max(1)
-        which = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin has its upper edge
+        which = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)  # a bin contains its upper edge
         images = np.bincount(which, minlength=bins)
         right = np.bincount(which, self.answers == self.labels, minlength=bins)
         return Calibration(images, _share(np.bincount(which, sure, minlength=bins), images), _share(right, images))
 
     def worst(self, n: int) -> Array:
-        """At most n images whose answer is wrong, those first to whose class it gives the least probability. (n,)"""
+        """Indices of at most n images with a wrong answer, sorted by the probability of their class, smallest first."""
         wrong = np.flatnonzero(self.answers != self.labels)
         return wrong[np.argsort(self._of_the_label[wrong], kind="stable")[:n]]
 
     def confused(self, n: int) -> list[tuple[int, int, int]]:
-        """The n most frequent mistakes: (class, answer, images)."""
+        """The n most frequent mistakes, as (class, answer, number of images)."""
         off = self.confusion - np.diag(self.confusion.diagonal())
         order = np.argsort(-off, axis=None, kind="stable")[:n]
         return [(int(k // len(off)), int(k % len(off)), int(off.flat[k])) for k in order if off.flat[k]]

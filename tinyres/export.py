@@ -1,4 +1,4 @@
-"""A model as an ONNX file: run once, and its tape translated node by node."""
+"""Export of a model to an ONNX file: the model is run once, and its tape is translated node by node."""
 
 import contextlib
 import json
@@ -16,21 +16,21 @@ from tinyres.nn.module import expect_eval
 from tinyres.tape import Array, Node, enable_grad, topological_order
 from tinyres.tensor import Tensor
 
-BATCH = 2  # images that are run: an axis of this length that comes first is the batch
-OPSETS = range(13, 22)  # softmax has had its meaning since 13; 21 is the last that the oldest onnx of the extra knows
+BATCH = 2  # images that are run: a first axis of this length is the batch
+OPSETS = range(13, 22)  # softmax has its current meaning since 13; the oldest supported onnx knows up to 21
 
 
 class ExportError(ValueError):
-    """The model does something that the ONNX translation does not know; the message names it."""
+    """The model has something that cannot be translated to ONNX. The message names it."""
 
 
 def find_onnx() -> Any:
-    """The package onnx.
+    """Import the package onnx.
 
     Raises
     ------
     ImportError
-        Where it is not installed, with the command that does it.
+        If it is not installed; the message names the command that installs it.
 
     Examples
     --------
@@ -54,33 +54,33 @@ def to_onnx(
     Parameters
     ----------
     model : Module
-        In evaluation mode; from images (N, C, H, W) to logits (N, K). `nn.fuse` it first for a smaller graph.
+        In evaluation mode. It maps images (N, C, H, W) to logits (N, K). Call `nn.fuse` first for a smaller graph.
     path : str or Path
-        Written whole or not at all.
+        The file, which is written whole or not at all.
     image_size, channels : int
-        Height and width of the images, and C. N may be any.
+        Height and width of the images in pixels, and C. The file accepts any N.
     classes : sequence of str, optional
-        Names of the classes; kept as a JSON list in the file's metadata, under ``"classes"``.
+        Names of the classes. They are stored as a JSON list in the file's metadata, under ``"classes"``.
     opset : int
-        Version of ONNX's operators, 13 to 21. That of 2022, the default, is old enough for most runtimes.
+        Version of ONNX's operators, 13 to 21. Most runtimes support the default, which is from 2022.
 
     Raises
     ------
     ExportError
-        Where an operation has no translation, uses an array that is neither the image nor a parameter, or takes the
-        batch from its place as the first axis; where the output is not one tensor computed from the images.
+        If an operation has no translation, uses an array that is neither computed from the images nor a parameter, or
+        does not keep the batch as the first axis; if the output is not one tensor computed from the images.
     ValueError
-        Where the model, or a part of it, is in training mode, or `opset` is out of range.
+        If the model, or a part of it, is in training mode, or `opset` is out of range.
     ImportError
-        Where the package onnx is not installed.
+        If the package onnx is not installed.
     OSError
-        Where the file cannot be written.
+        If the file cannot be written.
 
     Notes
     -----
-    The graph's input is ``"images"``, its output ``"logits"``; initialisers have the parameters' names, nodes those of
-    their modules. A batch norm's ``running_var`` is 1 / inv_std^2, with epsilon in it; its node's epsilon is 0. The
-    specification of the operators is at https://onnx.ai/onnx/operators.
+    The graph's input is ``"images"`` and its output is ``"logits"``. Initialisers have the names of parameters, and
+    nodes have the names of modules. The variance of a batch norm node is 1 / inv_std^2, which includes epsilon, so the
+    node's epsilon is 0. The specification of the operators is at https://onnx.ai/onnx/operators.
 
     Examples
     --------
@@ -91,12 +91,10 @@ def to_onnx(
     onnx = find_onnx()
     if opset not in OPSETS:
         raise ValueError(f"opset: got {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
-    expect_eval(model, "to_onnx")  # else batch norm would keep the statistics of the images below
+    expect_eval(model, "to_onnx")  # else batch norm would use the statistics of the images below
     parameters = {id(p): name for name, p in model.named_parameters()}
     if taken := {"images", "logits"}.intersection(parameters.values()):
-        raise ExportError(
-            f"to_onnx: {taken.pop()!r} is what the graph's input or output is called: rename the parameter"
-        )
+        raise ExportError(f"to_onnx: {taken.pop()!r} is the name of the graph's input or output: rename the parameter")
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     images = np.random.default_rng(0).standard_normal((BATCH, channels, image_size, image_size)).astype(dtype)
     x = Tensor(images, requires_grad=True)
@@ -114,7 +112,7 @@ def to_onnx(
         raise ExportError("to_onnx: the model's output does not depend on its input")
     if logits.shape[:1] != (BATCH,):
         raise ExportError(
-            f"to_onnx: the model made an output of shape {logits.shape} of {BATCH} images, expected ({BATCH}, ...)"
+            f"to_onnx: the model gave an output of shape {logits.shape} for {BATCH} images, expected ({BATCH}, ...)"
         )
     writer.write("Identity", [result], output="logits")
     shapes = ("images", x.shape), ("logits", logits.shape)
@@ -126,7 +124,7 @@ def to_onnx(
     file = onnx.helper.make_model(
         graph,
         opset_imports=opsets,
-        ir_version=onnx.helper.find_min_ir_version_for(opsets),  # the newest is not what runtimes can read
+        ir_version=onnx.helper.find_min_ir_version_for(opsets),  # runtimes may not know the newest
         producer_name="tinyres",
         producer_version=_version(),
     )
@@ -138,7 +136,7 @@ def to_onnx(
 
 @contextlib.contextmanager
 def _unfrozen(model: Module) -> Iterator[None]:
-    """Ask for the gradients of all parameters: of what asks for none, the tape keeps no trace."""
+    """Make all parameters require gradients: the tape does not record parameters that do not."""
     frozen = [p for p in model.parameters() if not p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad = True
@@ -157,20 +155,20 @@ def _version() -> str:
 
 
 class _Writer:
-    """Collects the nodes and arrays of an ONNX graph."""
+    """Collects nodes and arrays for an ONNX graph."""
 
     def __init__(self, onnx: Any, parameters: dict[int, str], images: Tensor) -> None:
         self.onnx, self.parameters = onnx, parameters
-        self.names = {id(images): "images"}  # of each value, by the id of its node or leaf
-        self.batched: set[str] = {"images"}  # the values that depend on the images: the batch is first in them
+        self.names = {id(images): "images"}  # name of each value, by the id of its node or leaf
+        self.batched: set[str] = {"images"}  # values that depend on the images: their first axis is the batch
         self.arrays: dict[str, Array] = {}  # the graph's initialisers
         self.nodes: list[Any] = []
 
     def add(self, node: Node) -> None:
-        """Translate a node of the tape, whose parents have been."""
+        """Translate a node of the tape. Its parents must have been translated before."""
         if node.name not in OPERATORS:
             known = ", ".join(sorted(OPERATORS))
-            raise ExportError(f"to_onnx: {node!r} has no translation; write it with those that have: {known}")
+            raise ExportError(f"to_onnx: {node!r} has no translation; use only operations that have one: {known}")
         inputs = [self.value(node, parent) for parent in node.parents]
         self.names[id(node)] = name = OPERATORS[node.name](self, node, inputs)
         if not self.batched.isdisjoint(inputs):
@@ -184,13 +182,13 @@ class _Writer:
             return name
         if parent is None or id(parent) not in self.names:
             raise ExportError(
-                f"to_onnx: {node!r} takes an array that is neither computed from the images nor a parameter of the "
+                f"to_onnx: {node!r} uses an array that is neither computed from the images nor a parameter of the "
                 "model; make it an nn.Parameter"
             )
         return self.names[id(parent)]
 
     def constant(self, node: Node, name: str, array: Any) -> str:
-        """Keep an array of a node's and return its name, numbered if another array has that."""
+        """Add an array of a node, and return its name, with a number if another array has the name."""
         name, array = f"{node.module}.{name}" if node.module else name, np.asarray(array)
         if name in self.parameters.values() or not np.array_equal(self.arrays.get(name, array), array):
             name = f"{name}_{len(self.nodes)}"
@@ -214,7 +212,7 @@ def _conv2d(w: _Writer, node: Node, inputs: list[str]) -> str:
 
 
 def _finish(w: _Writer, node: Node, y: str, residual: list[str]) -> str:
-    """What convolution and batch norm do with their result: add a shortcut, apply ReLU."""
+    """The end of convolution and batch norm: add a shortcut, apply ReLU."""
     if residual:
         y = w.write("Add", [y, *residual], node=node)
     return w.write("Relu", [y], node=node) if node.attributes["relu"] else y
@@ -230,9 +228,9 @@ def _linear(w: _Writer, node: Node, inputs: list[str]) -> str:
 
 
 def _batch_norm(w: _Writer, node: Node, inputs: list[str]) -> str:
-    """With epsilon 0 and variance 1 / inv_std^2; the tape's inv_std has epsilon in it."""
+    """Batch norm with epsilon 0 and variance 1 / inv_std^2, since the tape's inv_std includes epsilon."""
     if node.attributes["training"]:
-        raise ExportError(f"to_onnx: {node!r} normalises with the batch's own statistics, expected training=False")
+        raise ExportError(f"to_onnx: {node!r} normalises with the statistics of the batch, expected training=False")
     mean = w.constant(node, "running_mean", node.attributes["mean"])
     variance = node.attributes["inv_std"].astype(np.float64) ** -2
     var = w.constant(node, "running_var", variance.astype(node.dtype))
@@ -260,7 +258,7 @@ def _pad(w: _Writer, node: Node, inputs: list[str]) -> str:
 
 
 def _getitem(w: _Writer, node: Node, inputs: list[str]) -> str:
-    """Slices forwards; whatever else indexing can do is left to those who need it."""
+    """Slices with positive steps; other kinds of indexing have no translation."""
     index = node.attributes["index"]
     index = index if isinstance(index, tuple) else (index,)
     if not all(isinstance(i, slice) and (i.step or 1) > 0 for i in index):
@@ -299,7 +297,7 @@ def _parent_shape(node: Node) -> tuple[int, ...]:
 
 
 def _same(kind: str, *names: str) -> Callable[[_Writer, Node, list[str]], str]:
-    """An operator of the same meaning, whose attributes are those of the node that are named."""
+    """Translate to an operator with the same meaning; `names` are the attributes to copy from the node."""
 
     def translate(w: _Writer, node: Node, inputs: list[str]) -> str:
         return w.write(kind, inputs, node=node, **{n: node.attributes[n] for n in names})

@@ -21,7 +21,7 @@ def find(module: str, what: str, extra: str) -> Any:
     Raises
     ------
     ImportError
-        Where it is not installed, with the command that does it.
+        If it is not installed; the message names the command that installs it.
 
     Examples
     --------

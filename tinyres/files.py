@@ -1,4 +1,4 @@
-"""Files of arrays: safetensors, read with clear errors and never unpickled, written whole or not at all."""
+"""Files of arrays in the safetensors format: read with clear errors, never unpickled, written whole or not at all."""
 
 import hashlib
 import os
@@ -19,17 +19,17 @@ CONVERT = (
     'weights_only=True); save_file({k: v.contiguous() for k, v in d.get("state_dict", d).items()}, sys.argv[2])\' '
     "model.pth model.safetensors"
 )
-"""Shell command that makes a safetensors file of a state dict that PyTorch saved, or of a checkpoint with one under
-"state_dict"; it needs torch and safetensors."""
+"""Shell command that converts a state dict saved by PyTorch, or a checkpoint with one under "state_dict", to
+safetensors. It needs torch and safetensors."""
 
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # torch.save, new and old
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # first bytes, new and old torch.save
 
 CHECKSUM = "sha256"
-HALF = ".part"  # how the name of a file ends that is not whole yet
+HALF = ".part"  # end of the name of an unfinished file
 
 
 class CheckpointError(ValueError):
-    """A file is not a checkpoint, is damaged, or is of another model."""
+    """A file is not a checkpoint, is damaged, or belongs to another model."""
 
 
 def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
@@ -38,26 +38,26 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
     Raises
     ------
     CheckpointError
-        Where it is missing, is not safetensors, or is damaged or cut off; where its metadata holds a ``"sha256"``, a
-        single bit that differs is noticed. A file of PyTorch's own kind is a pickle, which can run code when it is
-        read; it is recognised by its first bytes, and the message says how to convert it.
+        If it is missing, is not safetensors, or is damaged or cut off. If its metadata has a ``"sha256"``, even a
+        single wrong bit is found. A file of ``torch.save`` is a pickle, which can run code when it is read. It is
+        recognised by its first bytes and not read, and the message says how to convert it.
     """
     with _opened(path) as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         for array in arrays.values():
-            if array.dtype.kind not in "fiubc":  # other packages teach NumPy such types, and only while they are loaded
+            if array.dtype.kind not in "fiubc":  # NumPy has other types only while a certain package is imported
                 raise TypeError(array.dtype.name)
         metadata = file.metadata() or {}
     if CHECKSUM in metadata and metadata[CHECKSUM] != digest(arrays, metadata):
         raise CheckpointError(
-            f"{path}: damaged: its content is not what was written (its SHA-256 differs). Take a copy, or another "
-            "checkpoint of the run: renamed last.safetensors, previous.safetensors can be resumed"
+            f"{path}: damaged: its content is not what was written (its SHA-256 differs). Use a copy, or another "
+            "checkpoint of the run: rename previous.safetensors to last.safetensors to resume from it"
         )
     return arrays, metadata
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """The metadata alone, with the errors of `read_arrays`; the arrays are not read."""
+    """Read only the metadata, not the arrays. The errors are those of `read_arrays`."""
     with _opened(path) as file:
         return file.metadata() or {}
 
@@ -67,15 +67,15 @@ def _opened(path: str | Path) -> Iterator[Any]:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder, expected a checkpoint such as {path / 'best.safetensors'}")
-    if path.exists() and not path.is_file():  # to open a pipe is to wait for whoever writes
+    if path.exists() and not path.is_file():  # opening a pipe would wait until somebody writes to it
         raise CheckpointError(f"{path}: a pipe or a device, expected a file: write its content to one first")
     try:
         with path.open("rb") as start:
             first = start.read(9)
-            if first.startswith(_PICKLES) and first[8:] != b"{":  # a header of 640 bytes begins like a pickle, too
+            if first.startswith(_PICKLES) and first[8:] != b"{":  # a header of 640 bytes starts like a pickle
                 raise CheckpointError(
                     f"{path}: a pickle, as torch.save writes, which can run code when it is read; tinyres does not "
-                    f"open it. Convert it once, where you trust it:\n  {CONVERT}"
+                    f"open it. If you trust it, convert it once:\n  {CONVERT}"
                 )
         with safetensors.safe_open(path, framework="numpy") as file:
             yield file
@@ -86,11 +86,11 @@ def _opened(path: str | Path) -> Iterator[Any]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
     except (TypeError, AttributeError) as error:  # NumPy has no bfloat16 and no float8
-        raise CheckpointError(f"{path}: holds a type of number that NumPy does not have ({error})") from error
+        raise CheckpointError(f"{path}: has a type of number that NumPy does not have ({error})") from error
 
 
 def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
-    """The arrays whose names start with ``<prefix>.``, without it.
+    """The arrays whose names start with ``<prefix>.``; this prefix is removed from the names.
 
     Examples
     --------
@@ -101,9 +101,9 @@ def part(arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
 
 
 def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
-    """SHA-256, in hexadecimal, of arrays (names, dtypes, shapes, every bit) and metadata, in whatever order they come.
+    """SHA-256 of arrays (names, dtypes, shapes, all bits) and metadata, in hexadecimal. Their order does not matter.
 
-    What the metadata holds under ``"sha256"`` does not count.
+    The entry ``"sha256"`` of the metadata is left out.
     """
     total = hashlib.sha256()
     for name in sorted(arrays):
@@ -118,14 +118,13 @@ def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
 def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = None) -> None:
     """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder.
 
-    Where `keep` is given, what the file held before is there afterwards, and at no moment nowhere.
+    If `keep` is given, the old file is found under this path afterwards. At every moment it has one of the two names.
 
     Raises
     ------
     OSError
-        Of the kind that the system reports, naming `path`. Either nothing has changed, or, where the folder could not
-        be flushed at the very end, the new file is in its place, and only a power failure could undo that. The message
-        says which.
+        The system's error, with `path` in its message. Usually nothing has changed. If only the last step failed, which
+        flushes the folder, the new file is in its place, but a power failure could undo this. The message says which.
 
     Examples
     --------
@@ -136,9 +135,9 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
     'all or nothing'
     """
     path, temporary = Path(path), None
-    outcome = "what was there before is unchanged"
+    outcome = "the old file is unchanged"
     try:
-        with _to_be_flushed(path.parent) as flush:  # opened before anything is changed
+        with _to_be_flushed(path.parent) as flush:  # opened before anything changes
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -160,7 +159,7 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
 
 @contextmanager
 def _to_be_flushed(folder: Path) -> Iterator[Callable[[], None]]:
-    """Yields a function that flushes the folder's entries to the disk; on Windows, which has no such thing, nothing."""
+    """Yields a function that flushes the folder's entries to the disk. On Windows it does nothing."""
     if not hasattr(os, "O_DIRECTORY"):
         yield lambda: None
         return
@@ -172,13 +171,13 @@ def _to_be_flushed(folder: Path) -> Iterator[Callable[[], None]]:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what `write_whole` had not finished in a folder when its process was killed."""
+    """Remove unfinished files of `write_whole` from a folder, which are left if its process was killed."""
     for path in Path(folder).glob(f".*{HALF}"):
         path.unlink(missing_ok=True)
 
 
 def _link(path: Path, name: Path) -> None:
-    """Make `name` another name of a file, or a copy where the file system has no such thing, in one step."""
+    """Make `name` a hard link to a file, or a copy if the file system has no hard links, in one step."""
     temporary = name.with_name(f".{name.name}.{os.getpid()}{HALF}")
     try:
         try:
@@ -188,6 +187,6 @@ def _link(path: Path, name: Path) -> None:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, name)
-    finally:  # there where something failed, or both were one file before: then the rename does nothing
+    finally:  # it still exists if something failed, or if both were the same file, since rename then does nothing
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

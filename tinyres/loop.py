@@ -1,6 +1,6 @@
-"""The training loop: steps, epochs, their learning rates, what is told of them, and how it is stopped.
+"""The training loop: steps, epochs, learning rates, calls of callbacks, and stopping.
 
-There is one: the command line's runs and `tinyres.Trainer` are both made of it.
+The command line and `tinyres.Trainer` both use this loop.
 """
 
 import contextlib
@@ -33,37 +33,37 @@ Loss = Callable[[Tensor, Array], Tensor]  # logits (B, K) and targets -> a loss 
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; it has finished its step and is saved."""
+    """The run was told to stop. It has finished its step and is saved."""
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a number any more."""
+    """The loss became NaN or infinite."""
 
 
 class _Told(NamedTuple):
-    """What the shards of a step tell besides gradients; over all of them, the sums."""
+    """Numbers that the shards of a step report in addition to gradients, or their sums over all shards."""
 
     loss: float  # times images
     correct: int | float
-    asked: bool | float  # whether a signal came to stop
+    asked: bool | float  # whether a signal to stop came
 
 
 class Loop:
-    """Steps of a model over the batches of a loader, by a configuration.
+    """Trains a model on the batches of a loader, with the settings of a configuration.
 
     Parameters
     ----------
     model : Module
-        Images (B, C, H, W) to logits (B, K).
+        It maps images (B, C, H, W) to logits (B, K).
     loader : Loader or Batches
-        Gives ``(x, y)`` or ``(x, y, weight)``: then the loss of a batch is the mean of weight times loss.
+        It gives ``(x, y)`` or ``(x, y, weight)``. With weights, the loss of a batch is the mean of weight times loss.
     config : Config
-        Of which the part that is about steps is used: optimizer, schedule, averages, shards, seed.
+        Only the fields about steps are used: optimizer, schedule, averages, shards, seed.
     validation : Loader or Batches, optional
-        Looked at after each epoch.
+        Images for validation after each epoch.
     loss : callable, optional
-        Of logits and targets, a loss for each image; cross entropy, with the configuration's label smoothing, by
-        default.
+        ``loss(logits, targets)`` returns the loss of each image, a Tensor (B,). By default cross entropy, with the
+        configuration's label smoothing.
     anomaly : bool
         Train under `detect_anomaly`.
     """
@@ -92,13 +92,13 @@ class Loop:
         self.step = 0
         self.stopped: str | None = None
         self.history: list[Logs] = []
-        self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # of the epoch that is under way
+        self.sums = {"loss": 0.0, "correct": 0, "images": 0}  # over the current epoch
 
     def connect(self) -> None:
-        """With the other processes, once all have the same weights."""
+        """Connect to the other processes, when all have the same weights."""
         self.meeting = Meeting(self.shards) if self.config.sync_batch_norm else None
         buffers = list(self.model.buffers())
-        if self.meeting is not None:  # which leaves them the same in all processes: there is no mean to take
+        if self.meeting is not None:  # keeps them equal in all processes, so no mean is needed
             parallel.broadcast(buffers)
             buffers = []
         self.gradients = parallel.Gradients(
@@ -109,7 +109,7 @@ class Loop:
                 module.gather = self.meeting
 
     def disconnect(self) -> None:
-        """Take away what `connect` has put at the network, for whoever trains that next."""
+        """Remove what `connect` added to the network, so that other code can train it."""
         for handle in self.gradients.handles:
             handle.remove()
         for module in self.model.modules():
@@ -118,30 +118,30 @@ class Loop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return len(self.loader)
 
     @property
     def epoch(self) -> int:
-        """Epochs done, 0 at first."""
+        """Number of finished epochs, 0 at first."""
         return self.step // len(self.loader)
 
     def stop(self, why: str) -> None:
-        """End the training after this step, or this epoch where a callback says so at its end."""
+        """End the training after this step; or after this epoch, if a callback calls it at the end of one."""
         self.stopped = why
 
     def use(self, weights: Mapping[str, Array]) -> None:
-        """Put these into the model: a state dict of it."""
+        """Load a state dict into the model."""
         self.model.load_state_dict(weights)
 
     def use_lr(self, lr: float) -> None:
-        """Let this be the configuration's learning rate."""
+        """Set the learning rate of the configuration."""
         self.config = dataclasses.replace(self.config, lr=lr, lr_batch_size=None)
         self.lr = SCHEDULES[self.config.schedule](self.config, self.total_steps)
 
     @contextlib.contextmanager
     def set_aside(self) -> Iterator[None]:
-        """Inside this block take what steps you like, with `one_step`: after it, all is as it was before."""
+        """Inside this block, you can train with `one_step`. After it, the old state is restored."""
         weights, optimizer = self.model.state_dict(), self.optimizer.state_dict()
         beside = [b for b in (self.average, self.lookahead) if b]
         averages = [(b.steps, {name: array.copy() for name, array in b.arrays.items()}) for b in beside]
@@ -157,16 +157,16 @@ class Loop:
                 b.steps, b.arrays = steps, arrays
 
     def one_step(self, arrays: tuple[Array, ...]) -> Logs:
-        """A training step on these, as if they were the batch whose turn it is; ``loss``, ``lr`` and ``images``."""
+        """One training step on these arrays instead of the next batch. Returns ``loss``, ``lr`` and ``images``."""
         return self._train_step(arrays, lambda: False)[0]
 
     def advance(self, step: int, callbacks: Callbacks) -> None:
-        """Train until `step` steps of the run are done; errors as in `tinyres.train.Run.fit`."""
+        """Train until `step` steps of the run are done. Errors are those of `tinyres.train.Run.fit`."""
         self.stopped, self.callbacks = None, callbacks
         agreed = False
 
         def interrupted() -> bool:
-            """Several processes stop together, where the sums of a step have said so to all of them."""
+            """Whether to stop now. Several processes stop together, after a step whose sums told all of them."""
             return agreed if self.shards.world.size > 1 else asked()
 
         with stop_signals(lambda: callbacks.tell("on_stopping", self)) as asked:
@@ -197,9 +197,9 @@ class Loop:
                 callbacks.teardown()
 
     def _train_step(self, arrays: tuple[Array, ...], asked: Callable[[], bool]) -> tuple[Logs, bool]:
-        """One step on this process's part of a batch; what is told of it, and whether to stop.
+        """One step on this process's part of a batch. Returns its record, and whether to stop.
 
-        The loss of a batch is the mean over its images: that of a shard counts by how many of them it has.
+        The loss of a batch is the mean over its images: the weight of a shard is the number of its images.
         """
         config, lr = self.config, self.lr(self.step)
         x, y, *weight = arrays
@@ -219,7 +219,7 @@ class Loop:
                 else:
                     loss, logits = self._loss(Tensor(x[some]), y[some], *(Tensor(w[some]) for w in weight))
                     loss.backward(np.full((), (stop - start) / images, loss.dtype))
-            classes = y[some] if y.ndim == 1 else y[some].argmax(1)  # of a mixture, the one with the largest share
+            classes = y[some] if y.ndim == 1 else y[some].argmax(1)  # for a mixture, the class with the largest part
             correct = int((logits.data.argmax(1) == classes).sum())
             self.gradients.end(_Told(loss.item() * (stop - start), correct, asked()))
 
@@ -272,17 +272,17 @@ class Loop:
             )
 
     def _check_batches(self) -> None:
-        """The loader makes this process's part of each batch, and every shard of every batch has an image."""
+        """Check that the loader makes this process's part of each batch, and that no shard of a batch is empty."""
         here = self.shards.world.rank, self.shards.world.size
         if self.loader.part != here:
             raise ValueError(
-                f"part: got batches of which part {self.loader.part} is made, expected {here}, that of this process "
-                "among all: give arrays, or a Loader of that part"
+                f"part: got a Loader of part {self.loader.part}, expected {here}, the part of this process: give "
+                "arrays, or a Loader of this part"
             )
         least = self.loader.images_of(len(self.loader) - 1)
         if least < self.config.shards:
             raise ValueError(
-                f"shards: got {self.config.shards}, expected at most {least}, the images of the smallest batch"
+                f"shards: got {self.config.shards}, expected at most {least}, the size of the smallest batch"
             )
 
     def _end_epoch(self) -> Logs:
@@ -297,19 +297,19 @@ class Loop:
         if self.validation is not None:
             with self.replay.memory(), self.averaged():
                 loss, accuracy = evaluate(self.model, self.validation)
-            self._check_finite("the validation loss", loss, record["epoch"], record["lr"])  # before anything is saved
+            self._check_finite("the validation loss", loss, record["epoch"], record["lr"])  # before it is saved
             record |= {"validation_loss": loss, "validation_accuracy": accuracy}
         self.history.append(record)
         self.sums = {"loss": 0.0, "correct": 0, "images": 0}
         return record
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Inside this block, the model has the weights that count: their average, where the run has one."""
+        """Inside this block, the model has the average of weights, if the run has one."""
         return self.average.in_place() if self.average else nullcontext()
 
 
 def weights_beside(model: Module, config: Config, epoch: int) -> tuple[EMA | None, Lookahead | None]:
-    """The average of a network's weights and the slow ones, where a run with epochs of so many steps has them.
+    """The average of weights and the slow weights of a run, or None each. `epoch` is the number of steps of an epoch.
 
     Examples
     --------
@@ -330,7 +330,7 @@ def _optimizer(model: Module, config: Config) -> optim.Optimizer:
 
 
 def parameter_groups(model: Module, config: Config) -> list[dict[str, Any]]:
-    """What an optimizer is given: the parameters of a network by weight decay and share of the rate.
+    """The parameters of a network for an optimizer, in groups by weight decay and learning rate.
 
     Examples
     --------

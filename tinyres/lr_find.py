@@ -1,4 +1,4 @@
-"""Which learning rate to train at: a short training at rates that rise, and up to where its loss falls."""
+"""Finding a learning rate: a short training with a rising rate shows up to which rate the loss falls."""
 
 import itertools
 import math
@@ -11,19 +11,19 @@ from tinyres.loop import Diverged, Loop
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SMOOTHED = 0.98  # of the loss so far that each step leaves
-WORSE = 4.0  # times the lowest loss: it will not come back
+SMOOTHED = 0.98  # decay of the average of losses
+WORSE = 4.0  # stop if the loss is this many times its minimum: it will not fall again
 
 
 class Found(NamedTuple):
-    """What came of trying learning rates.
+    """The result of `lr_find`.
 
     Attributes
     ----------
     rates : list of float
-        As far as it went.
+        The learning rates of the steps that were done.
     losses : list of float
-        Before each step, of its own batch.
+        The loss of each step's batch, before the step.
     smoothed : list of float
         Their moving average.
     suggestion : float
@@ -36,12 +36,12 @@ class Found(NamedTuple):
     suggestion: float
 
     def plot(self) -> "Figure":
-        """Loss against rate, and the suggestion.
+        """Plot the loss against the learning rate, with the suggestion.
 
         Raises
         ------
         ImportError
-            Without matplotlib.
+            If matplotlib is not installed.
         """
         from tinyres import plots
 
@@ -56,16 +56,16 @@ class Found(NamedTuple):
 
 
 def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: int = 100) -> Found:
-    """Train for some steps at rates that rise until the loss explodes, and tell at which rate it was lowest.
+    """Train for some steps with a rising learning rate until the loss explodes, and find the rate with the lowest loss.
 
-    The rate rises from one step to the next by the same factor. Then everything is put back as it was.
+    From step to step, the rate is multiplied by the same factor. Afterwards the old state is restored.
 
     Parameters
     ----------
     run : Run
     lowest, highest : float
     steps : int
-        At most, 10 or more; the data is gone through again where it has fewer batches.
+        Largest number of steps, 10 or more. If the data has fewer batches, they are used several times.
 
     Returns
     -------
@@ -74,18 +74,18 @@ def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: in
     Raises
     ------
     ValueError
-        Where the parameters are not of this form, or the loss exploded or never fell, so that there is nothing to see.
+        If the parameters are not valid, or if the loss exploded at once or never fell, so that there is no suggestion.
 
     Notes
     -----
     The rate of step i is lowest (highest / lowest)^(i / (steps - 1)). The loss is smoothed as
-    s <- 0.98 s + 0.02 l, divided by 1 - 0.98^(i + 1); where s is above 4 times its minimum, it ends. The suggestion is
-    the rate of the minimum: the highest that still helps, for a schedule that rises to it and falls again. A constant
-    rate is a third of it or less. It is a hint and not a measurement: try half of it and its double too.
+    s <- 0.98 s + 0.02 l, divided by 1 - 0.98^(i + 1). The search ends if s is more than 4 times its minimum. The
+    suggestion is the rate at the minimum: the highest useful rate for a schedule that rises to it and falls again. A
+    constant rate should be a third of it or less. It is only a hint, so also try half and double of it.
 
-    fastai and Lightning suggest the rate of the steepest descent. With batch norm the loss is too rough for that: on
-    CIFAR-10, with ResNet-20 and a slim ResNet-9, two seeds each and 100 steps, it was anywhere from 0.0009 to 1.7, the
-    minimum from 0.076 to 0.11.
+    fastai and Lightning suggest the rate where the loss falls fastest. With batch norm the loss is too noisy for this:
+    on CIFAR-10, with ResNet-20 and a slim ResNet-9, two seeds each and 100 steps, that rate was between 0.0009 and 1.7,
+    and the rate of the minimum between 0.076 and 0.11.
 
     Smith, "Cyclical learning rates for training neural networks", 2017, section 3.3 (the range test).
 
@@ -121,11 +121,11 @@ def lr_find(run: Loop, *, lowest: float = 1e-4, highest: float = 10.0, steps: in
                 break
     if len(losses) < 5:
         raise ValueError(
-            f"lowest: got {lowest:g}, at which the loss explodes within {len(losses)} steps; expected less"
+            f"lowest: got {lowest:g}, with which the loss explodes within {len(losses)} steps; expected less"
         )
     rates = rates[: len(losses)]
-    begin = -(-len(losses) // 10)  # before that it is the loss of a batch or two, and may be low by chance
+    begin = -(-len(losses) // 10)  # before this, the average has only one or two batches, and may be low by chance
     lowest_at = begin + int(np.argmin(smoothed[begin:]))
     if smoothed[lowest_at] >= np.mean(losses[:begin]):
-        raise ValueError(f"steps: got {steps}, in which the loss fell at no rate; expected more of them")
+        raise ValueError(f"steps: got {steps}, in which the loss did not fall at any rate; expected more steps")
     return Found(rates, losses, smoothed, rates[lowest_at])

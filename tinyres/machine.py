@@ -1,4 +1,4 @@
-"""The machine a measurement was made on: what it is, and the most that it can do."""
+"""The machine on which a measurement was made: its description, and its limits."""
 
 import os
 import platform
@@ -16,32 +16,32 @@ import threadpoolctl
 from tinyres import backend
 from tinyres.kernels import isa
 
-SIDE = 2048  # of the matrices: large enough for a matrix product's best speed
-COPY_BYTES = 256 * 2**20  # of each array: far more than caches hold
+SIDE = 2048  # of the matrices: large enough for the best speed of a matrix product
+COPY_BYTES = 256 * 2**20  # of each array: far larger than the caches
 REPEATS = 5
 
 
 class Ceilings(NamedTuple):
-    """The most that a kernel can be measured against: floating-point operations and bytes, each a second."""
+    """The limits with which kernels are compared: floating-point operations per second, and bytes per second."""
 
     sgemm: float
     copy: float
 
 
 def ceilings() -> Ceilings:
-    """Measure this machine's ceilings, on as many threads as kernels use; takes about a second.
+    """Measure the limits of this machine, on as many threads as kernels use. It takes about a second.
 
     Returns
     -------
     Ceilings
-        The best of some runs of a large float32 matrix product, two operations for a multiply-add, and of a copy of an
-        array far larger than the caches, which reads each byte and writes each byte.
+        The best of some runs of a large float32 matrix product (a multiply-add counts as two operations), and of a copy
+        of an array that is far larger than the caches (each byte is read and written).
 
     Notes
     -----
-    The copy is NumPy's, a part of the array on each thread. Its stores go past the cache; a kernel's do not, and read
-    first what they will write. So a kernel that reads one such array and writes another reaches two thirds of this
-    ceiling at best. Arrays that the caches hold may go beyond it.
+    NumPy makes the copy, a part of the array on each thread. It writes to memory without the cache. The writes of a
+    kernel go through the cache, which first reads the memory that will be written. So a kernel that reads one such
+    array and writes another reaches at most two thirds of this limit. Arrays that fit into the caches may exceed it.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def ceilings() -> Ceilings:
 
 
 def _best(run: Callable[[], object]) -> float:
-    """Seconds of the fastest of some runs, after one that brings pages and threads into being."""
+    """Seconds of the fastest of some runs, after a first one that allocates memory and starts threads."""
     run()
     seconds = []
     for _ in range(REPEATS):
@@ -72,7 +72,7 @@ def _best(run: Callable[[], object]) -> float:
 
 
 def describe() -> dict[str, Any]:
-    """Processor, threads in use and versions: what a figure should not go without.
+    """Processor, threads in use and versions. Report these with every measurement.
 
     Examples
     --------
@@ -90,10 +90,11 @@ def describe() -> dict[str, Any]:
 
 
 def simd() -> str:
-    """The instruction set that kernels are made for: ``"avx512"``, ``"avx2"``, ``"sse2"`` or ``"neon"``.
+    """The instruction set that kernels use: ``"avx512"``, ``"avx2"``, ``"sse2"`` or ``"neon"``.
 
-    The processor's best, or what the environment variable ``TINYRES_SIMD`` named when tinyres was imported. Results
-    have the same bits on one of them, whatever the number of threads, and not from one to another.
+    It is the best of the processor, or the one in the environment variable ``TINYRES_SIMD`` when tinyres was imported.
+    With the same instruction set, results are equal to the last bit for any number of threads. With another one, the
+    last bits differ.
 
     Examples
     --------
@@ -104,7 +105,7 @@ def simd() -> str:
 
 
 def processor() -> str:
-    """Name of the processor, as far as the system says.
+    """Name of the processor, if the system gives it.
 
     Examples
     --------
@@ -119,7 +120,7 @@ def processor() -> str:
 
 
 def peak_memory() -> int | None:
-    """Most bytes of memory that this process has held; None where the system does not say.
+    """Peak memory of this process in bytes, or None if the system does not give it.
 
     Examples
     --------

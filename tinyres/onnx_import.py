@@ -1,8 +1,8 @@
-"""A model from an ONNX file: its graph, node by node, as operations of ours, with its weights as parameters.
+"""Import of a model from an ONNX file: its nodes become operations of tinyres, and its weights become parameters.
 
-The opposite of `export`. A file is read in two steps. What depends on no image (shapes that PyTorch's exporter computes
-of constants, say) is computed once, as it is read; each node that is left becomes a function of arrays and tensors. The
-model calls these functions in the file's order.
+This is the opposite of `export`. A file is read in two steps. First, nodes that do not depend on the images are
+computed, for example shapes that PyTorch's exporter computes from constants. Then each remaining node becomes a
+function of arrays and tensors. The model calls these functions in the order of the file.
 """
 
 import functools
@@ -23,21 +23,21 @@ from tinyres.tape import Array, scope
 from tinyres.tensor import DTYPES, Tensor, as_tensor
 
 ONNX = ("", "ai.onnx")  # names of the domain of ONNX's own operators
-MOST = 1_000_000  # numbers in an array that is computed of constants: a small file may ask for any
+MOST = 1_000_000  # limit on numbers in an array computed from constants: a small file could make a huge one
 
 
 class OnnxError(ValueError):
-    """A file is no ONNX model, or one that cannot be held; the message names the node or the array."""
+    """A file is not an ONNX model, or not a supported one. The message names the node or the array."""
 
 
 def from_onnx(path: str | Path) -> "OnnxModel":
-    """Read a model from an ONNX file, to run it, look into it or train it further.
+    """Read a model from an ONNX file, to run it, inspect it or train it further.
 
     Parameters
     ----------
     path : str or Path
-        Of opset 13 to 21, with one input, images (N, C, H, W) of float32 or float64, and one output. N may be any,
-        whatever the file says.
+        A file with opset 13 to 21. It has one input, images (N, C, H, W) of float32 or float64, and one output. The
+        model accepts any N, even if the file fixes it.
 
     Returns
     -------
@@ -46,21 +46,20 @@ def from_onnx(path: str | Path) -> "OnnxModel":
     Raises
     ------
     OnnxError
-        Where there is no such file, it is no ONNX model or a damaged one, or it has what is not supported: an operator
-        that is not in `OPERATORS`, an option or an opset that is not known, weights in other files, float16. It names
-        the node or the array.
+        If there is no such file, if it is not an ONNX model or is damaged, or if it has something that is not
+        supported: an operator that is not in `OPERATORS`, an unknown option or opset, weights in other files, float16.
+        The message names the node or the array.
     ImportError
-        Where the package onnx is not installed.
+        If the package onnx is not installed.
 
     Notes
     -----
-    Initialisers of floats become parameters, by their names in the file, and the statistics of batch norm become
-    buffers. What a ``Constant`` holds stays as it is. Exporters save equal arrays once, and say ``Identity`` of it for
-    the others: these get a copy each, so that they can be trained apart.
+    Initialisers of floats become parameters, with their names in the file. The statistics of batch norm become
+    buffers. The value of a ``Constant`` is not trained. Exporters save equal arrays only once, and use ``Identity`` for
+    the others. These get a copy each, so that they are trained separately.
 
-    The file says what the model computes in evaluation. Batch norm keeps its statistics and dropout does nothing, in
-    training as well: `train` and `eval` make no difference. The operators are specified at
-    https://onnx.ai/onnx/operators.
+    The file describes the model in evaluation mode. So batch norm keeps its statistics and dropout does nothing, even
+    in training: `train` and `eval` make no difference. The operators are specified at https://onnx.ai/onnx/operators.
 
     Examples
     --------
@@ -79,7 +78,7 @@ def from_onnx(path: str | Path) -> "OnnxModel":
 
 
 class Step(NamedTuple):
-    """A node of the graph: `function` takes the values that `inputs` name, "" being None."""
+    """A node of the graph: `function` takes the values with the names in `inputs`; the name "" means None."""
 
     name: str
     kind: str
@@ -90,15 +89,15 @@ class Step(NamedTuple):
 
 
 class OnnxModel(Module):
-    """What `from_onnx` returns: the nodes of a graph, in order, and its parameters.
+    """The result of `from_onnx`: the nodes of a graph, in order, and its parameters.
 
     Attributes
     ----------
     steps : list of Step
     image_shape : tuple
-        (C, H, W) as the file has it, None where that may be any.
+        (C, H, W) in the file; None for a length that is not fixed.
     classes : list of str or None
-        Names of the classes, where `export.to_onnx` was given them.
+        Names of the classes, if `export.to_onnx` wrote them.
 
     Examples
     --------
@@ -116,7 +115,7 @@ class OnnxModel(Module):
             self._parameters[name] = Parameter(reader.arrays[name])  # no attribute: a file may have any names
         for name in reader.roles["buffer"]:
             if hasattr(self, name):
-                raise OnnxError(f"array {name!r}: modules have something else of this name: rename it")
+                raise OnnxError(f"array {name!r}: modules have another attribute of this name: rename it")
             self.register_buffer(name, reader.arrays[name])
         self.constants = {name: reader.arrays[name] for name in reader.roles["constant"]}
         self.eval()
@@ -145,7 +144,7 @@ class OnnxModel(Module):
 
 # ---------------------------------------------------------------- reading
 def _read(onnx: Any, path: Path) -> Any:
-    """The file's content, checked."""
+    """Read and check the content of the file."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -168,7 +167,7 @@ def _read(onnx: Any, path: Path) -> Any:
 
 
 class _Reader:
-    """Sorts out a graph: what is computed as it is read, which arrays are trained, what is left to be done."""
+    """Analyses a graph: which nodes are computed at once, which arrays are trained, which nodes are steps."""
 
     def __init__(self, onnx: Any, file: Any) -> None:
         self.onnx, self.graph = onnx, file.graph
@@ -210,7 +209,7 @@ class _Reader:
         return np.array(array)  # writable
 
     def ends(self) -> tuple[str, int | None, tuple[int | None, ...]]:
-        """The input's name, the length of a batch where the file fixes it, and the shape of an image."""
+        """The input's name, the batch size if the file fixes it, and the shape of an image."""
         inputs = [value for value in self.graph.input if value.name not in self.arrays]
         for name, found in (("inputs", inputs), ("outputs", list(self.graph.output))):
             if len(found) != 1:
@@ -228,8 +227,8 @@ class _Reader:
         return images.name, lengths[0], tuple(lengths[1:])
 
     def left_to_do(self, nodes: list["_Node"]) -> list["_Node"]:
-        """The nodes that depend on images or are trained; what others make is computed. The file's order is one in
-        which they can be gone through: onnx has checked it."""
+        """Compute all nodes of constants, and return the others, which depend on images or on parameters. The order of
+        the file is a valid one: onnx has checked it."""
         left = []
         for node in nodes:
             known = all(name in self.arrays or not name for name in node.inputs)
@@ -246,7 +245,7 @@ class _Reader:
         return left
 
     def computed(self, node: "_Node") -> Array:
-        """What a node makes of constants, by onnx's own definition of it."""
+        """The result of a node of constants, computed by onnx's reference implementation."""
         from onnx.reference import ReferenceEvaluator
 
         arguments = {name: self.arrays[name] for name in node.inputs if name}
@@ -262,7 +261,7 @@ class _Reader:
         return array if array.dtype in DTYPES else array.astype(np.int64)
 
     def find_roles(self) -> dict[str, list[str]]:
-        """Names of the arrays that are trained, of statistics, and of all others that nodes use."""
+        """Names of the parameters, of the statistics, and of all other arrays that nodes use."""
         roles: dict[str, dict[str, None]] = {"parameter": {}, "buffer": {}, "constant": {}}
         computed = {self.images, *(node.output for node in self.nodes)}
         uses = [(i in FIXED.get(node.kind, ()), node, i) for node in self.nodes for i in range(len(node.inputs))]
@@ -296,7 +295,7 @@ class _Reader:
 
 
 def _classes(file: Any) -> list[str] | None:
-    """Names of the classes, where they are written as `export.to_onnx` does; another program may mean another thing."""
+    """Names of the classes, if they are written as by `export.to_onnx`; else None."""
     try:
         names = json.loads({p.key: p.value for p in file.metadata_props}["classes"])
     except (KeyError, ValueError, RecursionError):
@@ -305,7 +304,7 @@ def _classes(file: Any) -> list[str] | None:
 
 
 class _Node:
-    """A node that is read: its options are taken one by one, and what nobody has taken is an error."""
+    """A node while it is read. Its options are taken one by one; an option that is left is an error."""
 
     function: Callable[..., Any]
 
@@ -330,7 +329,7 @@ class _Node:
             raise self.error(f"{name}: got {value}, expected {' or '.join(map(str, values))}")
 
     def constant(self) -> Array:
-        """Of a Constant: one of several options holds it."""
+        """The value of a Constant, which is in one of several options."""
         name = next(iter(self.options), "value")
         if name == "value":
             return self.reader.array(self.options[name].t, f"node {self.name!r} (Constant)")
@@ -345,9 +344,9 @@ class _Node:
             raise self.error(f"operator {kind} is not supported, expected one of {', '.join(sorted(OPERATORS))}")
 
     def translated(self) -> Callable[..., Any]:
-        """What it does, as a function."""
+        """The computation of the node, as a function."""
         if self.kind not in OPERATORS:
-            raise self.error(f"operator {self.kind} is supported of constants alone, and this one depends on images")
+            raise self.error(f"operator {self.kind} is supported only for constants, but this one depends on images")
         function = OPERATORS[self.kind](self)
         if self.options:
             raise self.error(f"{min(self.options)}: an option that is not supported")
@@ -367,9 +366,9 @@ def _window(node: _Node) -> dict[str, Any]:
     node.expect("auto_pad", "NOTSET", "VALID")
     stride, pads = tuple(node.take("strides", (1, 1))), tuple(node.take("pads", (0, 0, 0, 0)))
     if len(stride) != 2 or len(pads) != 4:
-        raise node.error(f"strides: got {stride}, pads: got {pads}, expected two and four: it is not of images")
+        raise node.error(f"strides: got {stride}, pads: got {pads}, expected two and four numbers, as for images")
     if pads[:2] != pads[2:]:
-        raise node.error(f"pads: got {pads}, expected as many after as before: a node Pad before it can say the rest")
+        raise node.error(f"pads: got {pads}, expected the same before and after: use a node Pad for other paddings")
     return {"stride": stride, "padding": pads[:2]}
 
 
@@ -394,7 +393,7 @@ def _pool(op: Callable[..., Tensor]) -> Callable[[_Node], Callable[..., Any]]:
         if node.kind == "MaxPool":
             node.take("storage_order", 0)  # of the second result
         elif not node.take("count_include_pad", 0) and any(how["padding"]):
-            raise node.error("count_include_pad: got 0, expected 1: means here count what is padded as zeros")
+            raise node.error("count_include_pad: got 0, expected 1: here, padding counts as zeros in means")
         return lambda x: op(x, kernel, **how)
 
     return translate
@@ -497,7 +496,7 @@ def _unsqueeze(node: _Node) -> Callable[..., Any]:
 
 
 def _gather(node: _Node) -> Callable[..., Any]:
-    """Of shapes alone: what PyTorch's exporter writes for ``x.view(x.size(0), -1)``."""
+    """Gather, only for shapes: PyTorch's exporter writes it for ``x.view(x.size(0), -1)``."""
     axis = node.take("axis", 0)
 
     def gather(x: Any, indices: Array) -> Array:
@@ -569,10 +568,10 @@ OPERATORS: dict[str, Callable[[_Node], Callable[..., Any]]] = {
     "Shape": _same(lambda x: np.array(x.shape, np.int64)),
     "Gather": _gather,
 }
-"""Operators that are understood, each with a function that takes a node and returns what it computes."""
+"""Supported operators, each with a function that takes a node and returns its computation as a function."""
 
 COMPUTED = {*OPERATORS, "Cast", "ConstantOfShape"} - {"Conv", "MaxPool", "AveragePool"}
-"""Those that may be of constants alone."""
+"""Operators that are supported only for constants."""
 
 FIXED = {"BatchNormalization": (3, 4), "Pad": (2,), "Dropout": (1,)}
 """Inputs of floats that are not trained."""

@@ -32,7 +32,7 @@ def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: flo
     Raises
     ------
     ImportError
-        Where matplotlib is not installed.
+        If matplotlib is not installed.
     """
     matplotlib = find_matplotlib()
     with matplotlib.rc_context(_LOOK):
@@ -46,7 +46,7 @@ def find_matplotlib() -> Any:
     Raises
     ------
     ImportError
-        Where it is not installed.
+        If it is not installed.
     """
     extras.find("matplotlib.figure", NEEDS, "plot")
     return extras.find("matplotlib", NEEDS, "plot")
@@ -67,9 +67,9 @@ def save(figure: "Figure", path: str | Path) -> None:
     Raises
     ------
     ValueError
-        Where it is none of ``.png``, ``.svg``, ``.pdf``.
+        If it is none of ``.png``, ``.svg``, ``.pdf``.
     OSError
-        Where it cannot be written.
+        If it cannot be written.
     """
     kind, matplotlib = kind_of(path), find_matplotlib()
     buffer = io.BytesIO()

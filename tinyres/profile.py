@@ -380,7 +380,7 @@ def profile(
     Raises
     ------
     ValueError
-        Where a number is less than 1, the model does not take such images, or it does not do the same in every step.
+        If a number is less than 1, the model does not take such images, or it does not do the same in every step.
 
     Examples
     --------

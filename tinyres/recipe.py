@@ -1,4 +1,4 @@
-"""What a training run is asked to do: its configuration, and the data and the schedule that follow from it."""
+"""The configuration of a training run, and the data and the schedule that it describes."""
 
 import json
 import math
@@ -13,11 +13,11 @@ from tinyres.data import Augment, Mix  # by name: in `Config`, `data` is a field
 from tinyres.data.pictures import MOST_SIDE
 from tinyres.tape import Array
 
-Progress: TypeAlias = Callable[[int, int], None]  # (how many are done, of how many)
+Progress: TypeAlias = Callable[[int, int], None]  # (number done, total number)
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type: truth is no number, whole numbers have 64 bits, and are real ones as well.
+    """Whether a value has a type. A bool is not a number; an int must fit into 64 bits, and also counts as a float.
 
     Examples
     --------
@@ -35,17 +35,17 @@ ADDED = (
     "shards", "sync_batch_norm", "zero_init_residual", "lr_batch_size", "alternate_flip", "mixup", "cutmix", "bias_lr",
     "layer_decay", "freeze", "ema", "lookahead", "whiten",
 )  # fmt: skip
-"""Fields that configurations of format 3 have not always had, and then hold the default."""
+"""Fields that older configurations of format 3 do not have. They have the default then."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run is asked to do; the defaults are the recipe of the README.
+    """The configuration of a run. The defaults are the recipe of the README.
 
     Raises
     ------
     ValueError
-        Naming the first field whose value makes no sense.
+        If a value is not valid. The message names the first such field.
 
     Examples
     --------
@@ -57,52 +57,52 @@ class Config:
     ValueError: epochs: got 0, expected 1 or more
     """
 
-    dataset: str = "cifar10"  # "given", as is a model that is not of the family: what a Trainer was called with
+    dataset: str = "cifar10"  # "given": the images that a Trainer was called with; so for a model of your own
     data: str | None = None
-    image_size: int | None = None  # of a folder's pictures; None: what the model was designed for
-    num_classes: int | None = None  # None: those of the data
+    image_size: int | None = None  # of a folder's pictures, in pixels; None: the size the model was designed for
+    num_classes: int | None = None  # None: that of the data
     model: str = "resnet20"
     stem: str | None = None  # None: the model's own
     shortcut: str | None = None  # None: the model's own
     weights: str | None = None  # file to start from
-    freeze: str | None = None  # the last part that stays as it is, with all before it: stem, layer1, ...
+    freeze: str | None = None  # the last frozen part (stem, layer1, ...); all parts before it are frozen, too
     epochs: int = 10
     batch_size: int = 128
     optimizer: str = "sgd"
     lr: float = 0.5
-    lr_batch_size: int | None = None  # that `lr` is for; None: whatever it is
+    lr_batch_size: int | None = None  # the batch size that `lr` is for; None: that of the run
     schedule: str = "one-cycle"
     warmup: float = 0.2
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
     decay_bias: bool = True
-    bias_lr: float = 1.0  # share of the rate for batch norm's biases
-    layer_decay: float = 1.0  # share of the rate for each part of the network, of that of the next
-    ema: float = 0.0  # share of their moving average that a step's weights leave
-    lookahead: float = 0.0  # share of slow weights that a step leaves at the end
-    whiten: bool = False  # the first convolution whitens patches of the images, and stays so
-    zero_init_residual: bool = False  # each residual block begins as its shortcut
+    bias_lr: float = 1.0  # factor on the learning rate of batch norm's biases
+    layer_decay: float = 1.0  # learning rate of each part of the network, divided by that of the next part
+    ema: float = 0.0  # decay of the moving average of weights; 0: no average
+    lookahead: float = 0.0  # decay of the slow weights at the end of training; 0: none
+    whiten: bool = False  # the first convolution whitens patches of the images, and is not trained
+    zero_init_residual: bool = False  # each residual block is its shortcut at first
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     pad: int = 4
     flip: bool = True
-    alternate_flip: bool = False  # each image one way, and the other way in the next epoch
+    alternate_flip: bool = False  # mirror each image in every second epoch, instead of at random
     cutout: int = 0
-    mixup: float = 0.0  # alpha of the share of one image in a mixture of two
-    cutmix: float = 0.0  # the same, of a rectangle
+    mixup: float = 0.0  # alpha, see `tinyres.data.Mix`; 0: no mixup
+    cutmix: float = 0.0  # alpha, see `tinyres.data.Mix`; 0: no CutMix
     validation: int = 5000
-    subset: int | None = None  # of the training images that are left; None: all
+    subset: int | None = None  # how many of the remaining images to train on; None: all
     seed: int = 0
-    shards: int = 1  # that a batch is cut into, for as many processes at most
-    sync_batch_norm: bool = False  # normalise by all of a batch, not by each shard
+    shards: int = 1  # number of parts that a batch is cut into; at most as many processes can share it
+    sync_batch_norm: bool = False  # normalise over the whole batch, not over each shard
 
     def __post_init__(self) -> None:
         def expect(name: str, holds: bool, expected: str) -> None:
             if not holds:
                 raise ValueError(f"{name}: got {reprlib.repr(getattr(self, name))}, expected {expected}")
 
-        for field in fields(self):  # a file may say anything
+        for field in fields(self):  # values from a file can be anything
             kind = field.type.__name__ if isinstance(field.type, type) else field.type
             expect(field.name, fits(getattr(self, field.name), field.type), f"{kind}")
         sets = (*DATASETS, "folder", "given")
@@ -131,26 +131,26 @@ class Config:
         expect("subset", self.subset is None or self.subset >= 1, "1 or more")
         expect("bias_lr", 0 < self.bias_lr < math.inf, "a positive number")
         expect("layer_decay", 0 < self.layer_decay <= 1, "more than 0 and at most 1")
-        frozen = "a file to start from, since a part of the network stays as it is (freeze)"
+        frozen = "a file to start from, since a part of the network is not trained (freeze)"
         expect("weights", self.weights is not None or self.freeze is None, frozen)
         for name in ("ema", "lookahead"):
             expect(name, 0 <= getattr(self, name) < 1, "0 or more and less than 1")
         expect(
             "whiten",
             self.weights is None or not self.whiten,
-            "False where there are weights to start from: leave out one of the two",
+            "False if there are weights to start from: leave out one of the two",
         )
         for name in ("mixup", "cutmix"):
             expect(name, 0 <= getattr(self, name) < math.inf, "0 or more")
-        expect("alternate_flip", self.flip or not self.alternate_flip, "False where flip is")
+        expect("alternate_flip", self.flip or not self.alternate_flip, "False if flip is False")
         expect("clip_norm", self.clip_norm is None or self.clip_norm > 0, "a positive number")
         if self.dataset != "given" or self.model != "given":
             models.check_name(self.model)
 
     def extends(self, other: Any) -> bool:
-        """Whether a run of this configuration may go on from a state of `other`'s, a dict.
+        """Whether a run of this configuration may resume from a state of the configuration `other`, a dict.
 
-        It may where it has the same in all fields, but perhaps more epochs.
+        It may if all fields are equal, except that it may have more epochs.
 
         Examples
         --------
@@ -167,10 +167,10 @@ class Config:
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate: in proportion to the batch, where `lr` is for another one.
+        """The highest learning rate: `lr`, in proportion to the batch size if `lr` is for another batch size.
 
-        Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.1: k batches in one step are to go as far as k
-        steps.
+        Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.1: one step with a k times larger batch should go
+        as far as k steps.
 
         Examples
         --------
@@ -181,22 +181,22 @@ class Config:
 
     @property
     def augment(self) -> Augment:
-        """How training images are varied, each on its own."""
+        """The augmentation of training images."""
         return Augment(self.pad, self.flip, self.cutout, self.alternate_flip)
 
     def mix(self, classes: int) -> Mix | None:
-        """How they are mixed with each other, if they are."""
+        """The mixing of images with each other, or None."""
         return Mix(classes, self.mixup, self.cutmix) if self.mixup or self.cutmix else None
 
     @property
     def model_options(self) -> dict[str, Any]:
-        """What the model is made with besides the number of classes."""
+        """Options of the model, without the number of classes."""
         options = {"stem": self.stem, "shortcut": self.shortcut}
         return {name: value for name, value in options.items() if value is not None}
 
     @property
     def picture_size(self) -> int:
-        """The side that a folder's pictures are cut to."""
+        """The side in pixels of the squares that are cut from a folder's pictures."""
         return self.image_size or models.image_size(self.model, self.stem)
 
 
@@ -204,7 +204,7 @@ Read: TypeAlias = Callable[..., tuple[Array, Array]]
 
 
 def _in_colour(read: Read) -> Read:
-    """Grey images as three equal channels: what networks take, and what a picture to be predicted is read as."""
+    """Read grey images with three equal channels, as networks expect, and as `predict` reads pictures."""
 
     def read_in_colour(root: str | None = None, split: str = "train") -> tuple[Array, Array]:
         images, labels = read(root, split)
@@ -233,13 +233,13 @@ SCHEDULES: dict[str, Callable[[Config, int], schedule.Schedule]] = {
 
 
 def _warm_cosine(lr: float, total: int, warmup: int) -> schedule.Schedule:
-    """Up to `lr` in a straight line, then down along half a cosine."""
+    """Rise linearly to `lr`, then fall along half a cosine."""
     decay = schedule.cosine(lr, total - warmup)
     return schedule.linear_warmup(lambda step: decay(max(0, step - warmup)), warmup)
 
 
 class Data(NamedTuple):
-    """Images (N, 3, H, W) uint8 and labels (N,) int64 of each split, and what goes with them."""
+    """Images (N, 3, H, W) uint8 and labels (N,) int64 of each split, with classes, normalisation and notes."""
 
     train: tuple[Array, Array]
     validation: tuple[Array, Array]
@@ -247,23 +247,23 @@ class Data(NamedTuple):
     classes: tuple[str, ...]
     mean: Array
     std: Array
-    notes: tuple[str, ...] = ()  # what the user should know
+    notes: tuple[str, ...] = ()  # messages for the user
 
     def apart(self) -> tuple[list[Array], str]:
-        """All arrays, and all else as a text: what processes hand each other."""
+        """All arrays, and everything else as a text, to send them to other processes."""
         arrays = [*self.train, *self.validation, *self.test, self.mean, self.std]
         return arrays, json.dumps({"classes": self.classes, "notes": self.notes})
 
     @classmethod
     def together(cls, arrays: list[Array], text: str) -> "Data":
-        """What was taken apart."""
+        """The `Data` from the results of `apart`."""
         x, y, validation_x, validation_y, test_x, test_y, mean, std = arrays
         words = {name: tuple(value) for name, value in json.loads(text).items()}
         return cls((x, y), (validation_x, validation_y), (test_x, test_y), mean=mean, std=std, **words)
 
 
 class Split(NamedTuple):
-    """Images (N, 3, H, W) uint8, labels (N,) int64, what they are called, and of a folder's the files."""
+    """Images (N, 3, H, W) uint8, labels (N,) int64, names of classes, and the files if it is a folder."""
 
     images: Array
     labels: Array
@@ -273,10 +273,10 @@ class Split(NamedTuple):
 
 
 def read_split(config: Config, split: str) -> Split:
-    """All images and labels of a split of a configuration's data set.
+    """Read all images and labels of a split of a configuration's data set.
 
-    "train" is all there is before some are held out, "validation" those that a run of this configuration holds out, and
-    "test" the rest.
+    "train" is the whole training set, including the images that a run of this configuration holds out. These are
+    "validation". "test" is the test set.
 
     Examples
     --------
@@ -286,7 +286,7 @@ def read_split(config: Config, split: str) -> Split:
     (dtype('uint8'), (3, 32, 32), 10)
     """
     if config.dataset == "given":
-        raise ValueError("dataset: these images were given to a tr.Trainer, in Python, and are in no file to be read")
+        raise ValueError("dataset: these images were given to a tr.Trainer in Python, so there is no file to read")
     if config.dataset == "folder":
         found = _read_pictures(config, "val" if split == "validation" else split)
         notes = tuple(f"Passed over: {text}" for text in found.bad)
@@ -300,14 +300,14 @@ def read_split(config: Config, split: str) -> Split:
 
 
 def load_data(config: Config, progress: Progress | None = None) -> Data:
-    """Read the data set of a configuration and hold out its validation images; a folder brings its own.
+    """Read the data set of a configuration, and hold out its validation images. A folder has its own split.
 
     Raises
     ------
     ValueError
-        Where more images are to be held out than there are, or the number of classes is not that of the data.
+        If more images are held out than there are, or the number of classes is not that of the data.
     DatasetNotFound, DatasetError
-        Where the data is missing or damaged.
+        If the data is missing or damaged.
 
     Examples
     --------
@@ -319,7 +319,7 @@ def load_data(config: Config, progress: Progress | None = None) -> Data:
     found = _load_pictures(config, progress) if config.dataset == "folder" else _load_set(config)
     if config.num_classes not in (None, len(found.classes)):
         raise ValueError(
-            f"num_classes: got {config.num_classes}, expected {len(found.classes)}, those of the data: "
+            f"num_classes: got {config.num_classes}, expected {len(found.classes)}, the classes of the data: "
             + ", ".join(found.classes[:10])
             + (" ..." if len(found.classes) > 10 else "")
         )
@@ -347,7 +347,7 @@ def _load_pictures(config: Config, progress: Progress | None) -> Data:
         test = _read_pictures(config, "test", progress)
         bad += test.bad
     elif config.validation:
-        notes.append("There is no folder of test pictures: those of val choose the best checkpoint, and test it too.")
+        notes.append("There is no folder of test pictures: those of val choose the best checkpoint and also test it.")
     mean, std = data.channel_statistics(train.images)
     none = val.images[:0], val.labels[:0]
     validation = val[:2] if config.validation else none

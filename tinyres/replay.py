@@ -1,10 +1,10 @@
-"""A training step whose Python runs once: what it launched is noted, and done again for every batch after that.
+"""Repeat a training step without Python: its kernel calls are recorded once, and repeated for later batches.
 
-Python takes about as long for a step whatever the batch is: each operation checks its arguments, works out shapes, asks
-for memory and goes on the tape, and each pullback does so again. For the same shapes it does the same as the step
-before, down to the addresses. So the calls of kernels are written down with their arrays (see `kernels.launch`), and a
-batch that comes later is copied to where the first one was, and the list is gone through. CUDA graphs are the same idea
-(Gray, "Getting started with CUDA graphs", 2019). There is no second engine: what is repeated is what the tape did.
+Python takes about the same time for each step, for any batch size: each operation checks its arguments, computes
+shapes, allocates memory and is recorded on the tape, and so does each pullback. With the same shapes, every step does
+the same as the one before, even at the same addresses. So the calls of kernels are recorded with their arrays (see
+`kernels.launch`). A later batch is copied to the place of the first one, and the recorded calls run again. CUDA graphs
+use the same idea (Gray, "Getting started with CUDA graphs", 2019). There is no second engine.
 """
 
 import inspect
@@ -31,32 +31,32 @@ _Places = dict[int, int]  # where arrays begin in memory, and where they end
 
 
 class Replay:
-    """Forward and backward pass, or under `no_grad` the forward pass alone, without Python where shapes are as before.
+    """Runs forward and backward (under `no_grad` only forward), and repeats it without Python if shapes are equal.
 
     Parameters
     ----------
     model : Module
-        Whose parameters get gradients.
+        The model whose parameters get gradients.
     function : callable
-        Takes what a call is given, arrays of float as tensors, and returns a tensor or a tuple of them, the first of
-        which is the loss where gradients are wanted. It depends on nothing else that changes from call to call.
+        Takes the arguments of a call, with arrays of float as tensors. Returns a tensor or a tuple of them. The first
+        one is the loss, unless `no_grad` is active. It must not depend on anything else that changes between calls.
     warn : bool
-        Say so where a step cannot be repeated, and is computed each time.
+        Whether to warn (RuntimeWarning) if a step cannot be repeated. It is then computed each time.
 
     Notes
     -----
-    A call computes what ``function(*inputs)`` and ``loss.backward()`` compute, to the last bit, and what it returns
-    are copies without history. The first call with some shapes is as any other, the second is noted, the third is
-    repeated and computed anew, and the results compared: from then on it is only repeated. So is one more of an input
-    that was the same until then. Other shapes, such as those
-    of an epoch's last batch, are computed as ever.
+    A call computes the same as ``function(*inputs)`` and ``loss.backward()``, to the last bit. It returns copies
+    without a graph. The first call with certain shapes is an ordinary one. The second is recorded. The third is both
+    repeated and computed, and the results are compared. From then on, calls are only repeated. If an input that was
+    constant so far changes, one more call is compared. Calls with other shapes, such as the last batch of an epoch, are
+    computed in the ordinary way.
 
-    Whatever a step decides in Python it decides as when it was noted. A change of the model that shows in an attribute
-    (its mode, a parameter, a stride) is noticed, and noted anew. With hooks or `detect_anomaly`, and where batch norm
-    gathers from other shards, nothing is repeated.
+    Decisions that a step makes in Python are those of the recorded step. If an attribute of the model changes (its
+    mode, a parameter, a stride), this is noticed, and a new step is recorded. Nothing is repeated with hooks or
+    `detect_anomaly`, or if batch norm gathers from other shards.
 
-    Gradients lie in the same arrays at each call, as does all that `function` keeps: copy what is to stay as it is. Not
-    for several threads at once.
+    Each call uses the same arrays for gradients and for everything that `function` keeps: copy what you want to keep
+    unchanged. A `Replay` must not be used by several threads at once.
 
     Examples
     --------
@@ -81,7 +81,7 @@ class Replay:
 
     @property
     def repeats(self) -> bool:
-        """Whether there is a step that is repeated."""
+        """Whether a step has been recorded and compared, so that it is repeated."""
         return self._noted is not None and self._noted.trusted
 
     def __call__(self, *inputs: Any) -> Any:
@@ -102,9 +102,9 @@ class Replay:
         return _returned(outputs)
 
     def memory(self) -> AbstractContextManager[None]:
-        """Lend a step's memory, inside this block, to what else this thread does between steps, such as evaluation.
+        """Inside this block, other work of this thread, such as evaluation, uses the memory of a step.
 
-        No array that is made there may be used after the next step: it is written over.
+        Arrays that are made there must not be used after the next step, which overwrites them.
         """
         return memory.within(self._pool)
 
@@ -139,7 +139,7 @@ class Replay:
         with noting(noted.note), setting("trace", noted.trace), memory.within(self._pool):
             noted.outputs = self._run(noted.inputs)
         if noted.fault:
-            self._refuse(f"{noted.fault} does not follow from launches")
+            self._refuse(f"{noted.fault} is not computed by recorded calls")
             return tuple(a.copy() for a in noted.outputs)
         self._let_go()
         noted.gradients, noted.held, self._noted = self._gradients(), self._pool.held(), noted
@@ -151,7 +151,7 @@ class Replay:
             return
         outside = next(i for i, frame in enumerate(inspect.stack()) if frame.filename != __file__)
         warnings.warn(
-            f"Replay: {why}: an operation of plain NumPy, perhaps, or random numbers. The step is computed each time",
+            f"Replay: {why}: perhaps an operation in plain NumPy, or random numbers. The step is computed each time",
             RuntimeWarning,
             stacklevel=1 + outside,
         )
@@ -177,7 +177,7 @@ class Replay:
         if computed == self._digests([*outputs, *buffers]):
             noted.trusted, noted.seen = True, noted.seen | unseen
             return outputs
-        self._refuse("repeated, the step gave other results than computed; something does not follow from launches")
+        self._refuse("the repeated step gave other results than the computed one")
         assign(buffers, *unchanged)
         self.model.zero_grad()
         with chance.again(drawn):

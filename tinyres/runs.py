@@ -1,9 +1,9 @@
-"""The folder of a run, and what can be read in it.
+"""The folder of a run, and functions that read its files.
 
-It holds ``config.json`` (what was asked for), ``metrics.jsonl`` (a line for each epoch, the test result at the end),
-``times.json`` (seconds, which alone differ when a run is repeated), checkpoints ``last.safetensors``,
-``previous.safetensors`` (the one before the last) and ``best.safetensors``, and ``curves.png`` where matplotlib is
-installed.
+It has ``config.json`` (the configuration), ``metrics.jsonl`` (a line for each epoch, and the test result at the end),
+``times.json`` (times in seconds; only this file differs when a run is repeated), the checkpoints
+``last.safetensors``, ``previous.safetensors`` (the one before the last) and ``best.safetensors``, and ``curves.png`` if
+matplotlib is installed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ ALREADY = "{} already holds a run: choose another folder, or continue it (--resu
 
 
 class Times(NamedTuple):
-    """Seconds that a run took: each of its epochs, with their validation, and the one that is under way so far.
+    """Times of a run in seconds: of each finished epoch with its validation, and of the current epoch so far.
 
     Examples
     --------
@@ -35,7 +35,7 @@ class Times(NamedTuple):
 
 
 def holds_run(folder: str | Path) -> bool:
-    """Whether a folder has a run in it.
+    """Whether a folder contains a run.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def holds_run(folder: str | Path) -> bool:
 
 
 def has_begun(folder: str | Path) -> bool:
-    """Whether the run in a folder has saved something to go on from, even if that is lost now.
+    """Whether the run in a folder has saved a checkpoint, even if it is lost now.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def has_begun(folder: str | Path) -> bool:
 
 
 def read_times(folder: str | Path) -> Times | None:
-    """How long a run took so far; None where its folder does not say.
+    """Read the times of a run, or None if its folder does not have them.
 
     Examples
     --------
@@ -72,17 +72,17 @@ def read_times(folder: str | Path) -> Times | None:
 
 
 def read_config(folder: str | Path) -> Config:
-    """The configuration of the run in a folder.
+    """Read the configuration of the run in a folder.
 
     Raises
     ------
     CheckpointError
-        Where there is none, or it cannot be read, or has a field or a value that makes no sense.
+        If there is none, it cannot be read, or it has a field or a value that is not valid.
 
     Notes
     -----
-    A run that was begun when "A-after" was the way of option A says so in its last checkpoint, see `models.upgrade`,
-    and not in its configuration.
+    In old runs, option A was what is called "A-after" now. Their configuration does not show this, but the format of
+    their last checkpoint does, see `models.weights.upgrade`.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def read_config(folder: str | Path) -> Config:
         config = Config(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
-    with contextlib.suppress(checkpoints.CheckpointError):  # whoever reads the checkpoint says what is wrong with it
+    with contextlib.suppress(checkpoints.CheckpointError):  # the code that loads the checkpoint reports the error
         made = (checkpoints.load_info(last) or {}).get("config") if last.exists() else None
         if isinstance(made, dict) and made.get("shortcut") == "A-after":
             config = dataclasses.replace(config, shortcut="A-after")
@@ -111,16 +111,16 @@ def config_to_resume(folder: str | Path, wanted: Mapping[str, Any], *, called: C
     ----------
     folder : str or Path
     wanted : mapping
-        Fields that were asked for, with their values, which must be the run's own.
+        Fields that the user has set. Their values must be those of the run; `epochs` may be larger.
     called : callable
-        Gives a field's name in a message.
+        Function from a field's name to its name in messages.
 
     Raises
     ------
     CheckpointError
-        As `read_config`.
+        As in `read_config`.
     ValueError
-        Where a field differs, but for more epochs.
+        If a field differs, except for more epochs.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def config_to_resume(folder: str | Path, wanted: Mapping[str, Any], *, called: C
 
 
 def numbers_by_name(record: Any, *names: str) -> bool:
-    """Whether what a file holds is a dict of finite numbers, with these names among others.
+    """Whether a value from a file is a dict of finite numbers that has at least these names.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def numbers_by_name(record: Any, *names: str) -> bool:
 
 
 def read_progress(info: dict[str, Any], most: int) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-    """Step, history and sums of a checkpoint; KeyError or ValueError where they are not those of any run.
+    """Step, history and sums of a checkpoint. KeyError or ValueError if they are missing or not valid.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""A residual network as an estimator of scikit-learn."""
+"""A residual network as a scikit-learn estimator."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,40 +20,41 @@ except ImportError as error:
 
 
 class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Tells classes of images apart, in scikit-learn's words: for pipelines, grid searches and cross-validation.
+    """Classifies images, as a scikit-learn estimator: for pipelines, grid searches and cross-validation.
 
     Parameters
     ----------
     model : str or callable
-        A name of the family; or a function of ``in_channels`` and ``num_classes`` that makes a network.
+        Name of a model; or a function of ``in_channels`` and ``num_classes`` that makes a network.
     image_shape : (int, int, int), optional
-        Channels, height and width of what a row of X holds. By default, rows of a square number of features are grey
-        squares, others a line of pixels; X of shape (N, C, H, W) is as it is.
+        Channels, height and width of the image in a row of X. By default, a row is a grey square image if its number of
+        features is a square, else an image of one line. X of shape (N, C, H, W) is used as it is.
     epochs, batch_size, lr, weight_decay
         As for `tinyres.Trainer`.
     settings : dict, optional
-        More of its settings, such as ``{"label_smoothing": 0.1, "ema": 0.99}``.
+        Other settings of `tinyres.Trainer`, such as ``{"label_smoothing": 0.1, "ema": 0.99}``.
     class_weight : dict or "balanced", optional
         See `tinyres.Trainer.fit`.
     random_state : int, RandomState or None
-        One number, one result.
+        Seed. The same number gives the same result.
     verbose : bool
+        Whether to show a progress bar and a line for each epoch.
 
     Attributes
     ----------
     classes_ : array of shape (K,)
     n_features_in_ : int
-        Numbers of an image.
+        Number of values in an image.
     n_iter_ : int
-        Steps of the training.
+        Number of training steps.
     trainer_ : tinyres.Trainer
-        With the network, ``trainer_.model``, and the records of epochs, ``trainer_.history``.
+        It has the network, ``trainer_.model``, and the records of epochs, ``trainer_.history``.
 
     Notes
     -----
-    Of scikit-learn's own checks one does not hold: that an image with weight 2 counts as the same image twice
-    (``check_sample_weight_equivalence_on_dense_data``). It cannot, with batches at random and their statistics in batch
-    norm: the two ways to say it are other batches. In the mean over batches the loss is the same.
+    One of scikit-learn's checks fails: that an image with weight 2 has the same effect as the same image twice
+    (``check_sample_weight_equivalence_on_dense_data``). With random batches and batch norm, this is not possible, since
+    the two cases have different batches. The mean loss over all batches is the same.
 
     Examples
     --------
@@ -93,13 +94,13 @@ class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         self.random_state, self.verbose = random_state, verbose
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "ResNetClassifier":
-        """Train anew.
+        """Train a new network.
 
         Parameters
         ----------
         X : array of shape (N, features) or (N, C, H, W)
         y : array of shape (N,)
-            Labels of any kind that scikit-learn takes.
+            Labels of any kind that scikit-learn accepts.
         sample_weight : array of shape (N,), optional
             Images of weight 0 are left out.
 
@@ -117,13 +118,13 @@ class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
             images, numbers, weight = images[weight > 0], numbers[weight > 0], weight[weight > 0]
         in_channels, count = self._shape[0], len(self.classes_)
         if len(there := np.unique(numbers)) < 2:
-            raise ValueError(f"y: got {len(there)} class, expected 2 or more to tell apart")
+            raise ValueError(f"y: got {len(there)} class, expected 2 or more classes")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model = self.model
         if isinstance(model, Module):
             raise TypeError(
-                f"model: got a {type(model).__name__}, expected a name, or a function that makes one: each fit is "
-                "of a new one"
+                f"model: got a {type(model).__name__}, expected a name, or a function that makes a network: each fit "
+                "trains a new one"
             )
         if callable(model):
             manual_seed(seed)
@@ -136,7 +137,7 @@ class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         if isinstance(weights, Mapping):
             known = dict(zip(self.classes_.tolist(), range(count), strict=True))
             if unknown := [label for label in weights if label not in known]:
-                raise ValueError(f"class_weight: got a weight of {unknown[0]!r}, expected of {list(known)}")
+                raise ValueError(f"class_weight: got a weight for {unknown[0]!r}, expected weights for {list(known)}")
             weights = {known[label]: value for label, value in weights.items()}
         self.trainer_.fit(_floats(images), numbers, sample_weight=weight, class_weight=weights)
         assert self.trainer_.run is not None
@@ -165,22 +166,22 @@ class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         return self.trainer_.logits(_floats(X.reshape(len(X), *self._shape)))
 
     def decision_function(self, X: Any) -> Array:
-        """Logits, (N, K); of two classes the difference of the second's and the first's, (N,)."""
+        """Logits of shape (N, K). For two classes, the second logit minus the first, of shape (N,)."""
         logits = self._logits(X).astype(np.float64)
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Any) -> Array:
-        """The probability of each class, in the order of `classes_`, (N, K)."""
+        """The probability of each class, of shape (N, K), in the order of `classes_`."""
         logits = self._logits(X).astype(np.float64)
         e = np.exp(logits - logits.max(1, keepdims=True))
         return e / e.sum(1, keepdims=True)
 
     def predict(self, X: Any) -> Array:
-        """The most probable label of each image, (N,)."""
+        """The most probable label of each image, of shape (N,)."""
         answers = self._logits(X).argmax(1)
         return self.classes_[answers]
 
 
 def _floats(images: Array) -> Array:
-    """Of one kind, whatever X is: another X may come in another."""
+    """Images as floats of one dtype, since X may have another dtype in each call."""
     return images.astype(np.float32)

@@ -1,8 +1,8 @@
-"""Runs: training with all that is kept of it in a folder, see `tinyres.runs`, and how it goes on.
+"""Runs: trainings that are saved in a folder (see `tinyres.runs`), and can be resumed.
 
-Everything a run does is a function of its configuration: the order of images and their variation come from
-(seed, epoch, batch), the learning rate from the step, and sums do not depend on the number of threads. So a run that
-was stopped goes on from ``last.safetensors`` as if it had not been, and what it has computed can be computed again: see
+All that a run computes depends only on its configuration: the order and augmentation of images on (seed, epoch, batch),
+the learning rate on the step. Sums do not depend on the number of threads. So a run that was stopped continues from
+``last.safetensors`` with the same result as without the stop, and its results can be computed again: see
 `tinyres.verify`.
 """
 
@@ -50,31 +50,31 @@ __all__ = [
     "weights_beside",
 ]
 
-WHITENED = 5000 * 32 * 32  # patches that are looked at
+WHITENED = 5000 * 32 * 32  # number of patches from which the covariance is computed
 IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-"""Mean and standard deviation that weights trained on ImageNet elsewhere expect of their images."""
+"""Mean and standard deviation of images that weights of other libraries, trained on ImageNet, expect."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
-FEW = "A run of {} steps, at a learning rate up to {:g}, may end near chance. More epochs, a smaller batch{} may help."
+FEW = "A run of {} steps with a learning rate up to {:g} may end near chance. More epochs, a smaller batch{} may help."
 OTHER = (
-    "Computed with the instruction set {!r} so far, and with {!r} from here on, which rounds differently: to the last "
-    "bit, the result is not that of a run on one of them."
+    "Computed with the instruction set {!r} so far, and with {!r} from now on, which rounds differently: the last bits "
+    "of the result will differ from those of a run with only one of them."
 )
 
 
 class Every(NamedTuple):
-    """How often a run is saved, besides the end of each epoch: after so many steps, or so many seconds."""
+    """How often a run is saved within an epoch: every `steps` steps, or every `seconds` seconds."""
 
     steps: int | None = None
     seconds: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Every":
-        """Of a number of steps, or of minutes with an m.
+        """Read a number of steps such as "500", or of minutes such as "10m".
 
         Raises
         ------
         ValueError
-            Where it is neither, or not positive.
+            If it is neither, or not positive.
 
         Examples
         --------
@@ -90,17 +90,17 @@ class Every(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a run works on where its caller has it in hand, see `tinyres.Trainer`, and nothing is to be read.
+    """Network and images of a run, if the caller has them (as `tinyres.Trainer` does), so that nothing is read.
 
     Attributes
     ----------
     model : Module
     model_info : dict
-        How it can be made again: ``name`` and ``options`` of the family; or the name "given", for any other.
+        ``name`` and ``options``, with which `models.create` makes it; the name is "given" for other networks.
     train, validation : Loader or Batches
     info : dict
-        What a checkpoint says of images and classes: ``classes``, ``image_size``, ``resize``, ``mean``, ``std``; and
-        perhaps ``digest``, of what a run that goes on must have again.
+        The description of images and classes in a checkpoint: ``classes``, ``image_size``, ``resize``, ``mean``,
+        ``std``; and perhaps ``digest``, checksums of data that must be the same when the run is resumed.
     loss : callable, optional
         See `tinyres.loop.Loop`.
     """
@@ -120,27 +120,27 @@ class Run(Loop):
     ----------
     config : Config
     folder : str or Path, optional
-        Made if it is not there; without one nothing is written.
+        It is created if it does not exist. Without a folder, nothing is written.
     resume : bool
-        Go on from the folder's ``last.safetensors``; or begin, where a run was stopped before it saved anything. The
-        configuration may have more epochs than the run had: then the learning rate of each step that is left is that
-        of a run of so many.
+        Continue from the folder's ``last.safetensors``; or start, if the run was stopped before it saved anything. The
+        configuration may have more epochs than before. The remaining steps then have the learning rates of a run with
+        this number of epochs.
     anomaly : bool
         Train under `detect_anomaly`.
     recompute : int
-        Blocks that are computed again in backward at a time, to save memory, see `ResNet.recompute`. Results do not
-        depend on it.
+        Number of blocks that are computed again together in backward, to save memory, see `ResNet.recompute`. Results
+        do not depend on it.
     progress : callable, optional
         Called with (done, total) while pictures of a folder are read.
     given : Given, optional
-        Network and images to take in place of those that the configuration names.
+        Network and images to use instead of those that the configuration names.
 
     Raises
     ------
     FileExistsError
-        Where the folder holds a run already and `resume` is not set.
+        If the folder already has a run and `resume` is not set.
     CheckpointError
-        Where there is nothing to resume, or it does not fit.
+        If there is nothing to resume, or it does not fit.
 
     Examples
     --------
@@ -164,7 +164,7 @@ class Run(Loop):
     ) -> None:
         self.config, self.folder = config, None if folder is None else Path(folder)
         self.world = world()
-        Shards.of_run(config.shards, self.world)  # before anything is read
+        Shards.of_run(config.shards, self.world)  # raises errors before data is read
         self.world.first(self._open, resume)
         last = self.folder / "last.safetensors" if self.folder and resume and has_begun(self.folder) else None
         saved = checkpoints.load(last) if last else None
@@ -183,10 +183,10 @@ class Run(Loop):
         if self.total_steps < FEW_STEPS and not config.weights and not saved:
             lower = " or a rate of 0.1" if config.peak_lr > 0.1 else ""
             self.notes.append(FEW.format(self.total_steps, config.peak_lr, lower))
-        self.saved = 0  # steps done that are saved
+        self.saved = 0  # number of steps that are saved
         self._clock = time.monotonic()
         self.times = Times([], 0.0)
-        self._of_callbacks: dict[str, Array] = {}  # what a checkpoint has of them, until they are there
+        self._of_callbacks: dict[str, Array] = {}  # their states from a checkpoint, until there are callbacks
         if last and saved:
             self._restore(last, *saved)
             self.times = read_times(last.parent) or self.times
@@ -202,44 +202,44 @@ class Run(Loop):
         ----------
         *callbacks : Callback
         every : Every, optional
-            Save within epochs too. What a run computes does not depend on when it is saved.
+            How often to save within epochs; by default only at their end. Results do not depend on it.
 
         Returns
         -------
         dict
-            ``test_accuracy`` and ``test_loss``, of the best checkpoint by validation accuracy, or of the last where
-            there are no validation images.
+            ``test_accuracy`` and ``test_loss`` of the checkpoint with the best validation accuracy, or of the last one
+            if there are no validation images.
 
         Raises
         ------
         Interrupted
-            On SIGINT or SIGTERM: the step was finished and saved.
+            After SIGINT or SIGTERM. The current step has been finished and saved.
         Diverged
-            Where the loss becomes NaN or infinite, or that of the validation or test images. The last checkpoint is
-            kept, and what came after it is not saved.
+            If the training, validation or test loss becomes NaN or infinite. The last checkpoint is kept. Later steps
+            are not saved.
         ValueError
-            Where there is no folder, and so no checkpoint, or the images were given, and none to test on: `train_to`
-            is for these.
+            If there is no folder, and so no checkpoint, or there are no test images, since the images were given. For
+            these, use `train_to`.
         """
         if self.folder is None or self.config.dataset == "given":
             lacks = (
                 "no folder for its checkpoints" if self.folder is None else "no test images, since its own were given"
             )
-            raise ValueError(f"fit: got a run that has {lacks}; expected one with both: train_to(run.total_steps)")
+            raise ValueError(f"fit: got a run that has {lacks}; expected one with both: call train_to(run.total_steps)")
         self.train_to(self.total_steps, *callbacks, every=every)
         return self._test()
 
     def train_to(self, step: int, *callbacks: Callback, every: Every | None = None) -> None:
-        """Train until `step` steps of the run are done. Parameters and errors as in `fit`."""
+        """Train until `step` steps of the run are done. Parameters and errors are those of `fit`."""
         heard = Callbacks(callbacks)
         heard.load_state_dict(self._of_callbacks)
-        self._of_callbacks = {}  # from here on they know themselves
+        self._of_callbacks = {}  # from now on, callbacks have their own states
         self._clock = time.monotonic()
         self.advance(step, Callbacks([*heard.callbacks, _Files(self, every or Every())]))  # what is saved, all know
 
     def _test(self) -> dict[str, float]:
         chosen = "best" if self.config.validation else "last"
-        self.world.barrier()  # until it is written
+        self.world.barrier()  # wait until it is written
         assert self.folder is not None
         model, _ = checkpoints.load_model(self.folder / f"{chosen}.safetensors")
         with self.replay.memory():
@@ -251,7 +251,7 @@ class Run(Loop):
 
     # -- parts
     def _open(self, resume: bool) -> None:
-        """Whether the folder is free, or to be gone on with."""
+        """Check that the folder has no run, or that it can be resumed."""
         if self.folder is None:
             return
         if holds_run(self.folder) and not resume:
@@ -287,7 +287,7 @@ class Run(Loop):
         return Given(model, {"name": config.model, "options": options}, train, validation, info)
 
     def _check_same(self) -> None:
-        """All processes compute the same thing, in the same way."""
+        """Check that all processes compute the same, in the same way."""
         if self.world.size > 1:
             recipe = {f"{name} of the recipe": repr(value) for name, value in dataclasses.asdict(self.config).items()}
             parts = dict(zip("xy", self.data.train, strict=True)) | {"mean": self.data.mean, "std": self.data.std}
@@ -296,7 +296,7 @@ class Run(Loop):
             check_same(facts | {"SHA-256 of the training images": checkpoints.state_digest(parts, {})[:16]})
 
     def _start_from(self, model: Module, path: str) -> None:
-        """Weights of a file, and the normalisation of images that they expect."""
+        """Load weights from a file, and use the normalisation of images that they expect."""
         note = models.load_weights(model, path, replace_head=True)
         self.notes.append(f"Starting from {path}" + (f"; {note}" if note else ""))
         if expected := normalisation_for(path, self.config):
@@ -308,7 +308,7 @@ class Run(Loop):
 
     # -- files
     def save(self, name: str) -> None:
-        """Write the whole state of the run to ``<name>.safetensors`` in its folder. What was last becomes previous."""
+        """Write the state of the run to ``<name>.safetensors`` in its folder. The old "last" becomes "previous"."""
         if self._writes and self.folder:
             keep = self.folder / "previous.safetensors" if name == "last" else None
             checkpoints.save(self.folder / f"{name}.safetensors", *self.state(), keep=keep)
@@ -328,7 +328,7 @@ class Run(Loop):
         self._write_metrics(self.history)
 
     def _keep_time(self) -> None:
-        """Add what has passed since the last look at the clock to the epoch's."""
+        """Add the time since the last call to the time of the epoch."""
         now = time.monotonic()
         self.times, self._clock = self.times._replace(since=self.times.since + now - self._clock), now
 
@@ -339,17 +339,16 @@ class Run(Loop):
 
     @property
     def _writes(self) -> bool:
-        """Whether this process is the one that writes: all have the same to write."""
+        """Whether this process writes files: only one does, since all would write the same."""
         return self.world.rank == 0
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """All that the rest of the run depends on, and what is known of it so far: arrays, and what JSON can hold.
+        """The state of the run: everything that the remaining steps depend on, as arrays and as values for JSON.
 
-        Weights and batch norm's statistics, or their average, and then those that are trained as well; those that
-        lookahead goes back to; momentum; what callbacks keep; configuration, step, sums of the epoch, and its results
-        so far, with the best. All else is a function of these: the order and variation of images, and with them the
-        position in the data, of (seed, epoch, batch), the learning rate of the step. No generator of random numbers
-        lives on.
+        The arrays are weights and running statistics; with an average, both the average and the trained ones; the slow
+        weights of lookahead; momentum; states of callbacks. The values are the configuration, the step, sums of the
+        epoch, the results so far, and the best. All else depends only on these: the order and augmentation of images
+        on (seed, epoch, batch), the learning rate on the step. No random generator has a state.
         """
         with self.averaged():
             arrays = {f"model.{k}": v for k, v in self.model.state_dict().items()}
@@ -363,7 +362,7 @@ class Run(Loop):
         return arrays, self.description()
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides arrays, as JSON holds it."""
+        """The values that a checkpoint has in addition to arrays, for JSON."""
         return {
             "model": self.model_info,
             **self.info,
@@ -399,7 +398,7 @@ class Run(Loop):
         self._write_config()
 
     def _repr_html_(self) -> str:
-        """What notebooks show."""
+        """The HTML that notebooks show."""
         path = self.folder / "curves.png" if self.folder else None
         picture = path.read_bytes() if path and path.exists() else curves(self.history, self.config.model)
         name = str(self.folder or self.config.model)
@@ -408,7 +407,7 @@ class Run(Loop):
         )
 
     def _write_config(self) -> None:
-        """What was asked for, perhaps with more epochs than before."""
+        """Write the configuration, which may have more epochs than before."""
         self._write("config.json", (json.dumps(dataclasses.asdict(self.config), indent=2) + "\n").encode())
 
     def _write_metrics(self, records: list[Logs]) -> None:
@@ -419,7 +418,7 @@ class Run(Loop):
 
 
 class _Files(Callback):
-    """Saves a run: after each epoch, when it is left within one, and as often as asked for besides."""
+    """Saves a run: after each epoch, when it is stopped, and within epochs as often as `every` says."""
 
     def __init__(self, run: Run, every: Every) -> None:
         self.run, self.every = run, every
@@ -429,7 +428,7 @@ class _Files(Callback):
 
     def on_batch_end(self, training: Training, logs: Logs) -> None:
         if self.run.step % len(self.run.loader) == 0:
-            return  # the epoch is over, and ends with a checkpoint
+            return  # the end of the epoch, which writes a checkpoint anyway
         steps, seconds = self.every
         if (steps and self.run.step % steps == 0) or (seconds and time.monotonic() - self.since >= seconds):
             self._save()
@@ -448,7 +447,7 @@ class _Files(Callback):
 
 
 def described(classes: Sequence[str], size: int, mean: Array, std: Array) -> dict[str, Any]:
-    """What a checkpoint says of the images that its network is for.
+    """The description of images and classes for a checkpoint.
 
     Examples
     --------
@@ -465,13 +464,14 @@ def described(classes: Sequence[str], size: int, mean: Array, std: Array) -> dic
 
 
 def normalisation_for(path: str, config: Config) -> tuple[Array, Array] | None:
-    """Mean and standard deviation of images that the weights of a file expect, where that is known: a checkpoint says
-    so, and others' weights for pictures of 224 pixels are of ImageNet's.
+    """Mean and standard deviation of images that the weights of a file expect, or None if this is not known.
+
+    A checkpoint has them. Other weights, for pictures of 224 pixels, are taken to expect those of ImageNet.
 
     Raises
     ------
     CheckpointError
-        Where the file cannot be read, or says what makes no sense.
+        If the file cannot be read, or has values that are not valid.
 
     Examples
     --------
@@ -490,12 +490,12 @@ def normalisation_for(path: str, config: Config) -> tuple[Array, Array] | None:
 
 
 def freeze(model: Module, last: str | None) -> None:
-    """Let the parts of a network up to one, see `ResNet.parts`, stay as they are.
+    """Freeze the parts of a network up to the part `last`, see `ResNet.parts`. None freezes nothing.
 
     Raises
     ------
     ValueError
-        Where there is no such part, or nothing would be left to learn.
+        If there is no such part, or no part would be left to train.
 
     Examples
     --------
@@ -508,9 +508,9 @@ def freeze(model: Module, last: str | None) -> None:
     if last is None:
         return
     if not isinstance(model, models.ResNet):
-        raise ValueError(f"freeze: got {last!r}, expected None with a network of your own, whose `freeze()` does it")
+        raise ValueError(f"freeze: got {last!r}, expected None with your own network: call its `freeze()`")
     parts = model.parts()
-    *names, _ = parts  # without a head that learns, nothing would
+    *names, _ = parts  # the head must stay trainable
     if last not in names:
         raise ValueError(f"freeze: got {last!r}, expected one of {', '.join(names)}")
     for name in names[: names.index(last) + 1]:
@@ -519,15 +519,15 @@ def freeze(model: Module, last: str | None) -> None:
 
 
 def whiten(model: Module, images: Any, std: Array | Sequence[float]) -> None:
-    """Let a network's first convolution whiten patches of the training images, see `tinyres.nn.init.whitening`, and
-    stay so.
+    """Make a network's first convolution whiten patches of the images, see `tinyres.nn.init.whitening`, and freeze it.
 
-    At most `WHITENED` patches are looked at, of images all over the set: those of a folder are sorted by class.
+    The covariance is computed from at most `WHITENED` patches. They come from images spread over the whole set, since
+    images of a folder are sorted by class.
 
     Raises
     ------
     ValueError
-        Where it is not a network of the family, or the images are not uint8.
+        If it is not a `ResNet`, or the images are not uint8.
 
     Examples
     --------
@@ -539,7 +539,7 @@ def whiten(model: Module, images: Any, std: Array | Sequence[float]) -> None:
     False
     """
     if not isinstance(model, models.ResNet):
-        raise ValueError("whiten: got True, expected False with a network of your own")
+        raise ValueError("whiten: got True, expected False with your own network")
     shape = model.conv1.weight.shape
     count = max(1, min(len(images), WHITENED // (images.shape[2] * images.shape[3])))
     some = images[np.linspace(0, len(images), count, endpoint=False).astype(np.int64)]

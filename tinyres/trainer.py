@@ -1,4 +1,4 @@
-"""Training for whoever has arrays in hand, or batches of their own: Keras's words over the command line's loop."""
+"""`Trainer`: training on arrays or on your own batches, with methods as in Keras. The loop is the command line's."""
 
 import contextlib
 import dataclasses
@@ -30,58 +30,62 @@ from tinyres.tensor import Tensor
 from tinyres.train import Given, Run, described, freeze, normalisation_for, whiten
 
 GENTLE = {"lr": 0.1, "pad": 0, "flip": False}
-"""What differs from the defaults of `Config`, which are for CIFAR-10: not every image looks the same mirrored."""
+"""Other defaults than in `Config`, whose defaults are for CIFAR-10: for example, letters must not be mirrored."""
 NOT_HERE = ("dataset", "data", "image_size", "num_classes", "model", "validation", "subset")
-"""Fields of a `Config` that say what `fit` is given."""
+"""Fields of a `Config` that describe the data. `fit` gets the data itself, so these cannot be set."""
 OF_THE_FAMILY = ("stem", "shortcut", "zero_init_residual", "weights", "freeze")
-"""Those that say how a network of the family is made: none of them is about one that is there."""
+"""Fields that say how a network is made by name. They cannot be set for a network that already exists."""
 OF_BATCHES = ("batch_size", "pad", "flip", "alternate_flip", "cutout", "mixup", "cutmix")
-"""Those that say how batches are made of arrays."""
+"""Fields that say how batches are made from arrays."""
 
 Validation = float | tuple[Any, Any] | Iterable[Any] | None
 
 
 class Trainer:
-    """Trains a network to tell classes of images apart, on arrays or on batches of your own.
+    """Trains a network to classify images, given as arrays or as your own batches.
 
     Parameters
     ----------
     model : str or Module
-        A name of the family, e.g. "resnet20", made for the images and classes that `fit` is given; or a network of
-        yours, images (B, C, H, W) to logits (B, K).
+        A model's name, e.g. "resnet20"; `fit` then makes it for the given images and classes. Or your own network,
+        which maps images (B, C, H, W) to logits (B, K).
     recipe : str or Config, optional
-        Name of a recipe, see `tinyres.recipes.names`, whose settings are taken; those of `Config` by default.
+        A `Config`, or the name of a recipe (see `tinyres.recipes.names`), whose settings are used. By default, the
+        settings are the defaults of `Config`, with the exceptions below.
     callbacks : Callback or sequence of them
     loss : callable, optional
-        Of logits, a Tensor (B, K), and labels, an array: a loss for each image, a Tensor (B,), to take the place of
-        cross entropy in training.
+        ``loss(logits, labels)`` takes a Tensor (B, K) and an array, and returns the loss of each image, a Tensor (B,).
+        It replaces the cross entropy in training.
     transform : callable, optional
-        Varies each training image, see `tinyres.data.Loader`.
+        A random change of each training image, see `tinyres.data.Loader`.
     folder : str or Path, optional
-        Where the run is kept, as the command line's are, so that it can go on: see ``resume`` of `fit`.
+        Folder in which the run is saved, as with the command line, so that it can be resumed: see ``resume`` of `fit`.
+        By default nothing is saved.
     verbose : bool
-        Show a progress bar, on a terminal or in a notebook, and a line for each epoch.
+        Whether to show a progress bar, on a terminal or in a notebook, and a line for each epoch.
     **settings
         Fields of `Config`, such as ``epochs=10``, ``batch_size=128``, ``lr=0.1``, ``schedule="cosine"``,
-        ``label_smoothing=0.1``, ``ema=0.99``, ``mixup=0.2``, ``seed=0``. Unless a recipe or they say otherwise, the
-        rate is 0.1 here, and images are neither moved (``pad``) nor mirrored (``flip``).
+        ``label_smoothing=0.1``, ``ema=0.99``, ``mixup=0.2``, ``seed=0``. Without a recipe, three defaults differ from
+        those of `Config`: ``lr=0.1``, ``pad=0`` and ``flip=False``, so images are neither moved nor mirrored.
 
     Attributes
     ----------
     model : Module or str
+        The network, or its name before `fit`.
     classes : list
-        What labels there are, in order, as they were given; after `fit`.
+        After `fit`, the labels of the classes, in the order of class numbers, as they were given.
     history : list of dict
-        The records of the last `fit`'s epochs.
+        The records of the epochs of the last `fit`.
     run : tinyres.train.Run
         The run of the last `fit`.
 
     Raises
     ------
     TypeError
-        Where there is no such setting.
+        If there is no such setting.
     ValueError
-        Where one makes no sense, or would have no effect, as one that says how a network is made beside a Module.
+        If a setting is not valid, or would have no effect, such as an option for making a network when a Module is
+        given.
 
     Examples
     --------
@@ -115,27 +119,27 @@ class Trainer:
         self.callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         self.transform, self.folder, self.verbose = transform, folder, verbose
         self.given = set(settings)
-        self.agreed = set(settings)  # by name: what a run that goes on must agree with
+        self.agreed = set(settings)  # names of settings that must be equal in a run that is resumed
         self.config = self._configure(recipe, settings)
         if loss is not None and self.config.label_smoothing:
             smoothing = self.config.label_smoothing
-            raise ValueError(f"label_smoothing: got {smoothing}, expected 0 with a loss of your own: smooth within it")
+            raise ValueError(f"label_smoothing: got {smoothing}, expected 0 with your own loss: do the smoothing in it")
         self.classes: list[Any] = []
         self.mean: Array | None = None
         self.std: Array | None = None
         self.history: list[Logs] = []
         self.run: Run | None = None
-        self._info: dict[str, Any] = {}  # what a checkpoint says besides weights
-        self._notes: list[str] = []  # for the user, of how the network was made
+        self._info: dict[str, Any] = {}  # what a checkpoint has in addition to weights
+        self._notes: list[str] = []  # messages for the user about how the network was made
         self._made: dict[str, Any] = {"name": "given", "options": {}}  # how the network can be made again
 
     def _configure(self, recipe: str | Config | None, settings: Mapping[str, Any]) -> Config:
         known = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_HERE]
         for name in settings:
             if name not in known:
-                raise TypeError(f"{name}: no setting of a training{did_you_mean(name, known)}; there are {known}")
+                raise TypeError(f"{name}: not a setting of a Trainer{did_you_mean(name, known)}; there are {known}")
             if name in OF_THE_FAMILY and isinstance(self.model, Module):
-                raise ValueError(f"{name}: got a network as well, expected the name of one, to be made in this way")
+                raise ValueError(f"{name}: got a network, too, but this option needs the name of one, to make it")
         name = self.model if isinstance(self.model, str) else "given"
         if isinstance(recipe, Config):
             base = dataclasses.asdict(recipe)
@@ -164,26 +168,28 @@ class Trainer:
         class_weight: Mapping[Any, float] | str | None = None,
         resume: bool = False,
     ) -> list[Logs]:
-        """Train, from the weights that the network has.
+        """Train, starting with the current weights of the network.
 
         Parameters
         ----------
         x : array of shape (N, C, H, W) or (N, H, W), uint8 or float, or Pictures; or an iterable of batches
-            Images, which are normalised by their own mean and deviation. Or batches ``(x, y)`` or ``(x, y, weight)``
-            that can be iterated over again and again, see `tinyres.data.Batches`; or a `tinyres.data.Loader`: then as
-            these are.
+            Arrays of images, which are normalised by their own mean and standard deviation. Or batches ``(x, y)`` or
+            ``(x, y, weight)`` that can be iterated over several times, see `tinyres.data.Batches`; or a
+            `tinyres.data.Loader`. Batches are used without changes.
         y : array of shape (N,), of whole numbers or strings
-            Labels; none with batches.
+            Labels. Leave it out with batches, which have their own.
         validation : float, (x, y) or iterable of batches, optional
-            Looked at after each epoch: a share of the images, held out at random, or images of their own. The mean
-            cross entropy and accuracy, in which all images count alike, whatever loss and weights are trained by.
+            Images for validation after each epoch: the part of the images that is held out at random, such as 0.1; or
+            other images. Validation computes the mean cross entropy and the accuracy, without weights and without your
+            own `loss`.
         sample_weight : array of shape (N,), optional
-            How much each image counts, 0 or more: the loss of a batch is the mean of weight times loss.
+            Weight of each image, 0 or more. The loss of a batch is the mean of weight times loss.
         class_weight : dict or "balanced", optional
-            How much the images of each class count, besides; "balanced": N / (K times the images of the class).
+            Weight of the images of each class, by label, as another factor. "balanced" is N / (K times the number of
+            images of the class).
         resume : bool
-            Go on with the run in `folder`, on the same images, to the last bit as if it had not been stopped; begin,
-            where there is none.
+            Continue the run in `folder`, on the same images. The result is equal to the last bit to that of a run
+            without a stop. If there is no run in the folder, start one.
 
         Returns
         -------
@@ -193,14 +199,14 @@ class Trainer:
         Raises
         ------
         ValueError
-            Where arrays do not fit each other, or the network.
+            If arrays do not fit each other or the network.
         FileExistsError
-            Where the folder holds a run, and `resume` is not set.
+            If the folder has a run, and `resume` is not set.
         Diverged
-            Where the loss is not finite any more.
+            If the loss becomes NaN or infinite.
         KeyboardInterrupt
-            By Ctrl-C, after the step was finished and, with a folder, saved. The network has the weights of that step,
-            or their average with ``ema``.
+            After Ctrl-C. The current step has been finished and, with a folder, saved. The network has the weights
+            after this step, or their average with ``ema``.
         """
         if resume and self.folder is None:
             raise ValueError("resume: got True, expected False without a folder: give one to the Trainer")
@@ -223,7 +229,7 @@ class Trainer:
         return self.history
 
     def _train(self, run: Run) -> None:
-        """To its end, or as far as it gets, and take up what came of it."""
+        """Train to the end of the run, or until it stops, and keep its results."""
         own = any(isinstance(callback, ProgressBar) for callback in self.callbacks)
         bar = [ProgressBar()] if self.verbose and not own else []
         for note in self._notes + run.notes if bar else []:
@@ -241,7 +247,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:
-        """Where no step of a run is done at the end of this block, all is as it was before."""
+        """If no step was done at the end of this block, restore the state from before it."""
         before = dict(vars(self))
         try:
             yield
@@ -250,7 +256,7 @@ class Trainer:
                 vars(self).update(before)
 
     def lr_find(self, x: Any, y: Any = None, **options: Any) -> Found:
-        """Try learning rates on these images, see `tinyres.lr_find`; nothing is learnt.
+        """Try learning rates on these images, see `tinyres.lr_find`. The network does not change.
 
         Examples
         --------
@@ -268,11 +274,11 @@ class Trainer:
             finally:
                 run.disconnect()
 
-    # ---------------------------------------------------------------- what was learnt
+    # ---------------------------------------------------------------- predicting
     def logits(self, x: Any) -> Array:
-        """What the network says of images, float of shape (N, K); `x` as for `fit`, or batches of images alone.
+        """The logits of images, float of shape (N, K). `x` is as for `fit`, or batches of only images.
 
-        Of batches, in the order in which they come: a loader that shuffles makes one of its own.
+        For batches, the order is that of the batches: a loader that shuffles has a different order each time.
 
         Raises
         ------
@@ -288,7 +294,7 @@ class Trainer:
         finally:
             model.train(training)
         if not found:
-            raise ValueError("x: got no batches, expected one at least")
+            raise ValueError("x: got no batches, expected at least one")
         return np.concatenate(found)
 
     def predict_proba(self, x: Any) -> Array:
@@ -297,20 +303,20 @@ class Trainer:
         return Scores(logits, np.zeros(len(logits), np.int64)).probabilities
 
     def predict(self, x: Any) -> Array:
-        """The most probable label of each image, as labels were given: shape (N,)."""
+        """The most probable label of each image, of shape (N,). Labels are as they were given to `fit`."""
         return Labels(self.classes).named(self.logits(x).argmax(1))
 
     def scores(self, x: Any, y: Any = None) -> Scores:
         """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`.
 
-        Of batches, by their labels, or by the most probable ones where these are probabilities.
+        For batches, the labels are those of the batches. If they are probabilities, the most probable class counts.
 
         Raises
         ------
         RuntimeError
             Before `fit`.
         ValueError
-            Where there is not a label for each image, or one of no class.
+            If the number of labels is not that of images, or a label is not one of the classes.
         """
         self._fitted()
         if not _are_batches(x, y):
@@ -320,7 +326,7 @@ class Trainer:
             return Scores(self.logits(images), numbers)
         labels: list[Array] = []
 
-        def images_alone() -> Iterator[Array]:  # in one go: the next may be in another order
+        def images_alone() -> Iterator[Array]:  # labels are taken in the same pass: the next may have another order
             for own, classes, *_ in self._batches(x, "batches").epoch(0):
                 labels.append(classes if classes.ndim == 1 else classes.argmax(1))
                 yield own
@@ -328,42 +334,43 @@ class Trainer:
         return Scores(self.logits(images_alone()), np.concatenate(labels))
 
     def evaluate(self, x: Any, y: Any = None) -> Logs:
-        """``loss``, the mean cross entropy, and ``accuracy``."""
+        """A dict with ``loss``, the mean cross entropy, and ``accuracy``. Parameters are those of `scores`."""
         scores = self.scores(x, y)
         return {"loss": scores.loss, "accuracy": scores.accuracy}
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``.
 
-        It has weights, classes and how images are normalised. What a training goes on with, such as momentum, is kept
-        in its `folder` alone.
+        It has the weights, the classes, and the mean and deviation for normalising images. The state of the optimizer,
+        which resuming needs, is saved only in `folder`.
 
         Raises
         ------
         RuntimeError
             Before `fit`.
         OSError
-            Where it cannot be written; a file that was there is left as it was.
+            If it cannot be written. An old file is then unchanged.
         """
         weights = self._fitted().state_dict()
         checkpoints.save(path, {f"model.{name}": array for name, array in weights.items()}, self._info)
 
     @classmethod
     def load(cls, path: str | Path, model: Module | None = None, **options: Any) -> "Trainer":
-        """A trainer that predicts as the one did whose checkpoint this is.
+        """Make a trainer from a checkpoint. It gives the same predictions as the saved one.
 
         Parameters
         ----------
         path : str or Path
+            A file written by `save`.
         model : Module, optional
-            Where it is not of the family: one of the same form.
+            Needed if the saved network was your own: a network of the same structure.
         **options
-            For another `fit`, which goes on from these weights: what a `Trainer` is made with.
+            Arguments of `Trainer`, for another `fit`, which starts with these weights.
 
         Raises
         ------
         CheckpointError
-            Where the file is damaged, not a checkpoint, or not of this network.
+            If the file is damaged, is not a checkpoint, or belongs to another network.
 
         Examples
         --------
@@ -388,22 +395,22 @@ class Trainer:
             _, made.history, _ = read_progress(info, sys.maxsize)
             channels = len(info["mean"])
         except (KeyError, TypeError, ValueError) as error:
-            raise checkpoints.CheckpointError(f"{path}: does not say what a Trainer has to know ({error})") from error
+            raise checkpoints.CheckpointError(f"{path}: lacks information that a Trainer needs ({error})") from error
         made.mean, made.std = checkpoints.normalisation(path, info, channels)
         return made
 
     def __getstate__(self) -> dict[str, Any]:
-        """What other processes of scikit-learn are handed: all but the run."""
+        """The state that scikit-learn sends to other processes: everything but the run."""
         return {**self.__dict__, "run": None}
 
     # ---------------------------------------------------------------- images and labels
     def _batches(self, batches: Any, name: str = "x") -> Loader | Batches:
-        """As they are; settings that are about how batches are made must not be there."""
+        """The batches, not changed. Settings for making batches raise ValueError."""
         own = [field for field in OF_BATCHES if field in self.given] + ["transform"] * (self.transform is not None)
         if own and name == "x":
-            raise ValueError(f"{own[0]}: got batches as well, expected arrays: these are made as they are")
+            raise ValueError(f"{own[0]}: got batches, expected arrays: batches are used without changes")
         if isinstance(batches, (float, int, np.floating)):
-            raise ValueError(f"{name}: got {batches}, expected batches, as for training: of these no share is held out")
+            raise ValueError(f"{name}: got {batches}, expected batches: no part of batches can be held out")
         found = batches if isinstance(batches, Loader) else Batches(batches)
         count = _num_classes(found)
         if name == "x" and not self.classes:
@@ -421,11 +428,11 @@ class Trainer:
         if len(known) != len(x):
             raise ValueError(f"y: got {len(known)} labels, expected one for each of {len(x)} images")
         self.classes = labels.classes
-        labels.weights(known, *weights)  # whether they fit, all of them
+        labels.weights(known, *weights)  # checks that they fit, before some are held out
         rest = np.arange(len(x))
         if isinstance(validation, (float, int, np.floating)):
             if not 0 < (n := round(validation * len(x))) < len(x) or validation >= 1:
-                raise ValueError(f"validation: got {validation} of {len(x)} images, expected a share, such as 0.1")
+                raise ValueError(f"validation: got {validation} of {len(x)} images, expected a part, such as 0.1")
             order = np.random.default_rng(self.config.seed).permutation(len(x))
             out, rest = np.sort(order[:n]), np.sort(order[n:])
             validation = _take(x, out), np.array(labels.classes)[known[out]]
@@ -447,8 +454,8 @@ class Trainer:
         return train, self._held(validation, labels, train)
 
     def _normalisation(self, x: Any) -> tuple[Any, Any]:
-        """Of the images that the network learnt from, or that the weights which it begins with expect; of these, where
-        it begins at random."""
+        """Mean and deviation: those of the earlier training, those that pretrained weights expect, or those of these
+        images if the initial weights are random."""
         if self.mean is not None:
             return self.mean, self.std
         if self.config.weights and x.dtype == np.uint8:
@@ -456,7 +463,7 @@ class Trainer:
         return statistics(x)
 
     def _held(self, validation: Any, labels: Labels, train: Loader) -> Loader | Batches | None:
-        """A loader of the images to validate on, which are seen as those to train on are."""
+        """A loader of the validation images, normalised like the training images."""
         if validation is None:
             return None
         if not (isinstance(validation, tuple) and len(validation) == 2):
@@ -470,14 +477,14 @@ class Trainer:
         return Loader(images, numbers, BATCH, mean=train.mean, std=train.std, shuffle=False)
 
     def _expect_kind(self, images: Any) -> None:
-        """Bytes or floats, as those were that were learnt from: they are normalised in other ways."""
+        """Check that images are uint8 or float as in training, since the two are normalised differently."""
         if "floats" in self._info:
             _expect_kind(images, self._info["floats"], "x")
 
     def _seen(self, x: Any) -> Iterator[Array]:
-        """Batches of images as the network is to see them."""
+        """Batches of images, normalised for the network."""
         if isinstance(x, (list, tuple)) and x and all(getattr(image, "ndim", 4) < 4 for image in x):
-            x = as_images(x)  # each of them is an image
+            x = as_images(x)
         if not _are_batches(x, None):
             assert self.mean is not None
             images = as_images(x)
@@ -493,7 +500,7 @@ class Trainer:
 
     # ---------------------------------------------------------------- the network
     def _given(self, train: Loader | Batches, held: Loader | Batches | None, *, fresh: bool) -> Given:
-        """The network, made where it is a name, and what goes with it."""
+        """The network, which is made first if it is a name, with images and descriptions for a `Run`."""
         config, shape = self.config, _shape(train)
         options: dict[str, Any] = {"num_classes": len(self.classes), **config.model_options}
         if shape[0] != 3:
@@ -506,9 +513,9 @@ class Trainer:
                 note = models.load_weights(self.model, config.weights, replace_head=True)
                 self._notes = [f"Starting from {config.weights}" + (f"; {note}" if note else "")]
         self._check_network(shape)
-        if config.whiten and fresh and self.mean is None:  # not one that has learnt with what it saw
+        if config.whiten and fresh and self.mean is None:  # not a network that was trained before
             if not isinstance(train, Loader):
-                raise ValueError("whiten: got True, expected False with batches: it takes all images, as arrays")
+                raise ValueError("whiten: got True, expected False with batches: it needs all images as an array")
             whiten(self.model, train.images, train.std)
         elif config.whiten and isinstance(self.model, models.ResNet):
             self.model.conv1.freeze()
@@ -524,7 +531,7 @@ class Trainer:
         return Given(self.model, self._made, train, held, info, self.loss)
 
     def _check_network(self, shape: tuple[int, ...]) -> None:
-        """It takes these images, and has a logit for each class."""
+        """Check that the network accepts these images, and has a logit for each class."""
         model = self._trained()
         training = model.training
         with no_grad():
@@ -532,11 +539,11 @@ class Trainer:
         model.train(training)
         count = logits.shape[1] if logits.ndim == 2 else -1
         if count > len(self.classes) and self.classes == list(range(len(self.classes))):
-            self.classes = list(range(count))  # of which the last do not occur
+            self.classes = list(range(count))  # the last ones do not occur in the data
         elif count > len(self.classes) and all(type(c) is int and 0 <= c < count for c in self.classes):
             raise ValueError(
-                f"y: got the classes {self.classes}, and the network has {count} logits; expected 0 to {count - 1}, "
-                "each at least once, or a network for as many classes as there are"
+                f"y: got the classes {self.classes}, but the network has {count} logits; expected 0 to {count - 1}, "
+                "each at least once, or a network with a logit for each class"
             )
         if count != len(self.classes):
             raise ValueError(
@@ -551,18 +558,18 @@ class Trainer:
 
     def _fitted(self) -> Module:
         if self.mean is None:
-            raise RuntimeError("Trainer: got no images yet to learn from: call fit first, or take Trainer.load")
+            raise RuntimeError("Trainer: has not been trained yet: call fit first, or use Trainer.load")
         return self._trained()
 
     def _config_of_the_run(self) -> Config:
-        """That of the run in the folder, perhaps with more epochs; settings that were given must agree with it."""
+        """The configuration of the run in the folder, perhaps with more epochs. Given settings must be equal to it."""
         chosen = {name for callback in self.callbacks for name in callback.sets}
         names = [*sorted(self.agreed - chosen), "model", "dataset"]
         return config_to_resume(self.folder or "", {name: getattr(self.config, name) for name in names})
 
 
 class _Averaged(Callback):
-    """At the end, the model has the weights that count: their average, where there is one."""
+    """At the end of training, puts the average of weights into the model, if there is one."""
 
     def on_train_end(self, training: Training) -> None:
         arrays, _ = training.state()
@@ -570,16 +577,16 @@ class _Averaged(Callback):
 
 
 def _expect_family(path: str | Path) -> None:
-    """Whether the network of a checkpoint can be made from what that says."""
+    """Raise CheckpointError if the network of a checkpoint cannot be made from its description."""
     info = checkpoints.load_info(path) or {}
     if isinstance(info.get("model"), dict) and info["model"].get("name") == "given":
         raise checkpoints.CheckpointError(
-            f"{path}: of a network that is not of the family: give one like it as `model`"
+            f"{path}: belongs to your own network: give a network of the same structure as `model`"
         )
 
 
 def _classes(info: Mapping[str, Any]) -> list[Any]:
-    """The labels that a checkpoint knows, as they were given."""
+    """The labels in a checkpoint, as they were given."""
     labels = info.get("labels", info["classes"])
     known = isinstance(labels, list) and all(isinstance(label, (int, str)) for label in labels)
     if not known or len(set(labels)) != len(labels):
@@ -589,14 +596,14 @@ def _classes(info: Mapping[str, Any]) -> list[Any]:
 
 def _expect_channels(images: Any, channels: int, name: str = "x") -> None:
     if images.shape[1] != channels:
-        expected = f"(N, {channels}, H, W); of one image (C, H, W), {name}[None]"
+        expected = f"(N, {channels}, H, W); for one image (C, H, W), write {name}[None]"
         raise ValueError(f"{name}: got images of shape {images.shape}, expected {expected}")
 
 
 def _expect_kind(images: Any, floats: bool, name: str) -> None:
     if floats != (images.dtype.kind == "f"):
         expected = "floats in the same unit" if floats else "uint8, 0 to 255,"
-        raise ValueError(f"{name}: got {images.dtype}, expected {expected} as the images were that it learns from")
+        raise ValueError(f"{name}: got {images.dtype}, expected {expected} as in the training images")
 
 
 def _take(x: Any, index: Array) -> Any:
@@ -613,7 +620,7 @@ def _num_classes(loader: Loader | Batches) -> int:
 
 
 def _shape(loader: Loader | Batches) -> tuple[int, ...]:
-    """Channels, height and width of what the network is to see."""
+    """Channels, height and width of the images that the network gets."""
     if isinstance(loader, Batches):
         return loader.shape
     if loader.transform is None:
@@ -622,7 +629,7 @@ def _shape(loader: Loader | Batches) -> tuple[int, ...]:
 
 
 def _are_batches(x: Any, y: Any) -> bool:
-    """Whether it is not one array; a list is batches where no labels go with it."""
+    """Whether x is batches, not one array of images. A list is batches if there are no labels."""
     if y is not None or isinstance(x, (np.ndarray, Tensor, Pictures)):
         return False
     return isinstance(x, Loader) or not hasattr(x, "__array__")

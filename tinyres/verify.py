@@ -1,7 +1,7 @@
-"""What a run has computed, computed again: from one of its checkpoints to the next, compared bit by bit.
+"""Verify a run: repeat the steps from one of its checkpoints to the next, and compare the results bit by bit.
 
-It works because a run is a function of its configuration (see `tinyres.train`): whoever has the same version of tinyres
-and its libraries, and the same kind of processor, must find the same weights to the last bit.
+This works because a run depends only on its configuration (see `tinyres.train`): with the same version of tinyres and
+its libraries, and the same kind of processor, the weights must be equal to the last bit.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from tinyres.tape import Array
 
 
 class Verified(NamedTuple):
-    """What `verify` has found to be the same to the last bit."""
+    """The result of `verify`: the steps that were repeated with the same result, to the last bit."""
 
     start: int  # step of the earlier checkpoint
-    stop: int  # and of the later one
-    sha256: str  # of the state there
+    stop: int  # step of the later one
+    sha256: str  # checksum of the state there
 
 
 def verify(folder: str | Path, callback: Callback | None = None, *, progress: Progress | None = None) -> Verified:
-    """Train once more from a run's previous checkpoint to its last, elsewhere, and compare every bit of their states.
+    """Repeat a run from its previous checkpoint to its last one, and compare every bit of the states.
 
-    Where there is no previous checkpoint, from the beginning of the run. The folder is only read.
+    If there is no previous checkpoint, repeat it from its start. The folder is not changed.
 
     Parameters
     ----------
@@ -45,14 +45,14 @@ def verify(folder: str | Path, callback: Callback | None = None, *, progress: Pr
     Returns
     -------
     Verified
-        From which step to which, and the SHA-256 of the state there.
+        The first and the last step, and the SHA-256 of the state at the end.
 
     Raises
     ------
     CheckpointError
-        Where a checkpoint is missing or damaged, or the states differ; the message says in what.
+        If a checkpoint is missing or damaged, or the states differ. The message names the first difference.
     Interrupted
-        On SIGINT or SIGTERM.
+        After SIGINT or SIGTERM.
 
     Examples
     --------
@@ -93,7 +93,7 @@ def verify(folder: str | Path, callback: Callback | None = None, *, progress: Pr
         raise CheckpointError(
             f"{last}: steps {start} to {run.step}, run again, give another state: "
             f"{_difference(found, (arrays, info))}. Either it was computed by another version of tinyres or its "
-            "libraries, or on another kind of processor, or something in it is wrong"
+            "libraries, or on another kind of processor, or it has an error"
         )
     return Verified(start, run.step, expected)
 

@@ -130,7 +130,7 @@ def trainer():
         net.fit(x, y, validation=0.2, class_weight="balanced")
         say(json.dumps([net.history, *map(float, net.logits(x[:2]).ravel())]))
         if tr.parallel.world_size() > 1:
-            with pytest.raises(ValueError, match=r"part: got batches of which part \(0, 1\) is made, expected"):
+            with pytest.raises(ValueError, match=r"part: got a Loader of part \(0, 1\), expected"):
                 tr.Trainer("tiny", epochs=1, shards=2, verbose=False).fit([(x / 255, y)])
 
 

@@ -1,4 +1,4 @@
-"""Callbacks to give to `tinyres.Trainer`, or to `tinyres.train.Run.fit`; one of your own derives from `Callback`."""
+"""Callbacks for `tinyres.Trainer` and `tinyres.train.Run.fit`. Your own callbacks derive from `Callback`."""
 
 from tinyres.callback import Callback
 from tinyres.callbacks.average import EMA

@@ -7,18 +7,18 @@ from tinyres.recipe import Config
 
 
 class EMA(Callback):
-    """Keep an exponential moving average of the weights: that is what is validated, saved, and left at the end.
+    """Keep an exponential moving average of the weights. The average is validated, saved, and is the final result.
 
     See `tinyres.average.EMA`.
 
     Parameters
     ----------
     decay : float
-        Share of the average that a step leaves, more than 0 and less than 1.
+        Factor on the old average in each step, more than 0 and less than 1.
 
     Notes
     -----
-    It is the setting ``ema`` of a `Trainer` or a `Config` by another name, and goes on after a stop as that does.
+    It does the same as the setting ``ema`` of a `Trainer` or a `Config`. A resumed run continues the average.
 
     Examples
     --------
@@ -35,7 +35,7 @@ class EMA(Callback):
 
     def configure(self, config: Config) -> Config:
         if config.ema not in (0, self.decay):
-            raise ValueError(f"ema: got {config.ema}, expected none beside this callback, or its own {self.decay}")
+            raise ValueError(f"ema: got {config.ema}, expected no value with this callback, or {self.decay}, the same")
         return dataclasses.replace(config, ema=self.decay)
 
     def on_train_begin(self, training: Training) -> None:

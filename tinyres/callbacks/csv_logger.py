@@ -1,4 +1,4 @@
-"""The records of epochs as a table that a spreadsheet reads."""
+"""The records of epochs as a table for spreadsheets."""
 
 import csv
 import io
@@ -10,12 +10,12 @@ from tinyres.parallel.world import world
 
 
 class CSVLogger(Callback):
-    """Write a CSV file with a line for each epoch, whole after each: of a run that went on, all epochs are there.
+    """Write a CSV file with a line for each epoch. After each epoch the file is complete, also for a resumed run.
 
     Parameters
     ----------
     path : str or Path
-        Its folder is made if it is not there.
+        Its folder is created if it does not exist.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Ending a training that gets no better."""
+"""Early stopping: end a training that does not improve any more."""
 
 import numpy as np
 
@@ -8,30 +8,30 @@ from tinyres.tape import Array
 
 
 class EarlyStopping(Callback):
-    """Stop when a number has not become better for some epochs, and go back to the weights of the best.
+    """Stop when a number has not improved for some epochs, and restore the weights of the best epoch.
 
     Parameters
     ----------
     monitor : str
-        A number of the epochs' records.
+        Name of a number in the records of epochs.
     patience : int
-        Epochs without anything better after which it stops, 1 or more.
+        Number of epochs without improvement after which the training stops, 1 or more.
     min_delta : float
-        How much better is better, 0 or more.
+        Smallest change that counts as an improvement, 0 or more.
     mode : "auto", "max" or "min"
-        Whether more of it is better; of an accuracy it is.
+        Whether a larger ("max") or a smaller number ("min") is better. "auto" is "max" for an accuracy.
     restore_best : bool
-        At the end, also where nothing was stopped, put the weights of the best epoch into the model.
+        Whether to put the weights of the best epoch into the model at the end, even if the training was not stopped.
 
     Raises
     ------
     ValueError
-        Where a parameter is not of this form, or the records have no such number.
+        If a parameter is not valid, or the records have no such number.
 
     Notes
     -----
-    With a schedule that ends at a rate of 0, the last epochs are the best: use it with ``schedule="constant"``, or as
-    a guard against runs that go wrong.
+    If the schedule ends at a learning rate of 0, the last epochs are usually the best. So use it with
+    ``schedule="constant"``, or to stop runs that fail.
 
     Prechelt, "Early stopping - but when?", 1998.
 

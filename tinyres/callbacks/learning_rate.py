@@ -1,4 +1,4 @@
-"""A learning rate that is found before the training."""
+"""Finding a learning rate before the training."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,26 +11,26 @@ from tinyres.lr_find import Found, lr_find
 
 
 class LearningRateFinder(Callback):
-    """Before the first step, try learning rates, see `tinyres.lr_find`, and train at the one that it suggests.
+    """Before the first step, try learning rates with `tinyres.lr_find`, and train with the suggested one.
 
     Parameters
     ----------
     plot : str or Path, optional
-        Where to draw what came of it.
+        File for a plot of the result.
     share : float
-        Of the suggestion, more than 0: 1 for a schedule that rises to it and falls again.
+        Factor on the suggestion, more than 0. Use 1 for a schedule that rises to this rate and falls again.
     **options
-        ``lowest``, ``highest`` and ``steps`` for `lr_find`.
+        ``lowest``, ``highest`` and ``steps`` of `lr_find`.
 
     Attributes
     ----------
     found : Found or None
-        None where a run goes on, whose rate is known.
+        The result. None if the run was resumed, since its learning rate is known.
 
     Raises
     ------
     ImportError
-        Where there is to be a plot and matplotlib is not installed, with the command that does it.
+        If a plot is wanted and matplotlib is not installed; the message names the command that installs it.
 
     Examples
     --------
@@ -61,5 +61,5 @@ class LearningRateFinder(Callback):
 
 def _known(options: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := options.keys() - {"lowest", "highest", "steps"}:
-        raise TypeError(f"{sorted(unknown)[0]}: no option of lr_find, which has lowest, highest, steps")
+        raise TypeError(f"{sorted(unknown)[0]}: not an option of lr_find, expected lowest, highest or steps")
     return dict(options)

@@ -1,4 +1,4 @@
-"""Checkpoints of single epochs."""
+"""Checkpoints of epochs."""
 
 from pathlib import Path
 
@@ -9,28 +9,28 @@ from tinyres.parallel.world import world
 
 
 class ModelCheckpoint(Callback):
-    """Save a checkpoint after each epoch, or after those that were better than all before.
+    """Save a checkpoint after each epoch, or only after epochs that are better than all before.
 
     Parameters
     ----------
     path : str or Path
-        Where the numbers of the epoch's record stand by their names, e.g.
-        ``"epoch-{epoch:03.0f}-{validation_accuracy:.4f}.safetensors"``: then there is a file for each. Without them,
-        the one file is the newest. Folders are made if they are not there.
+        It may have names of numbers in the epoch's record, e.g.
+        ``"epoch-{epoch:03.0f}-{validation_accuracy:.4f}.safetensors"``. Then each checkpoint has its own file. Without
+        such names, each checkpoint replaces the one before. Folders are created if they do not exist.
     monitor : str, optional
-        Save only where this number of the record has become better.
+        Save only if this number of the record has improved.
     mode : "auto", "max" or "min"
-        Whether more of it is better; of an accuracy it is.
+        Whether a larger ("max") or a smaller number ("min") is better. "auto" is "max" for an accuracy.
 
     Raises
     ------
     ValueError
-        Where the records have no number of such a name.
+        If the records have no number with such a name.
 
     Notes
     -----
-    What is saved is what a run's own ``last.safetensors`` holds, for `tinyres.Trainer.load`, ``tinyres predict`` and
-    ``tinyres export``.
+    The file has the same content as ``last.safetensors`` of a run. It can be used with `tinyres.Trainer.load`,
+    ``tinyres predict`` and ``tinyres export``.
 
     Examples
     --------

@@ -1,24 +1,25 @@
-"""The quantity that a callback watches, and whether it got better."""
+"""A number that a callback watches, and whether it has improved."""
 
 from tinyres.callback import Logs, Training
 
 
 class Monitor:
-    """A number in the records of epochs, which is to rise or to fall.
+    """A number in the records of epochs that should rise or fall.
 
     Parameters
     ----------
     name : str
-        Such as "validation_accuracy" or "train_loss".
+        Its name, such as "validation_accuracy" or "train_loss".
     mode : "auto", "max" or "min"
-        Whether more of it is better; of what ends in "accuracy" it is, of anything else by default less.
+        Whether a larger ("max") or a smaller number ("min") is better. "auto" is "max" if the name ends in "accuracy",
+        else "min".
     min_delta : float
-        How much better is better.
+        Smallest change that counts as an improvement.
 
     Raises
     ------
     ValueError
-        Where `mode` or `min_delta` is not of this form, or a record has no such number.
+        If `mode` or `min_delta` is not valid, or a record has no such number.
 
     Examples
     --------
@@ -36,7 +37,7 @@ class Monitor:
         self.name, self.sign, self.min_delta = name, 1 if rises else -1, min_delta
 
     def expect(self, training: Training) -> None:
-        """Say before the first step that there will be no such number, for want of validation images."""
+        """Raise ValueError before the first step if the number needs validation images, and there are none."""
         if self.name in ("validation_loss", "validation_accuracy") and training.validation is None:
             raise ValueError(
                 f"monitor: got {self.name!r}, expected train_loss or train_accuracy without validation images; or give "
@@ -50,7 +51,7 @@ class Monitor:
         return record[self.name]
 
     def best(self, history: list[Logs]) -> int:
-        """Which of the records is the best: the last that was better than all best ones before. -1 of none."""
+        """Index of the best record: the last one that improved on the best before it. -1 if there are no records."""
         best = -1
         for i, record in enumerate(history):
             if best < 0 or self.sign * (self.value(record) - self.value(history[best])) > self.min_delta:

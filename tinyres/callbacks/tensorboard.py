@@ -1,4 +1,4 @@
-"""What TensorBoard shows."""
+"""Files for TensorBoard."""
 
 from collections import Counter
 from pathlib import Path
@@ -11,32 +11,31 @@ from tinyres.parallel.world import world
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
 
-MOST = 100_000  # numbers of an array that a histogram is made of
+MOST = 100_000  # at most this many numbers of an array go into a histogram
 
 
 class TensorBoard(Callback):
-    """Write what ``tensorboard --logdir FOLDER`` shows.
+    """Write files for ``tensorboard --logdir FOLDER``.
 
-    That is loss and rate of each step, the records of epochs, and histograms of weights and gradients.
+    They have the loss and learning rate of each step, the records of epochs, and histograms of weights and gradients.
 
     Parameters
     ----------
     folder : str or Path
     histograms : int
-        Epochs from one set of histograms to the next; 0 for none.
+        Write histograms every this many epochs; 0 for none.
     graph : bool
-        Write the network's graph as well, as the tape has it: its operations, by module, with the shapes of what they
-        return.
+        Whether to write the network's graph from the tape, too: its operations by module, with output shapes.
 
     Raises
     ------
     ImportError
-        Where tensorboardX is not installed, with the command that does it.
+        If tensorboardX is not installed; the message names the command that installs it.
 
     Notes
     -----
-    The gradients are those of the epoch's last batch. Of an array of more than 100,000 numbers, so many at equal
-    distances are looked at. A run that goes on adds a file to the folder, and TensorBoard shows both as one.
+    Gradients are those of the epoch's last batch. For an array of more than 100,000 numbers, about 100,000 numbers at
+    equal distances are used. A resumed run adds a file to the folder, and TensorBoard shows both files as one run.
 
     Examples
     --------
@@ -66,7 +65,7 @@ class TensorBoard(Callback):
             self.writer.file_writer.add_event(_graph(training.model, x[:1]))
 
     def on_batch_end(self, training: Training, logs: Logs) -> None:
-        if self.writer is None:  # of several processes the first writes
+        if self.writer is None:  # only the first process writes
             return
         for name in ("loss", "lr"):
             self.writer.add_scalar(f"step/{name}", logs[name], training.step)
@@ -96,7 +95,7 @@ def _some(array: Array) -> Array:
 
 
 def _graph(model: Module, images: Array) -> Any:
-    """A network's operations, inside of each other by the modules that they are of."""
+    """The operations of a network, grouped by modules."""
     from tensorboardX.proto.attr_value_pb2 import AttrValue
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.graph_pb2 import GraphDef
@@ -113,9 +112,9 @@ def _graph(model: Module, images: Array) -> Any:
 
 
 def _operations(model: Module, images: Array) -> list[tuple[str, str, list[str], tuple[int, ...]]]:
-    """Name, kind, names of inputs and shape of each operation of a forward pass, as the tape has them.
+    """Name, kind, names of inputs and output shape of each operation in a forward pass, from the tape.
 
-    A function of its own: the frame that imports may outlive its call, and with it the graph, which holds the weights.
+    It is a separate function, since the frame with the imports may live longer, and would keep the graph in memory.
     """
     x, was_training = Tensor(images, requires_grad=True), model.training
     logits = model.eval()(x)

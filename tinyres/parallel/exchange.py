@@ -37,7 +37,7 @@ class Shards:
         Raises
         ------
         ValueError
-            Where they cannot have as many each.
+            If they cannot have as many each.
         """
         if count % world.size:
             fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)

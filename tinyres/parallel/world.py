@@ -155,9 +155,9 @@ def init() -> None:
     Raises
     ------
     ImportError
-        Where mpi4py, or an MPI library, is missing.
+        If mpi4py, or an MPI library, is missing.
     RuntimeError
-        Where the launcher started several processes, and the MPI library knows of one.
+        If the launcher started several processes, and the MPI library knows of one.
 
     Examples
     --------

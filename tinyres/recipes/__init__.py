@@ -1,8 +1,8 @@
-"""Recipes: configurations with a name and with evidence, in files beside this one.
+"""Recipes: named configurations with measured results, each in a TOML file of this folder.
 
-A file is TOML: a `summary`, the `evidence` (hardware, command, seeds, mean and spread, and PyTorch's beside them), the
-fields of a `tinyres.train.Config` that it sets under ``[config]``, and for some models others under ``[models.NAME]``.
-What is not set has its default. A run's own ``config.json`` says the same in JSON, without headings.
+A file has a `summary`, and the `evidence`: hardware, command, seeds, mean and spread, and the results of PyTorch for
+comparison. ``[config]`` has fields of a `tinyres.train.Config`, and ``[models.NAME]`` has other values for some models.
+Fields that are not set have their default. The ``config.json`` of a run has the same fields in JSON, without headings.
 """
 
 import json
@@ -18,7 +18,7 @@ Settings = dict[str, Any]  # fields of a configuration, by name
 
 
 class Recipe(NamedTuple):
-    """A configuration that has a name.
+    """A configuration with a name.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
     models: dict[str, Settings]
 
     def settings(self, model: str | None = None) -> Settings:
-        """Fields of the configuration, for this model or the recipe's own."""
+        """Fields of the configuration, for this model, or for the recipe's own model by default."""
         settings = self.config if model is None else {**self.config, "model": model}
         named = settings.get("model", Config.model)
         return {**settings, **(self.models.get(named, {}) if isinstance(named, str) else {})}
@@ -54,12 +54,12 @@ def names() -> list[str]:
 
 
 def source(name: str) -> str:
-    """The file of a recipe, as a text: to be copied and changed.
+    """The text of a recipe's file, which you can copy and change.
 
     Raises
     ------
     ValueError
-        Where there is none of this name.
+        If there is no recipe of this name.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def find(name: str) -> Recipe:
     Raises
     ------
     ValueError
-        Where there is none.
+        If there is no recipe of this name.
 
     Examples
     --------
@@ -91,14 +91,14 @@ def find(name: str) -> Recipe:
 
 
 def read(path: str | Path) -> Recipe:
-    """A recipe of one's own: a TOML file as those here, or without headings, or a run's ``config.json``.
+    """Read a recipe of your own: a TOML file like those here, or one without headings, or a run's ``config.json``.
 
     Raises
     ------
     OSError
-        Where the file cannot be read.
+        If the file cannot be read.
     ValueError
-        Where it is neither TOML nor JSON, or sets what no configuration has.
+        If it is neither TOML nor JSON, or sets a field that configurations do not have.
 
     Examples
     --------
@@ -113,14 +113,14 @@ def read(path: str | Path) -> Recipe:
     try:
         text = content.decode()
         found = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # of either decoder
+    except (ValueError, RecursionError) as error:  # from either decoder
         expected = "JSON" if path.suffix == ".json" else "TOML, or JSON in a file that ends in .json"
         raise ValueError(f"{path}: expected {expected} ({error})") from None
     return _recipe(str(path), found)
 
 
 def _recipe(name: str, found: Any) -> Recipe:
-    """Of what a file holds; without any part of a recipe, all of it is settings."""
+    """A recipe from the content of a file. If it has none of the parts of a recipe, all of it is settings."""
     if not isinstance(found, dict):
         raise ValueError(f"{name}: got a {type(found).__name__}, expected settings by name")
     known = {"summary": str, "evidence": str, "config": dict, "models": dict}
@@ -140,5 +140,5 @@ def _recipe(name: str, found: Any) -> Recipe:
             raise ValueError(f"{name}: {heading}: got {settings!r}, expected settings by name")
         for key in settings:
             if key not in every:
-                raise ValueError(f"{name}: {key}: no configuration has this{did_you_mean(key, every)}")
+                raise ValueError(f"{name}: {key}: not a field of a configuration{did_you_mean(key, every)}")
     return recipe

@@ -62,7 +62,7 @@ def scaled(model: ResNet, scale: float) -> ResNet:
     Raises
     ------
     ValueError
-        Where the scale is not positive.
+        If the scale is not positive.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def batch_norm(names: Sequence[str], config: Config, found: Data, scales: Sequen
     Raises
     ------
     ValueError
-        Where there is no such model, or a scale is not positive.
+        If there is no such model, or a scale is not positive.
 
     Examples
     --------

@@ -38,7 +38,7 @@ def read(folder: str | Path) -> Record:
     Raises
     ------
     CheckpointError
-        Where there is no run in the folder, or it has not finished an epoch, or its metrics cannot be read.
+        If there is no run in the folder, or it has not finished an epoch, or its metrics cannot be read.
 
     Examples
     --------
@@ -131,7 +131,7 @@ def page(records: Sequence[Record], figure: Any) -> str:
     Raises
     ------
     ImportError
-        Where jinja2 is not installed.
+        If jinja2 is not installed.
     """
     jinja2 = find_jinja()
     picture = io.BytesIO()

@@ -63,7 +63,7 @@ def degradation(
     Raises
     ------
     CheckpointError
-        Where the folder holds runs with another recipe, or damaged ones.
+        If the folder holds runs with another recipe, or damaged ones.
     Interrupted
         On SIGINT or SIGTERM: the step was finished and saved.
 
@@ -89,7 +89,7 @@ def go_on(config: train.Config, folder: str | Path, *callbacks: Callback) -> tra
     Raises
     ------
     CheckpointError
-        Where the folder holds a run with another configuration, or a damaged one.
+        If the folder holds a run with another configuration, or a damaged one.
     Interrupted
         On SIGINT or SIGTERM: the step was finished and saved.
 

@@ -145,7 +145,7 @@ def explain(model: Module, image: Array, label: int | None = None) -> Passes:
     Raises
     ------
     ValueError
-        Where the model does not take such an image or gives no logits for it, or there is no such class.
+        If the model does not take such an image or gives no logits for it, or there is no such class.
 
     Examples
     --------

@@ -69,7 +69,7 @@ def errors(op: str, seed: int = 0) -> Errors:
     Raises
     ------
     ValueError
-        Where there is no such operation, or the derivative is 0, of which no error is a part.
+        If there is no such operation, or the derivative is 0, of which no error is a part.
 
     Notes
     -----

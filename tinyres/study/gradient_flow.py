@@ -232,9 +232,9 @@ def gradient_flow(
     Raises
     ------
     ValueError
-        Where there is no such model or activation, or `steps` is negative.
+        If there is no such model or activation, or `steps` is negative.
     ArithmeticError
-        Where the loss is not finite before any training.
+        If the loss is not finite before any training.
 
     Examples
     --------

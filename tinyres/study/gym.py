@@ -97,7 +97,7 @@ def find(text: str) -> Level:
     Raises
     ------
     ValueError
-        Where there is no such level, or more than one.
+        If there is no such level, or more than one.
 
     Examples
     --------
@@ -151,7 +151,7 @@ def current_level(done: Progress) -> Level:
     Raises
     ------
     ValueError
-        Where none was.
+        If none was.
     """
     if done.current is None:
         why = "progress.json is damaged: say which level" if done.damaged else "no level was begun: `start` one"
@@ -244,9 +244,9 @@ def check(folder: str | Path, level: Level, *, limit: float = LIMIT) -> Report:
     Raises
     ------
     ValueError
-        Where the level was not begun.
+        If the level was not begun.
     ImportError
-        Where Hypothesis is not installed.
+        If Hypothesis is not installed.
     """
     folder = Path(folder)
     path = folder / level.name / level.file

@@ -178,9 +178,9 @@ def identity_path(name: str, config: Config, found: Data, steps: int = 0) -> Pat
     Raises
     ------
     ValueError
-        Where there is no such model, its blocks have no shortcuts, or `steps` is negative.
+        If there is no such model, its blocks have no shortcuts, or `steps` is negative.
     ArithmeticError
-        Where the loss is not finite before any training.
+        If the loss is not finite before any training.
 
     Examples
     --------

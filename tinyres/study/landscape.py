@@ -100,7 +100,7 @@ def grid(points: int, radius: float) -> Array:
     Raises
     ------
     ValueError
-        Where the number is even, or less than 5; where the radius is no positive number.
+        If the number is even, or less than 5; if the radius is no positive number.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def landscape(
     Raises
     ------
     CheckpointError
-        Where the file `keep` is damaged.
+        If the file `keep` is damaged.
     Interrupted
         On SIGINT or SIGTERM: the point was finished and, where there is a file, kept.
 
@@ -225,9 +225,9 @@ def load(path: str | Path, images: int, root: str | None = None) -> Trained:
     Raises
     ------
     CheckpointError
-        Where there is no checkpoint, or it is damaged.
+        If there is no checkpoint, or it is damaged.
     ValueError
-        Where there are fewer images.
+        If there are fewer images.
     """
     path = Path(path)
     if path.is_dir():
@@ -280,7 +280,7 @@ def explore(
     Raises
     ------
     ValueError
-        Where the networks tell different classes apart: then their losses say nothing about each other.
+        If the networks tell different classes apart: then their losses say nothing about each other.
     Interrupted
         On SIGINT or SIGTERM: the point was finished and kept.
     """

@@ -117,9 +117,9 @@ def memory(
     Raises
     ------
     ValueError
-        Where a number is too small.
+        If a number is too small.
     RuntimeError
-        Where a checkpoint changed a bit of a gradient, which must not be.
+        If a checkpoint changed a bit of a gradient, which must not be.
 
     Notes
     -----

@@ -45,7 +45,7 @@ def render(
     Raises
     ------
     ImportError
-        Where jinja2 is not installed.
+        If jinja2 is not installed.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def find_jinja() -> Any:
     Raises
     ------
     ImportError
-        Where it is not installed.
+        If it is not installed.
     """
     return extras.find("jinja2", "pages need jinja2", "report")
 

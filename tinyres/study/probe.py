@@ -104,9 +104,9 @@ def train_and_measure(
     Raises
     ------
     ValueError
-        Where `steps` is negative.
+        If `steps` is negative.
     ArithmeticError
-        Where the loss is infinite or NaN before any training.
+        If the loss is infinite or NaN before any training.
 
     Examples
     --------

@@ -190,7 +190,7 @@ def sample(op: str, seed: int = 0) -> Problem:
     Raises
     ------
     ValueError
-        Where there is no such operation.
+        If there is no such operation.
 
     Examples
     --------

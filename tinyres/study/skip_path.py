@@ -80,7 +80,7 @@ def split_backward(
     Raises
     ------
     ValueError
-        Where a block has no shortcut.
+        If a block has no shortcut.
 
     Notes
     -----
@@ -230,9 +230,9 @@ def skip_path(name: str, config: Config, found: Data, steps: int = 0) -> list[Mo
     Raises
     ------
     ValueError
-        Where there is no such model, its blocks have no shortcuts, or `steps` is negative.
+        If there is no such model, its blocks have no shortcuts, or `steps` is negative.
     ArithmeticError
-        Where the loss is not finite before any training.
+        If the loss is not finite before any training.
 
     Examples
     --------

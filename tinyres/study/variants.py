@@ -59,7 +59,7 @@ def vary(model: ResNet, *, activation: str = "relu", batch_norm: bool = True) ->
     Raises
     ------
     ValueError
-        Where there is no such activation.
+        If there is no such activation.
 
     Examples
     --------
