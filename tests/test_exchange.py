@@ -611,7 +611,7 @@ REFUSED = {  # nodes, arrays, options of `graph`, message
         [("Inverse", X, "y", {"domain": "com.microsoft"})], {}, {}, r"operator com.microsoft.Inverse is not supported",
     ),
     "opset": ([("Relu", X, "y", {})], {}, {"opset": 12}, r"opset: got 12, expected 13 to 21: convert it, by onnx"),
-    "pads": ([("MaxPool", X, "y", ASYMMETRIC)], {}, {}, r"\(MaxPool\): pads: got \(0, 0, 1, 1\), expected as many"),
+    "pads": ([("MaxPool", X, "y", ASYMMETRIC)], {}, {}, r"\(MaxPool\): pads: got \(0, 0, 1, 1\), expected the same"),
     "auto_pad": (
         [("MaxPool", X, "y", {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER"})], {}, {},
         r"auto_pad: got SAME_UPPER, expected NOTSET or VALID",

@@ -79,7 +79,7 @@ def test_verify_says_where_another_instruction_set_was_in_use(done):
     with pytest.raises(CheckpointError, match=f"computed with .* 'avx3', and this process uses {tr.machine.simd()}"):
         verify(done)
     notes = train.Run(config(), done, resume=True).notes
-    assert [note for note in notes if f"'avx3' so far, and with {tr.machine.simd()!r} from here on" in note]
+    assert [note for note in notes if f"'avx3' so far, and with {tr.machine.simd()!r} from now on" in note]
 
 
 def test_verify_of_a_run_that_does_not_say_its_instruction_set(done):

@@ -188,7 +188,7 @@ class Tensor:
             raise BufferError("this tensor requires a gradient, which other libraries would lose: share t.detach()")
         if not self._data.flags.writeable and not options.get("copy"):  # PyTorch would write to it all the same
             raise BufferError(
-                "this tensor's values are read-only (perhaps because a recorded operation needs them), and other "
+                "this tensor's values are read-only, perhaps because a recorded operation needs them, and other "
                 "libraries might write to them: share a copy, tr.tensor(t)"
             )
         return self._data.__dlpack__(**options)

@@ -502,7 +502,7 @@ NASTY_DESCRIPTIONS = {
     ),
     "a model for 10^30 classes": ({"model": {"name": "tiny", "options": {"num_classes": 10**30}}}, NO_MODEL),
     "a model of 10^9 layers": ({"model": {"name": "tiny", "options": {"layers": [10**9]}}}, "options: got .'layers'"),
-    "the deepest model": ({"model": {"name": "resnet1202", "options": {}}}, "not of this model"),
+    "the deepest model": ({"model": {"name": "resnet1202", "options": {}}}, "do not belong to this model"),
     "a model that is text": ({"model": "tiny"}, "does not describe a model"),
     "options that are text": ({"model": {"name": "tiny", "options": "ab"}}, "does not describe a model"),
     "classes that are a number": ({"classes": 10}, "classes: got 10, expected a list of 10 names"),

@@ -1,7 +1,7 @@
 """Several processes that train one network, by MPI.
 
-What a program needs is here, by the names of torch.distributed. Beneath: `launch` (who started us), `world` (the
-processes), `tree` (the order of sums), `exchange` (sums over the shards of all processes).
+A program needs only the names of this module, which are those of torch.distributed. Other modules are `launch` (which
+launcher started this process), `world` (the processes), `tree` (the order of sums) and `exchange` (sums over shards).
 """
 
 from tinyres.parallel.gradients import Gradients

@@ -1,4 +1,4 @@
-"""Gradients of a batch that several processes share: a training loop's own part of it."""
+"""Gradients of a batch that several processes share."""
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,27 +18,28 @@ BUCKET_BYTES = 2**17  # of gradients that are summed together: enough to be wort
 
 
 class Gradients:
-    """Sums over all processes of the gradients of some parameters, which begin while backward still runs.
+    """Adds the gradients of parameters over all processes, while backward still runs.
 
-    All processes start from the parameters and buffers that the first has. The last layers' gradients are final first;
-    as soon as a few of them are, their sum begins (Li et al., "PyTorch Distributed", VLDB 2020, section 3.2).
+    At the start, all processes get the parameters and buffers of the first one. Backward completes the gradients of the
+    last layers first. When a few gradients are complete, their sum begins (Li et al., "PyTorch Distributed", VLDB 2020,
+    section 3.2).
 
     Parameters
     ----------
     parameters : iterable of Parameter
-        Those that require no gradient are left alone.
+        Parameters that require no gradient are ignored.
     buffers : iterable of ndarray
-        Batch norm's running statistics: after each step they are the mean over all shards. Whole numbers are what one
-        shard makes of them: it counts the step once.
+        Batch norm's running statistics. After each step they are set to the mean over all shards. Arrays of int, which
+        count steps, are taken from one shard.
     shards : Shards, optional
-        What a batch is cut into: a shard for each process by default.
+        The shards of a batch; by default one for each process.
     numbers : int
-        Of other sums, in float64, that go with the gradients.
+        How many other numbers, in float64, are summed together with the gradients.
 
     Notes
     -----
-    A parameter that gets no gradient is an error, as is one that gets it twice in one backward pass, as it would where
-    `recompute` runs several blocks that share it.
+    RuntimeError is raised if a parameter gets no gradient, or gets one twice in a backward pass. The second happens if
+    `recompute` runs several blocks that share a parameter.
 
     Examples
     --------
@@ -76,7 +77,7 @@ class Gradients:
         self.at, self.ended = _Shard(self.own[0]), 0
 
     def begin(self, shard: int) -> None:
-        """Begin a shard, in this thread. Each starts from the buffers that the step's first one found."""
+        """Begin a shard, in this thread. Each starts with the buffers from before the step."""
         self.at.shard, self.at.taken = shard, {}
         for buffer, before in self.before:
             if shard == self.own[0]:
@@ -99,7 +100,7 @@ class Gradients:
             self.exchange.poll()
 
     def end(self, numbers: Sequence[float] = ()) -> None:
-        """End a shard, after its backward pass; its numbers are added to those of the others."""
+        """End a shard, after its backward pass. `numbers` are added to those of the other shards."""
         missing = next((p for p in self.bucket_of if p not in self.at.taken), None)
         if missing is not None:
             raise RuntimeError(
@@ -112,7 +113,7 @@ class Gradients:
         self.ended += 1
 
     def sum(self) -> Array:
-        """Wait for the sums, now in each parameter's `grad`; buffers are their means. Returns those of the numbers."""
+        """Wait for the sums. They are then in `grad`, and buffers are means. Returns the sums of the numbers."""
         if not self.ended:  # a loop of the user's own, with one shard
             self.end()
         *sums, means, numbers = self.exchange.wait()
@@ -126,7 +127,7 @@ class Gradients:
         return numbers
 
     def mean(self) -> None:
-        """As `sum`, divided by the number of shards: the gradient of the mean of their losses."""
+        """As `sum`, but gradients are divided by the number of shards: those of the mean loss."""
         self.sum()
         for p in self.bucket_of:
             if p.grad is not None:

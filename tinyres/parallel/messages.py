@@ -1,4 +1,4 @@
-"""What a program asks of its processes, by the names of torch.distributed."""
+"""Functions for programs with several processes, named as in torch.distributed."""
 
 from collections.abc import Iterable
 
@@ -22,7 +22,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together.
+    """Number of processes that work together.
 
     Examples
     --------
@@ -34,7 +34,7 @@ def world_size() -> int:
 
 
 def barrier() -> None:
-    """Wait until all processes are here.
+    """Wait until all processes have called this.
 
     Examples
     --------
@@ -45,14 +45,14 @@ def barrier() -> None:
 
 
 def broadcast(arrays: Array | Iterable[Array], source: int = 0) -> None:
-    """Give all processes what one has, in place.
+    """Copy arrays of one process to all others, in place.
 
     Parameters
     ----------
     arrays : ndarray or iterable of ndarray
-        Of the same shapes and dtypes in all processes.
+        They must have the same shapes and dtypes in all processes.
     source : int
-        Rank of the process that has it.
+        Rank of the process whose values are copied. ValueError if there is no such process.
 
     Examples
     --------
@@ -69,12 +69,12 @@ def broadcast(arrays: Array | Iterable[Array], source: int = 0) -> None:
 
 
 def all_reduce(array: Array, op: str = "sum") -> Array:
-    """Sum or mean of an array over all processes, the same bits in each.
+    """Sum or mean of an array over all processes. All get the same result, to the last bit.
 
     Parameters
     ----------
     array : ndarray of floats
-        Of the same shape and dtype in all processes.
+        It must have the same shape and dtype in all processes.
     op : str
         ``"sum"`` or ``"mean"``.
 

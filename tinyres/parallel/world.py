@@ -147,17 +147,17 @@ def world() -> World:
 
 
 def init() -> None:
-    """Work together with the processes that ``mpiexec`` or ``srun`` started with this one.
+    """Connect to the other processes that ``mpiexec`` or ``srun`` started.
 
-    Cores are divided among the processes that may run on them. An exception that nobody catches ends all of them. A
-    second call changes nothing.
+    The cores of a machine are divided among its processes. An uncaught exception in one process ends all of them. A
+    second call has no effect.
 
     Raises
     ------
     ImportError
         If mpi4py, or an MPI library, is missing.
     RuntimeError
-        If the launcher started several processes, and the MPI library knows of one.
+        If the launcher started several processes, but the MPI library finds only one.
 
     Examples
     --------
@@ -172,7 +172,7 @@ def init() -> None:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: there is no MPI library
         raise ImportError(
-            f"to work with several processes takes mpi4py and an MPI library ({error}): pip install 'tinyres[mpi]'"
+            f"several processes need mpi4py and an MPI library ({error}): pip install 'tinyres[mpi]'"
         ) from error
     started, size = launch(), MPI.COMM_WORLD.Get_size()
     if started and size == 1:

@@ -1,10 +1,10 @@
-"""What batch norm does to the product of factors: gradients with and without it, for weights of any size.
+"""The effect of batch norm on gradients over the depth: with and without it, for weights of several sizes.
 
-The gradient at the first layer is that at the last times a factor for each layer between, see `gradient_flow`. Without
-batch norm a factor is as large as the layer's weights are, so the product grows with their size to the power of the
-depth. Batch norm divides a layer's result by its standard deviation. With twice the weights that is twice as large: the
-factor stays the same (Ioffe and Szegedy, "Batch normalization", ICML 2015, section 3.3). That is how the plain nets of
-He et al., CVPR 2016, section 4.1, have gradients of "healthy norms".
+The gradient at the first layer is the gradient at the last layer times a factor for each layer between, see
+`gradient_flow`. Without batch norm, a factor is proportional to the size of the layer's weights. So the product grows
+with this size to the power of the depth. Batch norm divides a layer's result by its standard deviation. If the weights
+are doubled, so is the deviation, and the factor stays the same (Ioffe and Szegedy, "Batch normalization", ICML 2015,
+section 3.3). This is why the plain networks of He et al., CVPR 2016, section 4.1, have gradients of "healthy norms".
 """
 
 import math
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = (0.5, 0.7, 0.85, 1.0, 1.2, 1.4, 2.0)
-"""By which the weights of all convolutions are multiplied; 1 is the paper's initialisation (He et al., ICCV 2015)."""
+"""Factors on the weights of all convolutions; 1 is the paper's initialisation (He et al., ICCV 2015)."""
 
 
 MODELS = ("plain20", "plain56", "resnet20", "resnet56")
-"""Networks that are measured where nothing else is said."""
+"""Networks that are measured by default."""
 
 
 class Point(NamedTuple):
@@ -40,12 +40,13 @@ class Point(NamedTuple):
     model : str
     batch_norm : bool
     scale : float
-        By which its weights were multiplied.
+        Factor on its weights.
     layers : int
+        Number of layers.
     factor : float
-        By what a layer multiplies the norm of the gradient on its way back, the geometric mean of all.
+        The factor by which a layer multiplies the norm of the gradient in backward: the geometric mean of all layers.
     product : float
-        By what all of them do.
+        The product of the factors of all layers.
     """
 
     model: str
@@ -80,7 +81,7 @@ def scaled(model: ResNet, scale: float) -> ResNet:
 
 
 def check_scales(scales: Sequence[float]) -> None:
-    """Raise ValueError where a scale is not a positive number, or there is none, or one twice.
+    """Raise ValueError if there is no scale, a scale is not a positive number, or one is given twice.
 
     Examples
     --------
@@ -107,14 +108,14 @@ def batch_norm(names: Sequence[str], config: Config, found: Data, scales: Sequen
     config : Config
         Its batch size and seed.
     found : Data
-        As `recipe.load_data` gives it.
+        Data from `recipe.load_data`.
     scales : sequence of float
         Positive.
 
     Returns
     -------
     list of Point
-        By network, without batch norm first, by scale. A product may be infinite, or 0.
+        Sorted by network, then batch norm (without first), then scale. A product may be infinite or 0.
 
     Raises
     ------

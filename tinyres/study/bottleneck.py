@@ -1,4 +1,4 @@
-"""Bottleneck arithmetic: what a 1x1, a 3x3 and a 1x1 convolution save beside two of 3x3 (section 4.1 of the paper)."""
+"""The cost of bottlenecks: 1x1, 3x3 and 1x1 convolutions compared with two 3x3 ones (section 4.1 of the paper)."""
 
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,12 @@ TITLES = {"parameters": "parameters", "multiply_adds": "multiply-adds", "activat
 
 
 def bottleneck(image_size: int = 224) -> dict[str, list[Cost]]:
-    """What basic blocks and bottlenecks cost at equal width, in the places of ResNet-50.
+    """The cost of basic blocks and bottlenecks at equal width, in the four stages of ResNet-50.
 
     Parameters
     ----------
     image_size : int
-        Height and width of the network's images.
+        Height and width of the network's images in pixels.
 
     Returns
     -------

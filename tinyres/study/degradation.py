@@ -1,7 +1,7 @@
-"""The paper's first experiment: deeper plain nets get worse, in training error too; deeper residual nets do not.
+"""The paper's first experiment: deeper plain networks are worse, even in training error; deeper residual ones are not.
 
-Figures 1 and 6 of the paper, on whatever data and for as many epochs as there is time for. Each network is a training
-run of its own in its own folder, so what was stopped goes on.
+It repeats figures 1 and 6 of the paper, on any data and for any number of epochs. Each network is a separate training
+run in its own folder, so a stopped experiment can be resumed.
 """
 
 import dataclasses
@@ -43,18 +43,18 @@ class Curve(NamedTuple):
 def degradation(
     config: train.Config, folder: str | Path, networks: tuple[str, ...] = NETWORKS, *callbacks: Callback
 ) -> list[Curve]:
-    """Train networks by one recipe, and measure their training and test errors after each epoch.
+    """Train networks with the same recipe, and measure their training and test errors after each epoch.
 
     Parameters
     ----------
     config : Config
         The recipe; its model is replaced.
     folder : str or Path
-        Gets a run folder for each network, with a ``test.jsonl`` beside the run's own files. Runs that are there go on.
+        It gets a run folder for each network, each with an additional file ``test.jsonl``. Existing runs are resumed.
     networks : tuple of str
         Names of the family.
     *callbacks : Callback
-        Hear of all runs, one after the other.
+        Callbacks for all runs.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def degradation(
     CheckpointError
         If the folder holds runs with another recipe, or damaged ones.
     Interrupted
-        On SIGINT or SIGTERM: the step was finished and saved.
+        After SIGINT or SIGTERM. The current step has been finished and saved.
 
     Examples
     --------
@@ -84,14 +84,14 @@ def degradation(
 
 
 def go_on(config: train.Config, folder: str | Path, *callbacks: Callback) -> train.Run:
-    """Train to the end in a run folder: begin, or go on with the run that is there, and must be of this configuration.
+    """Train to the end in a run folder: start, or resume its run, which must have this configuration.
 
     Raises
     ------
     CheckpointError
         If the folder holds a run with another configuration, or a damaged one.
     Interrupted
-        On SIGINT or SIGTERM: the step was finished and saved.
+        After SIGINT or SIGTERM. The current step has been finished and saved.
 
     Examples
     --------
@@ -136,7 +136,7 @@ class _Tested(Callback):
 
 
 def verdict(curves: list[Curve]) -> list[str]:
-    """What the curves say, a sentence for each kind of network: the deepest beside the shallowest, at the end."""
+    """Sentences with results, one for each kind of network: the deepest compared with the shallowest, at the end."""
     sentences = []
     for kind in ("plain", "resnet"):
         nets = _by_depth(curves, kind)

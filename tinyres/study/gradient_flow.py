@@ -1,7 +1,7 @@
-"""Gradient flow: what each layer leaves of the gradient that passes through it, and the product over the depth.
+"""Gradient flow: the factor by which each layer changes the norm of the gradient, and the product over the depth.
 
-By the chain rule the gradient at an early layer is that at a late one times a factor for each layer between. Where
-most factors are below 1 the product vanishes with depth, where they are above 1 it explodes (Glorot and Bengio,
+By the chain rule, the gradient at an early layer is the gradient at a late layer times a factor for each layer between.
+If most factors are below 1, the product vanishes with depth; if they are above 1, it explodes (Glorot and Bengio,
 "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010, section 4.2).
 """
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SATURATED = 0.01
-"""A sigmoid y passes on y (1 - y) of a gradient, 1/4 at most. Below this it counts as saturated."""
+"""A sigmoid y multiplies a gradient by y (1 - y), at most 1/4. If this is below SATURATED, y counts as saturated."""
 
 
 class Layer(NamedTuple):
-    """One convolution with all that follows up to the next one, for a batch of images.
+    """One convolution and the operations after it, up to the next convolution, for a batch of images.
 
     Attributes
     ----------
@@ -36,14 +36,14 @@ class Layer(NamedTuple):
     weight, gradient : float
         Norms of W and of dL/dW.
     ratio : float
-        gradient / weight: the part of itself by which a step at learning rate 1 would change W.
+        gradient / weight: the relative change of W in a step with learning rate 1.
     flow : float
-        Norm of dL/dy. y is what the next layer takes; at the end of a block, the block's result.
+        Norm of dL/dy. y is the input of the next layer; at the end of a block, the block's result.
     closed : float
-        Share of the activations through which no gradient passes, or hardly any: ReLUs that are 0, sigmoids y with
+        Part of the activations that pass no gradient, or almost none: ReLUs that are 0, sigmoids y with
         y (1 - y) < 0.01.
     dead : float
-        Share of channels whose activations are closed in every pixel of all images.
+        Part of the channels whose activations are closed in every pixel of all images.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Layer(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """One network: its name, what is not usual about it, and its layers from first to last after some steps."""
+    """One network: its name, its activation and normalisation, and measurements of its layers after some steps."""
 
     model: str
     variant: str
@@ -69,16 +69,16 @@ class Flow(NamedTuple):
 
 # ---------------------------------------------------------------- one batch
 def measure(model: ResNet, images: Array, labels: Array, activation: str = "relu") -> tuple[float, list[Layer]]:
-    """Run a batch forward and backward, and measure every convolution but those of shortcuts.
+    """Run a batch forward and backward, and measure every convolution except those of shortcuts.
 
     Parameters
     ----------
     model : ResNet
-        Gets gradients.
+        It gets gradients.
     images : ndarray of shape (N, 3, H, W)
     labels : int ndarray of shape (N,)
     activation : "relu" or "sigmoid"
-        Of the model: what `closed` means.
+        The model's activation, which defines `closed`.
 
     Returns
     -------
@@ -127,10 +127,10 @@ def _main_path(model: ResNet) -> list[str]:
 
 
 class _Seen:
-    """What went into convolutions and blocks on the way forward, and came back to there.
+    """Records the inputs of convolutions and blocks in forward, and the gradients there in backward.
 
-    The input of a layer is the output of the one before. That of a block's first convolution is for the gradient's
-    purpose the block's, which the shortcut shares; in a pre-activation block they are not the same.
+    The input of a layer is the output of the layer before. For a block's first convolution, the gradient is taken at
+    the input of the block, which the shortcut uses, too; in a pre-activation block these two inputs differ.
     """
 
     def __init__(self, activation: str) -> None:
@@ -174,9 +174,9 @@ def _closed(y: Array, activation: str) -> tuple[float, float]:
 
 # ---------------------------------------------------------------- the product
 def factors(layers: list[Layer]) -> list[float]:
-    """By what each layer but the first multiplies the norm of the gradient on its way back.
+    """The factor by which each layer but the first multiplies the norm of the gradient in backward.
 
-    Their product is the flow at the first layer's output divided by that at the last's.
+    Their product is the flow at the first layer's output, divided by that at the last layer's output.
 
     Examples
     --------
@@ -213,21 +213,21 @@ def gradient_flow(
     Parameters
     ----------
     name : str
-        Of a model of the family.
+        Name of a model.
     config : Config
-        How to train; its model is not read.
+        Settings of the training; its model is not used.
     found : Data
-        As `recipe.load_data` gives it.
+        Data from `recipe.load_data`.
     steps : int
         Training steps.
     activation : "relu" or "sigmoid"
     batch_norm : bool
-        Whether to leave batch norms in.
+        Whether to keep batch norm.
 
     Returns
     -------
     Flow
-        With fewer moments where the loss became infinite or NaN.
+        With fewer moments if the loss became infinite or NaN.
 
     Raises
     ------
@@ -254,7 +254,7 @@ def gradient_flow(
 
 
 def verdict(flows: list[Flow]) -> list[str]:
-    """A sentence for each network at initialisation, and one for each that was trained.
+    """Sentences with results: one for each network at initialisation, and one for each that was trained.
 
     Examples
     --------
@@ -286,7 +286,7 @@ def _steps(n: int) -> str:
 
 
 def draw(flows: list[Flow]) -> "Figure":
-    """By layer: the norm of dL/dy, the ratio ||dL/dW|| / ||W||, and closed activations. A curve for each moment.
+    """Plot for each layer: the norm of dL/dy, the ratio ||dL/dW|| / ||W||, and closed activations. A curve per moment.
 
     Examples
     --------

@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """What the shortcuts of one stage carry, for a batch of images.
+    """The gradient through the shortcuts of one stage, for a batch of images.
 
     Attributes
     ----------
     name : str
         E.g. ``"layer1"``.
     blocks : int
-        How many blocks in a row have the identity for a shortcut.
+        Number of consecutive blocks whose shortcut is the identity.
     open : float
-        Share of positions at which no ReLU on the path is closed.
+        Part of the positions at which no ReLU on the path is closed.
     kept : float
-        Norm of what arrives by the path, divided by that of g, the gradient at the end of the stage.
+        Norm of the gradient through the path, divided by the norm of g, the gradient at the end of the stage.
     share : float
-        Norm of what arrives by the path, divided by that of all that arrives.
+        Norm of the gradient through the path, divided by the norm of the whole gradient at the start of the stage.
     cosine : float
-        Of the angle between what arrives by the path and all that arrives; 0 where one of them is 0.
+        Cosine of the angle between the gradient through the path and the whole gradient; 0 if one of them is 0.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Stage(NamedTuple):
 
 _DEPTHS = (20, 56, 110, 164)
 MODELS = tuple(f"{kind}{depth}" for kind in ("resnet", "preact_resnet") for depth in _DEPTHS)
-"""Networks that are measured where nothing else is said: those of "Identity mappings", of depths 20 to 164."""
+"""Networks that are measured by default: those of "Identity mappings", with depths 20 to 164."""
 
 
 class Path(NamedTuple):
@@ -76,7 +76,7 @@ def measure(model: ResNet, images: Array, labels: Array) -> tuple[float, list[St
     Parameters
     ----------
     model : ResNet
-        With shortcuts. Gets gradients.
+        A model with shortcuts. It gets gradients.
     images : ndarray of shape (N, 3, H, W)
     labels : int ndarray of shape (N,)
 
@@ -88,8 +88,8 @@ def measure(model: ResNet, images: Array, labels: Array) -> tuple[float, list[St
 
     Notes
     -----
-    With g = dL/dy_n at the end of n blocks and M_a = [y_a > 0], what arrives by the shortcuts alone is
-    M_1 M_2 ... M_n g, or g where blocks end in the sum.
+    With g = dL/dy_n at the end of n blocks and M_a = [y_a > 0], the gradient through shortcuts only is
+    M_1 M_2 ... M_n g, or g if blocks end in the sum.
 
     Examples
     --------
@@ -162,18 +162,18 @@ def identity_path(name: str, config: Config, found: Data, steps: int = 0) -> Pat
     Parameters
     ----------
     name : str
-        Of a model of the family that has shortcuts.
+        Name of a model with shortcuts.
     config : Config
-        How to train; its model is not read.
+        Settings of the training; its model is not used.
     found : Data
-        As `recipe.load_data` gives it.
+        Data from `recipe.load_data`.
     steps : int
         Training steps.
 
     Returns
     -------
     Path
-        With fewer moments where the loss became infinite or NaN.
+        With fewer moments if the loss became infinite or NaN.
 
     Raises
     ------

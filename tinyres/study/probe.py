@@ -1,4 +1,4 @@
-"""Training with stops on the way, at each of which the same images are measured."""
+"""Training with measurements: at some steps, a function measures the network on the same images."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,11 +15,11 @@ from tinyres.tensor import Tensor
 
 T = TypeVar("T")
 RECIPE: dict[str, Any] = {"nesterov": False, "weight_decay": 1e-4, "validation": 0}
-"""The paper's, but for the rate, which is the same at all steps."""
+"""The settings of the paper, except that the learning rate is constant."""
 
 
 class Moment(NamedTuple, Generic[T]):
-    """What was measured after so many steps, and the loss of the images on which it was."""
+    """A measurement after some steps, and the loss on the measured images."""
 
     step: int
     loss: float
@@ -27,7 +27,7 @@ class Moment(NamedTuple, Generic[T]):
 
 
 def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
-    """Moments whose measurements are lists of named tuples, as JSON can hold them.
+    """Moments as values for JSON. Their measurements must be lists of named tuples.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
 
 
 def described(config: Config, found: Data, steps: int) -> dict[str, Any]:
-    """How `train_and_measure` trains, as JSON can hold it.
+    """The settings of `train_and_measure`, as values for JSON.
 
     Examples
     --------
@@ -54,9 +54,9 @@ def described(config: Config, found: Data, steps: int) -> dict[str, Any]:
 
 
 def moments_of(steps: int) -> list[int]:
-    """After which steps to look: at initialisation, after 1, 3, 10, 30, 100, ..., and at the end.
+    """The steps after which to measure: 0, 1, 3, 10, 30, 100, ..., and the last.
 
-    Most changes early, so the moments lie evenly on a logarithmic scale.
+    Most changes happen early, so these numbers are evenly spaced on a logarithmic scale.
 
     Examples
     --------
@@ -81,25 +81,25 @@ def norm(array: Array) -> float:
 def train_and_measure(
     model: ResNet, config: Config, found: Data, steps: int, measure: Callable[[ResNet, Array, Array], tuple[float, T]]
 ) -> list[Moment[T]]:
-    """Train with SGD at a constant rate, and measure on one batch at the moments of `moments_of`.
+    """Train with SGD and a constant learning rate, and measure on one batch at the moments of `moments_of`.
 
     Parameters
     ----------
     model : ResNet
     config : Config
-        Its batch size, rate, momentum, weight decay, variation of images and seed.
+        Its batch size, learning rate, momentum, weight decay, augmentation and seed are used.
     found : Data
-        As `recipe.load_data` gives it.
+        Data from `recipe.load_data`.
     steps : int
         Training steps, 0 or more.
     measure : callable
-        Takes the model, images (N, 3, H, W) and labels (N,); returns their loss and whatever it has measured. It may
-        leave gradients behind. The images are the same each time, without variation.
+        Takes the model, images (N, 3, H, W) and labels (N,). Returns the loss and the measurement. It may leave
+        gradients in the model. The images are the same each time, without augmentation.
 
     Returns
     -------
     list of Moment
-        Fewer where the loss became infinite or NaN: those before.
+        Fewer if the loss became infinite or NaN: only those before.
 
     Raises
     ------

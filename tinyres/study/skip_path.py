@@ -1,8 +1,8 @@
-"""The skip-path microscope: how much of a block's gradient comes through its shortcut, and how much through the rest.
+"""Skip path: how much of a block's gradient comes through its shortcut, and how much through the residual branch.
 
-For y = max(x + F(x), 0), the gradient that reaches x is a sum of two parts, which the tape adds up: g, which is dL/dy
-where y > 0 and else 0, and what F's pullback makes of g (He, Zhang, Ren and Sun, "Identity mappings in deep residual
-networks", ECCV 2016, equation 5, where there is no ReLU and g is dL/dy). Here the two are kept apart.
+For y = max(x + F(x), 0), the gradient at x is a sum of two parts, which the tape adds. The first is g, which is dL/dy
+where y > 0 and else 0. The second is the result of F's pullback for g (He, Zhang, Ren and Sun, "Identity mappings in
+deep residual networks", ECCV 2016, equation 5, without ReLU, so that g is dL/dy). Here the two are kept separate.
 """
 
 import functools
@@ -34,13 +34,13 @@ class Split(NamedTuple):
     block : str
         Path of the block.
     kind : str
-        Of the shortcut: "identity", "padding" (the paper's option A) or "projection" (B and C).
+        Kind of the shortcut: "identity", "padding" (the paper's option A) or "projection" (B and C).
     shortcut, branch, total : float
         Norms of the two parts and of their sum.
     ratio : float or None
-        shortcut / branch; None where nothing comes through the branch.
+        shortcut / branch; None if nothing comes through the branch.
     cosine : float
-        Of the angle between the parts: 1 where they agree, 0 where they are orthogonal, or one of them is 0.
+        Cosine of the angle between the parts: 1 if they have the same direction, 0 if they are orthogonal or one is 0.
     """
 
     block: str
@@ -56,21 +56,21 @@ class Split(NamedTuple):
 def split_backward(
     model: ResNet, images: Array, labels: Array, see: Callable[[str, str, Array, Array, Array], None]
 ) -> float:
-    """Run a batch forward and backward, and show the two parts of the gradient at the fork of each block.
+    """Run a batch forward and backward, and give `see` the two parts of the gradient at the fork of each block.
 
-    The fork is where shortcut and branch part: the block's input; in a pre-activation block whose shape changes, the
-    activated input, since there the shortcut starts as well.
+    The fork is where shortcut and branch separate. It is the block's input; in a pre-activation block that changes the
+    shape, it is the activated input, since the shortcut starts there, too.
 
     Parameters
     ----------
     model : ResNet
-        Gets gradients.
+        It gets gradients.
     images : ndarray of shape (N, 3, H, W)
     labels : int ndarray of shape (N,)
     see : callable
         Called with the block's path, the kind of its shortcut, and the arrays of shape (N, C, H, W): the part through
-        the shortcut, the part through the branch, and the gradient that the tape goes on with. In floating point,
-        element by element, the last is the sum of the others. From the last block to the first.
+        the shortcut, the part through the branch, and the gradient that the tape uses next. The last is exactly the
+        floating-point sum of the other two. Blocks come from the last to the first.
 
     Returns
     -------
@@ -214,18 +214,18 @@ def skip_path(name: str, config: Config, found: Data, steps: int = 0) -> list[Mo
     Parameters
     ----------
     name : str
-        Of a model of the family that has shortcuts.
+        Name of a model with shortcuts.
     config : Config
-        How to train; its model is not read.
+        Settings of the training; its model is not used.
     found : Data
-        As `recipe.load_data` gives it.
+        Data from `recipe.load_data`.
     steps : int
         Training steps.
 
     Returns
     -------
     list of Moment
-        Fewer where the loss became infinite or NaN.
+        Fewer if the loss became infinite or NaN.
 
     Raises
     ------

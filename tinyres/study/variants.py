@@ -1,4 +1,4 @@
-"""Networks of the family with another activation, or without batch norm: what the studies compare with."""
+"""Models with another activation or without batch norm, for comparisons in studies."""
 
 import numpy as np
 
@@ -11,16 +11,16 @@ ACTIVATIONS = {"relu": ops.relu, "sigmoid": ops.sigmoid}
 
 
 class Activated(Module):
-    """What is called like a `BatchNorm2d`, but applies the activation of its choice where that applies ReLU.
+    """A module that is called like a `BatchNorm2d`, but applies another activation instead of ReLU.
 
-    So blocks need not know of it. Each step is an operation of its own on the tape, where batch norm fuses them.
+    So blocks need no change. Each step is a separate operation on the tape, while batch norm computes them in one.
 
     Parameters
     ----------
     channels : int
     activation : "relu" or "sigmoid"
     norm : BatchNorm2d or None
-        Without it, a bias of shape (1, channels, 1, 1) is added in its place.
+        If None, a bias of shape (1, channels, 1, 1) is added instead.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class Activated(Module):
 
 
 def vary(model: ResNet, *, activation: str = "relu", batch_norm: bool = True) -> ResNet:
-    """Put another activation into a model, or take its batch norms out, and return it.
+    """Replace the activation of a model, or remove its batch norms, and return the model.
 
     Parameters
     ----------
