@@ -479,7 +479,7 @@ def test_command_with_a_picture_and_a_checkpoint(tiny, tmp_path):
     assert "<b>.png" not in text
     run = command("resnet20", "--checkpoint", checkpoint, "--out", out)
     assert run.exit_code == 1
-    assert "holds tiny, expected resnet20" in run.output
+    assert "has tiny, expected resnet20" in run.output
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,6 @@ def _verdict(passes: study.Passes) -> list[str]:
     return [
         f"{len(passes.steps)} steps forward and as many backward; loss {passes.loss:.4f} for class {passes.label}, "
         f"whose probability is {passes.probabilities[passes.label]:.1%}.",
-        f"Gradients of {sums} results are sums, since more than one operation used them; "
-        f"of dL/dimage the norm is {float(page.statistics(image)['norm']):.4g}.",
+        f"Gradients of {sums} results are sums, since more than one operation used them. "
+        f"The norm of dL/dimage is {float(page.statistics(image)['norm']):.4g}.",
     ]
