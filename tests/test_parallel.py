@@ -427,7 +427,7 @@ def test_profile_draws_when_processes_exchange(tmp_path):
     assert "% of the exchange of gradients happens" in out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     _, err = run(1, PROGRAMS, "tinyres", "profile", "tiny", *how, code=1)
-    assert "--timeline: shows several processes" in err
+    assert "--timeline: needs several processes" in err
     for option, said in ((["--batch-size", 1], "--batch-size: got 1, expected 2 or more"), (["--json", "a"], "--json")):
         _, err = run(2, PROGRAMS, "tinyres", "profile", "tiny", *how, *option, code=1)
         assert said in err
