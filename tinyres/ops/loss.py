@@ -182,7 +182,9 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
 
 def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Mean absolute error: the mean of |x - target| over all elements. Parameters and errors are those of `mse_loss`.
+    """Mean absolute error: the mean distance of x from the target, over all elements.
+
+    Parameters and errors are those of `mse_loss`.
 
     Notes
     -----
