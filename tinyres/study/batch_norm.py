@@ -174,7 +174,7 @@ def verdict(points: Sequence[Point]) -> list[str]:
             f"{max(products):.2g}."
         )
     scales = sorted({point.scale for point in points})
-    return [*sentences, f"The weights are {scales[0]:g} to {scales[-1]:g} times as large as in the paper's initialisation."]
+    return [*sentences, f"The weights are {scales[0]:g} to {scales[-1]:g} times those of the paper's initialisation."]
 
 
 def draw(points: Sequence[Point]) -> "Figure":
