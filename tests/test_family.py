@@ -264,7 +264,7 @@ def test_weights_go_from_one_library_to_the_other(tmp_path, name):
 def test_a_pth_file_is_converted_by_the_command_of_the_message(tmp_path):
     net, other = pair("resnet20", np.float32, {})
     torch.save(other.state_dict(), tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match=r"a pickle, as torch\.save writes.*Convert it once") as caught:
+    with pytest.raises(CheckpointError, match=r"a pickle, as torch\.save writes.*convert it once") as caught:
         models.load_weights(net, tmp_path / "model.pth")
     assert CONVERT in str(caught.value)
     command = CONVERT.replace("python ", f"{sys.executable} ", 1)

@@ -361,7 +361,7 @@ def test_parameters_that_share_a_text_are_one_entry(site):
             entries += len(described)
     assert entries > 150
     (models,) = (page.text for path, page in pages.items() if path.match("api/models.html"))
-    entry = "<strong>in_channels, channels</strong> (<em>int</em>) – Of the input, and of the block;"
+    entry = "<strong>in_channels, channels</strong> (<em>int</em>) – Channels of the input, and of the block."
     assert entry in models
 
 
