@@ -1,4 +1,4 @@
-"""Fast kernels: arrays in, arrays out, compiled by Numba. They know nothing of tensors or gradients' order."""
+"""Fast kernels: functions of arrays, compiled by Numba. They do not use tensors or the tape."""
 
 from tinyres.kernels.elementwise import add_to, erf, relu, relu_grad
 from tinyres.kernels.norm import batch_norm_apply, batch_norm_grad, batch_norm_statistics

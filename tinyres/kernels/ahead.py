@@ -1,9 +1,9 @@
-"""A second process that compiles half of what a training step needs, while this one compiles the other half.
+"""A second process that compiles half of the kernels of a training step, while this one compiles the other half.
 
-Numba compiles one kernel at a time in a process, and a first step waits for a dozen of them. So where a cache is empty
-and a core is free, another Python fills the same cache with those that `warmup.meanwhile` lists. Nobody waits for it:
-a kernel that it has not finished when it is asked for is compiled here as well. Once for each cache; never where
-``TINYRES_AHEAD=0`` says so.
+Numba compiles one kernel at a time in a process, and the first step waits for a dozen of them. So if the cache is empty
+and a core is free, another Python process fills the same cache with the kernels that `warmup.meanwhile` lists. This
+process does not wait for it: if it needs a kernel that is not finished, it compiles the kernel itself. The second
+process starts once for each cache, and never with ``TINYRES_AHEAD=0``.
 """
 
 import atexit
@@ -20,11 +20,11 @@ if str(compile._FOLDER) == sys.argv[2]:
     for _, compile_kernel in warmup.meanwhile():
         compile_kernel()
 """
-STARTED = "ahead"  # a file in the cache: somebody has started, or has finished
+STARTED = "ahead"  # a file in the cache: a second process has started, or has finished
 
 
 def start(folder: Path) -> None:
-    """Start the process for the cache in this folder, unless there was one, or there is neither core nor Python."""
+    """Start the process for the cache in this folder, unless one was started before, or no core or Python is free."""
     if os.environ.get("TINYRES_AHEAD") == "0" or _cores() < 2:
         return
     if not Path(sys.executable or "").name.startswith("python") or getattr(sys, "frozen", False):
@@ -37,13 +37,13 @@ def start(folder: Path) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    except OSError:  # it is there, or nothing can be written or started: then this process compiles all
+    except OSError:  # it exists, or cannot be written, or no process starts: then this process compiles everything
         return
     atexit.register(_end, process, folder)
 
 
 def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """This process ends: so does the other, and where it had not finished, the next one may start again."""
+    """Stop the other process when this one ends. If it has not finished, the next process may start one again."""
     if process.poll() != 0:
         process.kill()
         process.wait()
@@ -51,5 +51,5 @@ def _end(process: "subprocess.Popen[bytes]", folder: Path) -> None:
 
 
 def _cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

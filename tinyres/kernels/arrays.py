@@ -1,8 +1,8 @@
-"""What each kernel demands of its arguments, in one table, for all that Python can call.
+"""One table of what each kernel that Python can call requires of its arguments.
 
-Compiled code asks for no bounds: given an array that is shorter than its partner, or of narrower numbers, it reads and
-writes whatever lies behind it. So a kernel first looks at the dtypes and shapes of all of its arguments, together. What
-was found of a combination is remembered: a step has the same ones as the step before.
+Compiled code does not check bounds: if an array is shorter than expected, or its numbers have fewer bytes, the kernel
+reads and writes the memory after it. So a kernel first checks the dtypes and shapes of all its arguments together. The
+result of a check is remembered for each combination, since every step has the same ones.
 """
 
 from functools import lru_cache
@@ -14,9 +14,10 @@ from numpy.lib.array_utils import byte_bounds
 
 _WINDOW = ("stride = SH SW", "padding = PH PW")
 
-# Arguments in the order in which `check` gets them. After a colon the shape of an array, after "=" a tuple of ints. A
-# letter is one number throughout a kernel; "..." is a whole shape. What ends in "?" may be None. Arrays are float32 or
-# float64, all of a kernel alike, but for the int32 ones. Convolutions are the kernels with an I, see `_misfit`.
+# Arguments in the order in which `check` gets them. After a colon comes the shape of an array, after "=" a tuple of
+# ints. A letter stands for the same number in all arguments of a kernel; "..." stands for a whole shape. An argument
+# with "?" may be None. Arrays are float32 or float64, all of a kernel the same, except the int32 ones. Convolutions are
+# the kernels with an I, see `_misfit`.
 KERNELS = {
     "conv2d": ("x: N C H W", "weight: O I KH KW", "bias?: O", "residual?: N O OH OW", *_WINDOW),
     "conv2d_and_statistics": ("x: N C H W", "weight: O I KH KW", *_WINDOW),
@@ -46,9 +47,9 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def check(kernel, *arguments):
-    """Raise TypeError or ValueError, naming the argument, where one is not what `KERNELS` says, or they do not fit.
+    """Raise TypeError or ValueError if an argument is not what `KERNELS` says, or if two do not fit; name the argument.
 
-    A NumPy scalar, which NumPy returns for an array without axes, is as good as one.
+    A NumPy scalar is accepted as an array without axes, since NumPy returns scalars in place of such arrays.
     """
     fault = _fault(kernel, tuple([
         (a.dtype, a.shape) if isinstance(a, _ARRAYS) else
@@ -61,7 +62,7 @@ def check(kernel, *arguments):
 
 
 def check_in_place(kernel, name, array, **others):
-    """Raise ValueError where an array is not to be written to, or has memory in common with one of the others."""
+    """Raise ValueError if an array is read-only, or shares memory with one of the others."""
     if not array.flags.writeable:
         raise ValueError(f"{kernel}: {name}: got a read-only array, expected one that may be changed in place")
     for other, its in others.items():
@@ -70,9 +71,9 @@ def check_in_place(kernel, name, array, **others):
 
 
 def check_each(kernel, in_place, **lists):
-    """`check` and `check_in_place` of lists of arrays, of which the kernel takes the first of each, the second, ...
+    """Call `check` and `check_in_place` for the first array of each list, then for the second, and so on.
 
-    What is changed in place is to have no memory in common with anything else at all.
+    An array that is changed in place must not share memory with any other array in the lists.
     """
     for name, arrays in lists.items():
         if not isinstance(arrays, list | tuple):
@@ -90,7 +91,7 @@ def check_each(kernel, in_place, **lists):
     spans.sort(key=itemgetter(0))
     for i, (_, stop, name, array) in enumerate(spans):
         for start, _, other, its in spans[i + 1 :]:
-            if start >= stop:  # and so do all that follow
+            if start >= stop:  # the next ones start later still
                 break
             if name in in_place:
                 check_in_place(kernel, name, array, **{other: its})
@@ -99,7 +100,7 @@ def check_each(kernel, in_place, **lists):
 
 
 def overlap(a, b):
-    """Whether two arrays have a number in common; also said to be so where that is hard to tell."""
+    """Whether two arrays share an element; also True if this is hard to decide."""
     if not np.may_share_memory(a, b):
         return False
     try:
@@ -111,8 +112,8 @@ def overlap(a, b):
 class _Argument(NamedTuple):
     name: str
     optional: bool
-    array: bool  # else a tuple
-    integer: bool  # of int32
+    array: bool  # False: a tuple
+    integer: bool  # whether its dtype is int32
     letters: tuple[str, ...]
 
     @classmethod
@@ -132,8 +133,9 @@ _ARGUMENTS = {kernel: [_Argument.of(text) for text in texts] for kernel, texts i
 
 @lru_cache(maxsize=4096)
 def _fault(kernel, forms):
-    """None, or the first error and its message. An array's form is (dtype, shape), a tuple's itself and its types."""
-    sizes, owners, dtype = {}, {}, None  # of each letter its number, and the argument that it was first seen in
+    """The first error and its message, or None. The form of an array is (dtype, shape), of a tuple itself and its
+    types."""
+    sizes, owners, dtype = {}, {}, None  # for each letter: its number, and the argument where it was seen first
     for argument, given in zip(_ARGUMENTS[kernel], forms, strict=True):
         name, letters = argument.name, argument.letters
         if given is None and argument.optional:
@@ -169,8 +171,8 @@ def _fault(kernel, forms):
 
 
 def _misfit(kernel, sizes, owners):
-    """What is wrong between the numbers of a kernel with windows, or None."""
-    if "I" in sizes:  # I of the C channels make a group, with as many of the O
+    """The message if the numbers of a kernel with windows do not fit, or None."""
+    if "I" in sizes:  # a group has I of the C channels, and C / I groups share the O channels
         c, o, i = (sizes[letter] for letter in "COI")
         if c % i or c < i or o % (c // i):
             divisors = f"I to divide C = {c} of {owners['C']}, and C / I to divide O"
@@ -180,7 +182,7 @@ def _misfit(kernel, sizes, owners):
         n, k, s, p = (sizes[letter] for letter in (size, kernel_size, stride, padding))
         if n + 2 * p < k:
             return f"{owners[size]}: got {size} = {n} with padding {p}, expected at least {kernel_size} = {k}"
-        if "pool" in kernel and (p >= k or n == 0):  # some window would hold nothing, and have no largest element
+        if "pool" in kernel and (p >= k or n == 0):  # a window could be empty, and have no largest element
             return f"padding: got {p}, expected some of {size} = {n} in each window of {kernel_size} = {k}"
         out.append((n + 2 * p - k) // s + 1)
     expected = {"OH": out[0], "OW": out[1]}

@@ -1,9 +1,8 @@
-"""How kernels are compiled and where the machine code is kept.
+"""How kernels are compiled, and where the machine code is stored.
 
-Numba's own cache notices edits in the file that holds a function, not in the files that function
-calls. So the folder is named after everything the code depends on: the source of every kernel, the
-versions of Numba and llvmlite, the processor, and the instruction set in use. An edit anywhere gives a
-new, empty folder.
+Numba's own cache notices edits in the file of a function, but not in the files of the functions that it calls. So the
+name of the folder depends on everything that the code depends on: the source of every kernel, the versions of Numba and
+llvmlite, the processor, and the instruction set in use. Any edit gives a new, empty folder.
 """
 
 import contextlib
@@ -28,7 +27,7 @@ from tinyres.kernels.threads import Parallel
 
 
 def cache_folder() -> Path:
-    """Folder that holds the compiled kernels of exactly this source on exactly this processor."""
+    """The folder with the compiled kernels of exactly this source on exactly this processor."""
     key = hashlib.sha256()
     for source in sorted(Path(__file__).parent.rglob("*.py")):
         key.update(source.relative_to(Path(__file__).parent).as_posix().encode() + source.read_bytes())
@@ -46,28 +45,29 @@ def _writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK)
 
 
-# Only what is written as a prange runs in parallel: to turn every array expression into a parallel loop as well would
-# make kernels slower to compile, and some of them, by reductions, dependent on the number of threads.
+# Only loops that are written as prange run in parallel. If every array expression became a parallel loop too, kernels
+# would compile more slowly, and the results of some reductions would depend on the number of threads.
 _PRANGE_ONLY = {
     "prange": True,
     "fusion": False,
     **dict.fromkeys(("comprehension", "inplace_binop", "numpy", "reduction", "setitem", "stencil"), False),
 }
 
-# Threads that wait for the others should soon sleep, not spin: where another process wants a core too, GNU OpenMP's
-# habit of spinning long made a step eight times slower. Read when Numba starts its threads; a user's setting stands.
+# Threads that wait for the others should soon sleep, not spin. GNU OpenMP spins for a long time by default: when
+# another process needed a core too, this made a step eight times slower. Numba reads it when it starts its threads; a
+# user's setting is kept.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-KNOWN = ("0.68.",)  # versions of Numba that `whole` was tried with
+KNOWN = ("0.68.",)  # versions of Numba that `whole` was tested with
 
 _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
 
 
 def _pipeline() -> type[Plain]:
-    """`whole.Kernel`, unless this version of Numba is another inside than those that it was written for.
+    """`whole.Kernel`, or `Plain` if the internals of this version of Numba differ from those that it was written for.
 
-    Whether that is so, a version that we do not know is asked once, by two small kernels that call a part.
+    For an unknown version, two small test kernels, one of which calls the other, decide this once.
     """
     try:
         from tinyres.kernels.whole import Kernel
@@ -89,20 +89,20 @@ def _pipeline() -> type[Plain]:
     try:
         njit("float64(int64)", parallel=_PRANGE_ONLY, pipeline_class=Kernel)(total)
         same = bool(njit(total, pipeline_class=Kernel)(3) == 6)
-    except Exception:  # of no narrower kind: what an unknown inside raises is unknown too, and either way `Plain` works
+    except Exception:  # any error: unknown internals may raise anything, and `Plain` always works
         same = False
     if _CACHE:
-        with contextlib.suppress(OSError):  # a full disk: the next process asks again
+        with contextlib.suppress(OSError):  # for example a full disk: the next process tests again
             (_FOLDER / ("whole" if same else "plain")).touch()
     return Kernel if same else Plain
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
-    """``numba.njit`` with this project's settings: no fast-math, contraction allowed, cached, GIL released.
+    """``numba.njit`` with this project's settings: no fast-math, contraction allowed, cached, without the GIL.
 
-    Fast-math would let LLVM assume that NaN and infinity do not occur; contraction (``a * b + c`` in one
-    rounding) keeps them. Where the cache folder cannot be written, kernels are compiled anew by every
-    process. Python calls a parallel kernel by `Parallel`.
+    Fast-math would let LLVM assume that NaN and infinity do not occur. Contraction computes ``a * b + c`` with one
+    rounding, and is correct for them. If the cache folder cannot be written, every process compiles the kernels again.
+    Python calls a parallel kernel through `Parallel`.
     """
     if function is None:
         return lambda f: jit(f, **options)
@@ -112,7 +112,7 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
     settings = {"fastmath": {"contract"}, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
     options = {**settings, "cache": _CACHE, "pipeline_class": _Pipeline, **options}
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_FOLDER)  # read when the decorator runs, and only ours should land there
+    numba.config.CACHE_DIR = str(_FOLDER)  # the decorator reads it; only these kernels should be stored there
     try:
         kernel = numba.njit(**options)(function)
     finally:
@@ -121,7 +121,7 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
 
 class _Pipeline(_pipeline()):  # type: ignore[misc]
-    """The first kernel that is not in the cache has another process compile the last ones."""
+    """Before the first kernel that is not in the cache is compiled, start the process that compiles the last ones."""
 
     def compile_extra(self, function: Callable[..., Any]) -> Any:
         if _CACHE:
@@ -130,19 +130,19 @@ class _Pipeline(_pipeline()):  # type: ignore[misc]
 
 
 class _Alias:
-    """The memory of a read-only array, offered as writable."""
+    """The memory of a read-only array, presented as writable."""
 
     def __init__(self, array: np.ndarray) -> None:
-        self.array = array  # kept alive
+        self.array = array  # keeps the memory alive
         interface = array.__array_interface__
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array, C-contiguous, aligned and of a type that Numba takes for writable.
+    """The array, C-contiguous, aligned, and writable for Numba.
 
-    Read-only arrays are another type to Numba, for which it would compile every kernel once more.
-    Kernels never write to an argument that is an input.
+    For Numba, a read-only array has another type, and it would compile every kernel again for this type. Kernels never
+    write to an input.
     """
     if array.flags.carray:
         return array
@@ -154,15 +154,15 @@ def contiguous(array: np.ndarray) -> np.ndarray:
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) with any strides -> C-contiguous (N, H, W, C), copied only if it is not that already."""
+    """(N, C, H, W) with any strides -> C-contiguous (N, H, W, C). Copies only if the memory is in another order."""
     return contiguous(x.transpose(0, 2, 3, 1))
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """`jit` for functions that only other kernels call: without the code that Python would call them by.
+    """`jit` for functions that only other kernels call. It leaves out the code for calls from Python.
 
-    A parallel kernel is best a bare ``prange`` around a call of one of these: Numba translates the body of a
-    prange several times over. The loop's variable is unsigned there; ``np.int64(worker)`` keeps it from spoiling
-    index arithmetic, and from asking for a second compilation.
+    A parallel kernel should be only a ``prange`` with a call of such a function in its body, since Numba compiles the
+    body of a prange several times. The loop variable of a prange is unsigned. ``np.int64(worker)`` converts it:
+    otherwise index arithmetic would be unsigned too, and the function would be compiled for a second type.
     """
     return jit(function, no_cpython_wrapper=True, cache=False, forceinline=True, pipeline_class=Compiler)

@@ -1,9 +1,9 @@
 """Convolution by implicit im2col on the register tile: forward and input gradient.
 
-In channels-last memory the KW * C numbers under one row of a window are neighbours. A window is
-therefore KH runs of KW * C numbers, and a convolution is a matrix product whose rows are read where they
-lie: no im2col matrix is ever built. All three convolutions are one tile, the register tile of `tile.py`, under
-two loop nests, `_correlate` here and `_weight_grad` of `weight_grad.py`:
+In channels-last memory the KW * C numbers under one row of a window are neighbours. So a window is KH runs of KW * C
+numbers, and a convolution is a matrix product that reads its rows directly from the image: no im2col matrix is ever
+built. All three convolutions use the register tile of `tile.py`, with two loop nests, `_correlate` here and
+`_weight_grad` of `weight_grad.py`:
 
 =================  =======================  =========================  =======================
                    rows of the tile         columns                    summed over
@@ -13,13 +13,13 @@ input gradient     input pixels             input channels             the same,
 weight gradient    some of the KH * KW * C  output channels            rows of output pixels
 =================  =======================  =========================  =======================
 
-The input gradient of stride 1 is the forward kernel on flipped, transposed weights. With a larger stride
-the input pixels of one residue see the same subset of the taps, so it is one small correlation for each
-residue, written to every stride-th pixel: nothing is multiplied by zeros put between pixels.
+The input gradient of stride 1 is the forward kernel on flipped, transposed weights. With a larger stride s, input
+pixels whose indices have the same remainder modulo s use the same subset of the taps. So there is one small correlation
+for each remainder, which writes every s-th pixel: there are no multiplications by inserted zeros.
 
-Grouped convolutions (Krizhevsky et al. 2012; Xie et al. 2017) connect each group of output channels to its own
-group of input channels: each group is a convolution from one range of channels to another. How many there are follows
-from the shapes: the C channels of x, over the C / groups of the weight.
+Grouped convolutions (Krizhevsky et al. 2012; Xie et al. 2017) connect each group of output channels with its own group
+of input channels: each group is a convolution from one range of channels to another. The number of groups is C, the
+channels of x, divided by C / groups, the second axis of the weight.
 """
 
 from functools import lru_cache
@@ -50,17 +50,17 @@ from tinyres.kernels.simd import (
 )
 from tinyres.kernels.tile import Matrix, Tile, ahead_of, fetch, tile_of_one, tile_of_two
 
-STRIP_BYTES = 128 * 1024  # padded input of one strip: stays in L2 beside all weights,
-DEEP_STRIP_BYTES = 256 * 1024  # or beside a block of weights, where they are many
-WEIGHT_BYTES = 512 * 1024  # packed weights that stay in L2; of more, a block is read once for all tiles of a strip
-ITEMS = 16  # work items there should be at least, for machines with more cores than images
+STRIP_BYTES = 128 * 1024  # padded input of one strip: fits L2 together with all weights,
+DEEP_STRIP_BYTES = 256 * 1024  # or with a block of weights, if there are many
+WEIGHT_BYTES = 512 * 1024  # packed weights that fit L2; with more, a block is read once for all tiles of a strip
+ITEMS = 16  # least number of work items, for machines with more cores than images
 
 
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """y[n, o, i, j] = bias[o] + sum over c, k, l of x[n, c, i * sh + k - ph, j * sw + l - pw] * weight[o, c, k, l].
 
     x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,); y (N, O, OH, OW). c runs over the channels of o's group.
-    A residual (N, O, OH, OW) is added, and ReLU applied, while the sums are in cache.
+    A residual (N, O, OH, OW) is added and ReLU is applied while the sums are in cache.
     """
     check("conv2d", x, weight, bias, residual, stride, padding)
     (sh, sw), (ph, pw) = stride, padding
@@ -79,9 +79,9 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
 
 
 def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
-    """Gradient of `conv2d` with respect to x, of shape `x_shape`; added to `total`, if that is given, and returned.
+    """Gradient of `conv2d` with respect to x, of shape `x_shape`. If `total` is given, it is added to it and returned.
 
-    Input row i * sh + a meets tap k in output row (i * sh + a + ph - k) / sh, where that is whole: for the
+    Input row i * sh + a meets tap k in output row (i * sh + a + ph - k) / sh, if this is a whole number. These are the
     taps k0, k0 + sh, ... in output rows i + q, i + q - 1, ..., with q, k0 = divmod(a + ph, sh).
     """
     check("conv2d_input_grad", dy, weight, x_shape, total, stride, padding)
@@ -99,7 +99,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
     for a, b in np.ndindex(min(sh, height), min(sw, width)):
         (qh, kh0), (qw, kw0) = divmod(a + ph, sh), divmod(b + pw, sw)
         taps_h, taps_w = len(range(kh0, kh, sh)), len(range(kw0, kw, sw))
-        if taps_h and taps_w:  # in descending order, since the window goes up as the tap goes down
+        if taps_h and taps_w:  # in descending order: for the next output row, the tap is lower
             last = (kh0 + (taps_h - 1) * sh) * kw + kw0 + (taps_w - 1) * sw
             window = (taps_h, taps_w, 1, 1, qh - taps_h + 1, qw - taps_w + 1)
             place = (a, b, sh, sw, -(-(height - a) // sh), -(-(width - b) // sw))
@@ -111,7 +111,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 
 def in_channels_last(total, dy, weight):
-    """The memory of an array (N, C, H, W) that is channels-last, to be added to in place while the others are read."""
+    """`total` (N, C, H, W) as channels-last memory, checked: it is added to in place while the others are read."""
     check_in_place("conv2d_input_grad", "total", total, dy=dy, weight=weight)
     memory = total.transpose(0, 2, 3, 1)
     if not memory.flags.carray:
@@ -121,16 +121,16 @@ def in_channels_last(total, dy, weight):
 
 
 class Finish(NamedTuple):
-    """What is done to a sum before it is stored: + what is there, + bias, + residual, ReLU."""
+    """What is done with a sum before it is stored: + the stored value, + bias, + residual, ReLU."""
 
-    bias: np.ndarray  # of each output channel
+    bias: np.ndarray  # one number for each output channel
     residual: np.ndarray  # flat, of y's size
-    residuals: int  # that are added: with 0 it is not read
-    floor: float  # what is less becomes this: 0 for ReLU, else -infinity
-    needed: bool  # any of the above, which takes a pass of its own
-    add: bool  # whether y holds numbers to be added to
-    moments: np.ndarray  # flat, see `moments`: of what has been stored, by parts
-    part_rows: int  # of which each has so many rows of tiles; 0 where nothing is measured
+    residuals: int  # number of residuals to add; with 0 it is not read
+    floor: float  # lower bound of the result: 0 with ReLU, else -infinity
+    needed: bool  # whether there is any of the above, which needs a pass of its own
+    add: bool  # whether the sums are added to the numbers in y
+    moments: np.ndarray  # flat, see `moments`: of the stored result, in parts
+    part_rows: int  # rows of tiles in each part; 0 if nothing is measured
 
     @classmethod
     def of(cls, bias, residual, relu, y, *, add=False, moments=None, part_rows=0):
@@ -144,7 +144,7 @@ class Finish(NamedTuple):
 def _launch(x, weight, taps, y, window, place, first_channels, finish):
     o, c, kh, kw = taps.o, taps.c, taps.kh, taps.kw
     tile = Tile.of(x.dtype, o)
-    if window == (1, 1, 1, 1, 0, 0) and place == (0, 0, 1, 1, *x.shape[1:3]):  # strips may end within a row, then
+    if window == (1, 1, 1, 1, 0, 0) and place == (0, 0, 1, 1, *x.shape[1:3]):  # then strips may end within a row
         x, y = x.reshape(1, -1, 1, x.shape[3]), y.reshape(1, -1, 1, y.shape[3])
         place = (0, 0, 1, 1, y.shape[1], 1)
     key = "packed", *taps[1:]
@@ -156,40 +156,40 @@ def _launch(x, weight, taps, y, window, place, first_channels, finish):
     keep_made(weight, key, packed)
 
 
-# ---------------------------------------------------------------- how the work is cut
+# ---------------------------------------------------------------- how the work is divided
 class _Plan(NamedTuple):
-    """Strips of a convolution, and where everything lies in them. All offsets and steps count elements.
+    """Strips of a convolution, and the offsets of everything in them. All offsets and steps count elements.
 
-    A strip is some rows of an image, or some whole images. What it reads is copied, with its padding, to a scratch
-    array of the thread's own, unless no window leaves the image (`inside`).
+    A strip is some rows of an image, or some whole images. Its input is copied, with its padding, to a scratch array of
+    the thread, unless no window leaves the image (`inside`).
     """
 
     height: int  # rows of the register tile,
-    block: int  # and its columns: output channels of a block
+    block: int  # and its columns: output channels in a block
     inside: bool
-    channels: int  # of x that are read,
-    x_channel: int  # from this one on
-    group: int  # images of a strip
-    rows: int  # output rows of a strip
-    together: int  # output pixels of a strip that meet one block of weights, before they meet the next
-    all_rows: int  # output rows of an image
+    channels: int  # channels of x to read,
+    x_channel: int  # starting with this one
+    group: int  # images in a strip
+    rows: int  # output rows in a strip
+    together: int  # output pixels in a strip that use one block of weights before the next block
+    all_rows: int  # output rows in an image
     columns: int  # output columns
     stride: int  # input rows from one output row to the next
-    column_step: int  # from one output column to the next, in the strip's input
-    kernel: int  # input rows of a window
+    column_step: int  # from one output column to the next, in the input of the strip
+    kernel: int  # input rows in a window
     top: int  # first input row and column of the first window
     left: int
-    in_rows: int  # rows of each image in the strip's input
+    in_rows: int  # rows of each image in the input of the strip
     in_columns: int
     y_start: int  # first output element of an image
     y_row_step: int  # from one output row to the next
-    a_rows: np.ndarray  # of each row of the tile: where it starts in the strip's input,
-    y_rows: np.ndarray  # where its result goes,
-    partial_rows: np.ndarray  # and where in a buffer of one block of columns
-    a_runs: np.ndarray  # of each run of the sum: where it starts in the strip's input,
+    a_rows: np.ndarray  # for each row of the tile: its start in the strip's input,
+    y_rows: np.ndarray  # the place of its result,
+    partial_rows: np.ndarray  # and its place in a buffer of one block of columns
+    a_runs: np.ndarray  # for each run of the sum: its start in the strip's input,
     b_runs: np.ndarray  # and in the other factor
-    length: int  # of a run
-    deep: bool  # whether the weights are many, see `_correlate`
+    length: int  # numbers in a run
+    deep: bool  # whether there are many weights, see `_correlate`
 
 
 @lru_cache(maxsize=1024)
@@ -202,10 +202,10 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile,
     n, (_, oh, ow, o) = x_shape[0], y_shape
     inside, in_rows, in_cols, pixel = _input_of(window, (rows, cols), x_shape, c)
     read_cols = in_cols if kw >= sw else cols * kw
-    row_bytes = min(sh, kh) * read_cols * c * itemsize  # that an output row is the first to read
+    row_bytes = min(sh, kh) * read_cols * c * itemsize  # input bytes that each further output row adds
     strip_bytes = DEEP_STRIP_BYTES if deep else STRIP_BYTES
     most = max(1, min(rows, strip_bytes // row_bytes, -(-rows * n // ITEMS)))
-    strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // tile.rows), r))  # by how full tiles are
+    strip = max(range(1, most + 1), key=lambda r: (r * cols / -(-r * cols // tile.rows), r))  # the fullest tiles
     group = max(1, min(strip_bytes // (row_bytes * rows), n // ITEMS)) if strip == rows else 1
     weights = kh * kw * c * -(-o // tile.columns) * tile.columns * itemsize
     few = o > tile.columns and weights <= WEIGHT_BYTES
@@ -230,9 +230,9 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile,
 
 
 def _input_of(window, out_size, x_shape, channels):
-    """Whether the windows can be read where they lie: all stay inside the image, and the numbers under a row of one are
-    neighbours. And the rows and columns of input that they span (the image's own if so), and the step from one pixel
-    to the next."""
+    """Three facts about the windows' input: whether they can be read directly from the image, the rows and columns that
+    they span, and the step from one pixel to the next. They can if all windows stay inside the image, and the numbers
+    under a row of a window are neighbours; rows and columns are then those of the image."""
     kernel, stride, first, in_size = window[:2], window[2:4], window[4:], x_shape[1:3]
     spans = [(n - 1) * s + k for n, s, k in zip(out_size, stride, kernel, strict=True)]
     inside = all(f >= 0 and f + span <= size for f, span, size in zip(first, spans, in_size, strict=True))
@@ -243,19 +243,19 @@ def _input_of(window, out_size, x_shape, channels):
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
 def _correlate(x, taps, packed, ready, y, plan, finish, workers):
-    """Each window of x that the plan names, times the weights, to its place in y.
+    """Multiply each window of x in the plan by the weights, and store the results in y.
 
-    First the weights are packed into blocks of the tile's columns, in the order in which it reads them, unless that is
-    done (`ready`). Where they are few, the workers share out the strips::
+    First the weights are packed into blocks of the tile's columns, in the order in which the tile reads them, unless
+    this is done already (`ready`). With few weights, the workers divide the strips among them::
 
         parallel for each block of output channels: pack its weights
         parallel for each strip
             copy its input, padded, to this thread's scratch
             for some of its pixels: for each block of output channels: for each tile of pixels
 
-    The order of the loops has y written from its first byte to its last: from L2 the weights come as fast as the tile
-    wants them. Where they are many (`deep`), the workers share out the blocks, so that each streams its own weights
-    alone, and none that another core has just written and holds in its cache::
+    In this order y is written from its first byte to its last, and L2 is fast enough to deliver the weights again for
+    every tile. With many weights (`deep`), the workers divide the blocks among them. Each worker then reads only the
+    weights that it packed itself, and none that another core has just written to its own cache::
 
         parallel for some blocks of output channels: pack their weights; for each strip: as above
 
@@ -269,7 +269,7 @@ def _correlate(x, taps, packed, ready, y, plan, finish, workers):
 
 @inner
 def share(count, whose):
-    """From where to where a worker takes so many items; `whose` are (worker, workers)."""
+    """Start and stop of a worker's share of `count` items; `whose` is (worker, workers)."""
     worker, workers = whose
     return worker * count // workers, (worker + 1) * count // workers
 
@@ -304,7 +304,7 @@ def _correlate_share(x, taps, packed, ready, y, plan, finish, whose):
                 left_over = o - block * columns
                 factor = Matrix(address(w_flat, block * packed.shape[1]), 0, address(plan.b_runs, 0), 1)
                 sums = Matrix(address(y_flat, y_start + block * columns), address(plan.y_rows, 0), 0, 1)
-                if left_over < columns:  # a tile wider than the channels that are left, by way of a buffer
+                if left_over < columns:  # the tile is wider than the remaining channels: use a buffer
                     sums = Matrix(address(partial, 0), address(plan.partial_rows, 0), 0, 1)
                 add = finish.add and left_over >= columns
                 _pixel_tiles(plan, windows, factor, sums, (p, p_stop, pixels), add, ahead, turn)
@@ -323,7 +323,7 @@ def _correlate_share(x, taps, packed, ready, y, plan, finish, whose):
 
 @inner
 def _memory_of(shape, plan, item):
-    """Flat index of x from which on a strip reads it, at most its end."""
+    """Flat index of x where the input of a strip starts, at most the end of x."""
     n, height, width, channels = shape
     strips = -(-plan.all_rows // plan.rows)
     image, first = item // strips * plan.group, item % strips * plan.rows
@@ -333,7 +333,7 @@ def _memory_of(shape, plan, item):
 
 @inner
 def _finish_pixel(y, at, o, channel, finish):
-    """Bias, residual and ReLU of o channels, from `channel` on: they have just been stored, and are in cache."""
+    """Add bias and residual and apply ReLU to o channels, from `channel` on. They were just stored and are in cache."""
     zero = wide(y)
     whole = o // lanes(zero) * lanes(zero)
     for c in range(0, whole, lanes(zero)):
@@ -351,10 +351,9 @@ def _finish_in(zero, y, at, channel, finish):
 
 @inner
 def _pixel_tiles(plan, windows, weights, sums, pixels, add, ahead, turn):
-    """All tiles of some pixels, (first, stop, all of the strip's), and one block of output channels.
+    """Compute all tiles of some pixels, (first, stop, number in the strip), and one block of output channels.
 
-    Meanwhile what is wanted next is brought to the cache: some of the next strip of x, and where the next tile's result
-    goes.
+    Meanwhile some of the next strip of x, and the memory of the next tile's result, are brought to the cache.
     """
     first, stop, count = pixels
     zero, height = wide(windows.data), plan.height
@@ -373,7 +372,7 @@ def _pixel_tiles(plan, windows, weights, sums, pixels, add, ahead, turn):
 
 @inner
 def _strip_input(x, shape, plan, image, images, first, rows, scratch):
-    """The array that the plan's offsets refer to, and where the strip starts in it: x, or a padded copy of its rows."""
+    """The input of a strip, x itself or a padded copy of its rows, and the index where the strip starts in it."""
     _, height, width, all_channels = shape
     top = plan.top + first * plan.stride
     if plan.inside:
@@ -387,7 +386,7 @@ def _strip_input(x, shape, plan, image, images, first, rows, scratch):
 
 @inner
 def copy_row(x, shape, image, row, plan, out, to):
-    """One row of an image, as far as the plan's windows reach: padding, then image, then padding."""
+    """Copy one row of an image, as wide as the plan's windows reach: padding, then image, then padding."""
     _, height, width, all_channels = shape
     c, length = plan.channels, plan.in_columns * plan.channels
     if not 0 <= row < height:

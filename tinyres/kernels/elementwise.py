@@ -1,4 +1,4 @@
-"""Functions of each element: ReLU, its gradient, the error function, and a sum in place."""
+"""Elementwise functions: ReLU, its gradient, the error function, and a sum in place."""
 
 import math
 
@@ -13,7 +13,7 @@ from tinyres.kernels.simd import lanes, load, single, store, where_positive, wid
 
 
 def relu(x):
-    """max(x, 0), NaN where x is NaN. Any shape; the result has x's memory layout."""
+    """max(x, 0), NaN where x is NaN. Any shape; the result has the memory layout of x."""
     check("relu", x)
     flat = _flat(x)
     y = empty(flat.shape, flat.dtype)
@@ -22,7 +22,7 @@ def relu(x):
 
 
 def relu_grad(dy, y):
-    """dy where y > 0 (or is NaN), else 0. y is ReLU's result."""
+    """dy where y > 0 (or is NaN), else 0. y is the result of ReLU."""
     check("relu_grad", dy, y)
     flat = _flat(y)
     dx = empty(flat.shape, flat.dtype)
@@ -33,7 +33,7 @@ def relu_grad(dy, y):
 def erf(x):
     """2 / sqrt(pi) times the integral of exp(-t^2) from 0 to x, by the C library's function. Any shape.
 
-    One number at a time, on all threads.
+    It computes one number at a time, on all threads.
     """
     check("erf", x)
     flat = _flat(x)
@@ -43,7 +43,7 @@ def erf(x):
 
 
 def add_to(total, part):
-    """total += part, on all threads where both lie alike in memory."""
+    """total += part, on all threads if both have the same memory layout."""
     check("add_to", total, part)
     check_in_place("add_to", "total", total)
     if (
@@ -59,12 +59,12 @@ def add_to(total, part):
 
 
 def _flat(x):
-    """All elements in the order of memory: channels-last for images."""
+    """All elements in memory order: channels-last for images."""
     return (channels_last(x) if x.ndim == 4 else contiguous(x)).reshape(-1)
 
 
 def _like(flat, x):
-    """Undo `_flat`."""
+    """Give flat numbers the shape and memory layout of x: the inverse of `_flat`."""
     if x.ndim != 4:
         return flat.reshape(x.shape)
     n, c, h, w = x.shape
@@ -73,7 +73,7 @@ def _like(flat, x):
 
 @inner
 def share(out, worker, workers):
-    """First and last index of a worker's share of whole vectors, and where the numbers that fill none begin."""
+    """First and last index of a worker's share of whole vectors, and the index of the numbers that fill no vector."""
     n = lanes(wide(out))
     vectors = out.size // n
     return worker * vectors // workers * n, (worker + 1) * vectors // workers * n, vectors * n

@@ -1,4 +1,4 @@
-"""The weights of convolutions, put in the order in which kernels read them: vectors of output channels."""
+"""Weights of convolutions, rearranged in the order in which kernels read them: vectors of output channels."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from tinyres.kernels.simd import copy, lanes, load, loads_turned, store, stores,
 
 
 class Taps(NamedTuple):
-    """A view of a weight array, written out, so that one compiled kernel serves all of its transpositions."""
+    """A view of a weight array, described by numbers, so that one compiled kernel serves all its transpositions."""
 
     flat: np.ndarray
     start: int
@@ -17,7 +17,7 @@ class Taps(NamedTuple):
     c: int  # input channels,
     kh: int
     kw: int
-    o_step: int  # and elements from each to the next
+    o_step: int  # elements from one to the next
     c_step: int
     kh_step: int
     kw_step: int
@@ -25,13 +25,13 @@ class Taps(NamedTuple):
 
 @inner
 def filter_size(taps):
-    """Numbers of a whole filter, of which a view may have only some: filters lie one after the other."""
+    """Numbers in a whole filter, of which a view may contain only some. Filters are stored one after the other."""
     return min(taps.o_step, taps.c_step)
 
 
 @inner
 def room_for_filters(taps, array):
-    """Memory that `turn_filters` reads from and writes to."""
+    """Memory for `turn_filters` to read from and write to."""
     n = lanes(wide(array))
     size = filter_size(taps)
     return np.empty((size * n + 1) * n, array.dtype), np.empty((size + n) * n * n, array.dtype)
@@ -39,12 +39,13 @@ def room_for_filters(taps, array):
 
 @inner
 def turn_filters(taps, first, channel, room):
-    """Vectors of the output channels from `first` on, for as many input channels as they have lanes, from `channel` on.
+    """Vectors of the output channels from `first` on, for a vector's number of input channels from `channel` on.
 
-    In memory the numbers of a filter are neighbours, and so are either the filters of an output channel (a forward
-    pass) or those of an input channel (an input gradient). So many runs of so many filters are first copied to `near`,
-    since in their places, powers of two apart, they would fight for one cache set, and turned there. Vector
-    `i * filter_size(taps) + j` of the result is of number j of the filters, and of input channel `channel + i`.
+    In memory the numbers of a filter are neighbours. Next to each other are also the filters of an output channel (in a
+    forward pass) or those of an input channel (for an input gradient). These runs of filters are first copied to
+    `near`, and transposed there: their distances are often powers of two, so in their own places they would all use the
+    same cache set. Vector `i * filter_size(taps) + j` of the result contains number j of the filters of input channel
+    `channel + i`.
     """
     near, turned = room
     size, zero = filter_size(taps), wide(turned)
@@ -64,9 +65,9 @@ def turn_filters(taps, first, channel, room):
 
 @inner
 def pack_filters(taps, columns, packed, blocks):
-    """packed[block, k, l, c, :] = the weights of the block's output channels, zero past the last.
+    """packed[block, k, l, c, :] = the weights of the block's output channels, zero after the last.
 
-    For blocks (begin, end).
+    It packs the blocks (begin, end).
     """
     start, o, c, kh, kw = taps.start % filter_size(taps), taps.o, taps.c, taps.kh, taps.kw
     out, zero, room = packed.reshape(packed.size), wide(packed), room_for_filters(taps, packed)
@@ -75,7 +76,7 @@ def pack_filters(taps, columns, packed, blocks):
         first, count = block * columns, min(columns, o - block * columns)
         if count < columns:
             packed[block] = 0
-        vectors = c // n * n if count == columns else 0  # channels that go by them
+        vectors = c // n * n if count == columns else 0  # channels that `turn_filters` handles
         for channel in range(0, vectors, n):
             for column in range(0, columns, n):
                 to = block * packed.shape[1] + channel * columns + column

@@ -1,8 +1,8 @@
 """Grouped convolution: which channels each group connects, and how narrow groups are computed.
 
-A group of four channels would fill a quarter of a vector, and read 16 bytes of each pixel. So groups that lie side by
-side are computed as one, as wide as a cache line, with zero weights between what they do not connect: as many
-multiply-adds of vectors, a quarter of the loads and stores, and a quarter of the launches.
+A group of four channels would fill a quarter of a vector, and read 16 bytes of each pixel. So neighbouring groups are
+merged into one, as wide as a cache line, with zero weights between channels that are not connected. This takes as many
+multiply-adds of vectors, but a quarter of the loads, stores and launches.
 """
 
 from functools import lru_cache
@@ -13,18 +13,18 @@ from tinyres.kernels.memory import CACHE_LINE, empty
 
 
 class Group(NamedTuple):
-    """Part of a grouped convolution: from `c` channels of x to `o` channels of y; the whole of one without groups."""
+    """Part of a grouped convolution: from `c` channels of x to `o` channels of y; with one group it is the whole."""
 
     c: int
     o: int
-    x_channel: int  # first of the c
-    y_channel: int  # first of the o
-    tap: int  # first element of its weights
+    x_channel: int  # first of the c channels
+    y_channel: int  # first of the o channels
+    tap: int  # index of the first of its weights
 
 
 @lru_cache(maxsize=1024)
 def groups_of(channels, weight_shape):
-    """The groups of a convolution of images with so many channels."""
+    """The groups of a convolution of images with this number of channels."""
     o, c, kh, kw = weight_shape
     groups = channels // c
     o //= groups
@@ -32,7 +32,7 @@ def groups_of(channels, weight_shape):
 
 
 def merged_shape(channels, weight_shape, itemsize):
-    """The shape of `merged` weights."""
+    """The shape of the `merged` weights."""
     o, c, kh, kw = weight_shape
     groups = channels // c
     width = max(c, o // groups) * itemsize
@@ -41,7 +41,7 @@ def merged_shape(channels, weight_shape, itemsize):
 
 
 def merged(weight, channels):
-    """Weights (O, C, KH, KW) of fewer, wider groups, which compute the same from images with so many channels."""
+    """Weights (O, C, KH, KW) with fewer, wider groups, which give the same result for images with `channels`."""
     shape = merged_shape(channels, weight.shape, weight.itemsize)
     if shape == weight.shape:
         return weight
@@ -51,7 +51,7 @@ def merged(weight, channels):
 
 
 def own(wide, weight_shape, channels):
-    """Of a gradient with respect to `merged` weights that with respect to the weights."""
+    """The gradient of the weights, taken from the gradient of their `merged` form."""
     if wide.shape == weight_shape:
         return wide
     dw = empty(weight_shape, wide.dtype)
@@ -71,8 +71,8 @@ def _take(dw, wide, groups):
 
 
 def _blocks(wide, weight, groups):
-    """Of the groups that come first in those that they are merged to, all places there, and all weights; of those that
-    come second, and so on."""
+    """Pairs of places in the merged weights and of weights: first for the first group in each merged one, then for the
+    second group in each, and so on."""
     o, c, kh, kw = weight.shape
     together = wide.shape[1] // c
     places = wide.reshape(groups // together, together, o // groups, together, c, kh, kw)

@@ -1,9 +1,8 @@
-"""Convolution the textbook way: windows copied out to the columns of a matrix, then one matrix product.
+"""Convolution as in textbooks: copy the windows to the columns of a matrix, then multiply matrices.
 
-The matrix is KH * KW times as large as the image, which is why `conv.py` never builds it. This form has no loop
-that depends on the vector width, so it is the fallback and the one to read first; choose it with
-``tr.use_algorithm("im2col")``. Chellapilla, Puri and Simard, "High performance convolutional neural networks for
-document processing", 2006, section 3.
+The matrix is KH * KW times as large as the image, so `conv.py` never builds it. No loop here depends on the vector
+width: it is the fallback, and the form to read first. Choose it with ``tr.use_algorithm("im2col")``. Chellapilla, Puri
+and Simard, "High performance convolutional neural networks for document processing", 2006, section 3.
 """
 
 import numpy as np
@@ -16,7 +15,7 @@ from tinyres.kernels.memory import empty, zeros
 
 
 def im2col(x, kernel_size, *, stride, padding):
-    """Windows of x (N, C, H, W) as a matrix (N * OH * OW, KH * KW * C), zeros where they leave the image."""
+    """Windows of x (N, C, H, W) as a matrix (N * OH * OW, KH * KW * C), with zeros outside the image."""
     check("im2col", x, kernel_size, stride, padding)
     x = channels_last(x)
     oh, ow = ((x.shape[i + 1] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
@@ -26,7 +25,7 @@ def im2col(x, kernel_size, *, stride, padding):
 
 
 def col2im(columns, x_shape, kernel_size, *, stride, padding):
-    """The transpose of `im2col`: add each element of each window back where it came from."""
+    """The transpose of `im2col`: add each element of each window to the pixel that it came from."""
     check("col2im", columns, x_shape, kernel_size, stride, padding)
     n, c, height, width = x_shape
     oh, ow = ((x_shape[i + 2] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
@@ -80,7 +79,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
 
 
 def _ranges(channels, weight_shape):
-    """Channels of x and of y that each group connects."""
+    """For each group, its ranges of channels of x and y."""
     for g in groups_of(channels, weight_shape):
         yield slice(g.x_channel, g.x_channel + g.c), slice(g.y_channel, g.y_channel + g.o)
 
@@ -104,7 +103,7 @@ def _im2col(x, columns, stride, padding):
 
 @jit(parallel=True)
 def _col2im(columns, x, stride, padding):
-    """The same loops, adding the other way; images are independent, so no two threads add to one place."""
+    """The same loops, but they add to x. Images are independent, so no two threads add to the same number."""
     n, oh, ow, kh, kw, _ = columns.shape
     for image in prange(n):
         for i, j, k, l in np.ndindex(oh, ow, kh, kw):

@@ -1,8 +1,8 @@
-"""From stored images to a batch the network can take: gather, crop, flip, normalise and cut out, in one pass.
+"""From stored images to a batch for the network: select, crop, flip, normalise and cut out, in one pass.
 
-Serial on purpose: the loader runs it on a background thread, without the GIL, while the training thread's
-kernels use Numba's thread pool, which two threads must not enter at once. And pure: the caller draws the
-random numbers, so that the same numbers give the same batch.
+It runs on one thread on purpose: the loader calls it on a background thread, without the GIL, while the training
+thread's kernels use Numba's thread pool, and two threads must not use this pool at once. It draws no random numbers,
+the caller does: the same numbers give the same batch.
 """
 
 import numpy as np
@@ -23,25 +23,25 @@ def augment_batch(
     pad: int,
     cutout: int,
 ) -> np.ndarray:
-    """Crop, flip, normalise and cut out the chosen images.
+    """Select images, then crop, flip, normalise and cut them out.
 
     Parameters
     ----------
     images : uint8 or float32 array of shape (N, C, H, W)
     index : integers of shape (B,)
-        Which images make up the batch.
+        Indices of the images of the batch.
     corner : integers of shape (B, 2)
-        Top and left edge of each crop in the padded image, 0 to ``2 * pad``; ``pad`` leaves the image in place.
+        Top and left edge of each crop in the padded image, 0 to ``2 * pad``. With ``pad`` the image does not move.
     flip : bools of shape (B,)
         Which images to mirror, left to right.
     centre : integers of shape (B, 2)
-        Row and column of each cutout's centre, in the finished image.
+        Row and column of the centre of each cutout, in the cropped and flipped image.
     mean, std : floats of shape (C,)
-        Of each channel: of uint8 where black is 0 and white is 1, of floats in their own units.
+        For each channel. For uint8 images, black is 0 and white is 1; for float images, in the images' own units.
     pad : int
-        Pixels that are 0, and so black in uint8, around the image before it is cropped.
+        Width of the border around the image before it is cropped, in pixels. Its values are 0, which is black in uint8.
     cutout : int
-        Side of the square that is blanked, or 0 for none.
+        Side of the square that is blanked, in pixels, or 0 for none.
 
     Returns
     -------
@@ -50,21 +50,21 @@ def augment_batch(
     Raises
     ------
     TypeError
-        If `index`, `corner` or `centre` hold no integers, or `flip` no bools, or `mean` or `std` no real numbers.
+        If `index`, `corner` or `centre` are not integers, `flip` is not bool, or `mean` or `std` are not real numbers.
     ValueError
-        If an array has the wrong shape or `images` the wrong dtype, or `pad` or `cutout` is negative.
+        If an array has the wrong shape, `images` has the wrong dtype, or `pad` or `cutout` is negative.
     IndexError
-        If `index` names an image that is not there.
+        If `index` contains the index of an image that does not exist.
 
     Notes
     -----
-    With v = W - 1 - j where `flip` holds and j elsewhere, and pixels outside the image 0, ::
+    Let v = W - 1 - j if `flip` is True, else j, and let pixels outside the image be 0. Then ::
 
         p = images[index[b], c, i + corner[b, 0] - pad, v + corner[b, 1] - pad]
         y[b, c, i, j] = (p / 255 - mean[c]) / std[c]
 
-    where floats are not divided by 255; and then y = 0, which is the mean, in the square of `cutout` pixels a side
-    about `centre`.
+    Float images are not divided by 255. Then y = 0, which is the mean, in a square about `centre` whose sides are
+    `cutout` pixels long.
 
     Examples
     --------
@@ -94,11 +94,11 @@ def augment_batch(
     for name, (array, shape) in shapes.items():
         if array.shape != shape:
             raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    if batch and (index.min() < 0 or index.max() >= n):  # Numba would read whatever memory is there
+    if batch and (index.min() < 0 or index.max() >= n):  # Numba would read other memory
         raise IndexError(f"index: expected 0 to {n - 1}, got {index.min()} to {index.max()}")
 
     table = None
-    if images.dtype == np.uint8:  # there are but 256 answers, (256, C)
+    if images.dtype == np.uint8:  # there are only 256 possible results for each channel, (256, C)
         table = contiguous((np.arange(256, dtype=np.float32)[:, None] / 255 - mean) / std)
     y = np.empty((batch, height, width, channels), np.float32)
     where = map(contiguous, (index, corner, flip, centre))
@@ -107,7 +107,7 @@ def augment_batch(
 
 
 def _of_kind(kinds: str, name: str, values: npt.ArrayLike, dtype: type) -> np.ndarray:
-    """An array of `dtype`, from one of a kind that it holds without loss of meaning: 0.7 is no index, nor is a mask."""
+    """An array of `dtype`, if the values are of a kind that fits it: 0.7 is not an index, nor is a mask."""
     array = np.asarray(values)
     if array.size and array.dtype.kind not in kinds:
         raise TypeError(f"{name}: expected numbers that fit {np.dtype(dtype)}, got {array.dtype}")
@@ -116,7 +116,7 @@ def _of_kind(kinds: str, name: str, values: npt.ArrayLike, dtype: type) -> np.nd
 
 @inner
 def _normalised(pixel, c, table, mean, std):
-    """Looked up where there is a table, else computed: Numba compiles one of the two, since None is a type to it."""
+    """Looked up in the table if there is one, else computed. Numba compiles only one of the two cases."""
     if table is None:
         return (pixel - mean[c]) / std[c]
     return table[pixel, c]
@@ -124,11 +124,11 @@ def _normalised(pixel, c, table, mean, std):
 
 @jit
 def _augment(images, index, corner, flip, centre, values, sizes, y):
-    """y[b, i, j, c] = the normalised pixel that lands there, or 0 in the cutout. ::
+    """y[b, i, j, c] = the normalised pixel for this place, or 0 in the cutout. ::
 
         for each image of the batch
             for each row and column of the result
-                find the row and column it comes from, and copy all channels
+                find its row and column in the image, and copy all channels
 
     images (N, C, H, W), values: table (256, C) or None, mean and std (C,), y (B, H, W, C), contiguous.
     """

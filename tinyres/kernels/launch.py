@@ -1,8 +1,8 @@
 """How Python starts work on arrays: a kernel, or a few lines of NumPy.
 
-The work is done at once. While a step is being noted (see `tinyres.replay`), it is written down as well, and can be
-done again without the Python that led to it. So what is launched returns nothing that matters: it writes to arrays
-among its arguments, and what it writes follows from the others.
+The work is done at once. While a step is recorded (see `tinyres.replay`), it is also written to a list, and can then be
+repeated without the Python code that led to it. So launched work must not return a result that is used: it writes to
+arrays among its arguments, and these values depend only on the other arguments.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _here = _Here()
 
 @contextlib.contextmanager
 def noting(told: Note) -> Iterator[None]:
-    """Tell `told` of all that this thread launches inside this block, before it is done."""
+    """Tell `told` of everything that this thread launches inside this block, before it is done."""
     if _here.note is not None:
         raise RuntimeError("noting: got a step within one that is being noted, expected one at a time")
     _here.note = told
@@ -36,19 +36,19 @@ def noting(told: Note) -> Iterator[None]:
 
 
 def note(work: Work, *arguments: Any) -> None:
-    """Write some work down, if a step is being noted."""
+    """Record some work, if a step is being recorded."""
     if _here.note is not None:
         _here.note(work, arguments)
 
 
 def launch(work: Work, *arguments: Any) -> None:
-    """Do some work on arrays."""
+    """Do some work on arrays, and record it if a step is being recorded."""
     note(work, *arguments)
     work(*arguments)
 
 
 def compute(function: Work, *arguments: Any, **options: Any) -> np.ndarray:
-    """A new array, ``function(*arguments, **options)``, of a function of NumPy's that takes ``out``."""
+    """A new array, ``function(*arguments, **options)``, for a NumPy function that has ``out``."""
     result = np.asarray(function(*arguments, **options))
     note(_compute_into, result, function, options, *arguments)
     return result
@@ -59,7 +59,7 @@ def _compute_into(result: np.ndarray, function: Work, options: dict[str, Any], *
 
 
 def reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The same numbers in another shape: a view where that can be, else a copy."""
+    """The same numbers in another shape: a view if possible, else a copy."""
     result = array.reshape(shape)
     if not np.may_share_memory(result, array):
         note(np.copyto, result.reshape(array.shape), array)
@@ -67,6 +67,6 @@ def reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def assign(arrays: Any, *values: Any) -> None:
-    """arrays[0][...] = values[0], and so on: to be launched."""
+    """arrays[0][...] = values[0], and so on. For `launch`."""
     for array, value in zip(arrays, values, strict=True):
         array[...] = value

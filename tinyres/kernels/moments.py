@@ -1,9 +1,10 @@
-"""Mean and variance of each channel, out of parts that were measured while they were in cache.
+"""Mean and variance of each channel, merged from parts that were measured while they were in cache.
 
-A part is some pixels. Of each of its channels three numbers are known: an origin, which is one of its values or near
-them, the sum of all distances d from it, and the sum of their squares. E[x^2] - E[x]^2 would lose all digits where the
-mean is large beside the spread; with d in place of x, whose square sum is at most (n + 1) times the spread's where the
-origin is one of n values, no more digits are lost than in a sum of n numbers.
+A part is some pixels. For each channel of a part, three numbers are stored: an origin, which is one of its values or
+close to them, the sum of all distances d from the origin, and the sum of their squares. E[x^2] - E[x]^2 would lose all
+digits if the mean is large compared with the spread. The method uses d in place of x. If the origin is one of n values,
+the sum of d^2 is at most n + 1 times that of the squared deviations from the mean, and the loss of digits is no larger
+than in a sum of n numbers.
 """
 
 import numpy as np
@@ -16,9 +17,10 @@ ORIGIN, SUM, SQUARES = 0, 1, 2
 
 
 def merge(parts, counts, channels):
-    """Mean and (biased) variance, (C,) float64, of parts (K, 3, G C) of so many pixels each, K numbers.
+    """Mean and (biased) variance, (C,) float64, of parts (K, 3, G C); `counts` has the pixels of each of the K parts.
 
-    G pixels that lie side by side are one of G C channels in `parts`. The order of the sums follows from the shape.
+    In `parts`, G neighbouring pixels are stored as one pixel with G C channels. The order of the sums depends on the
+    shape only.
     """
     mean, var = np.zeros((2, channels))
     if parts.size:
@@ -30,7 +32,7 @@ def merge(parts, counts, channels):
 def _merge(parts, counts, mean, var):
     """Chan, Golub and LeVeque 1979: mean = sum n m / P, var = sum (M2 + n (m - mean)^2) / P. In float64. ::
 
-    for each vector of channels: for each part: for each pixel of those side by side; once for mean, once for var
+    for each vector of channels: for each part: for each of the G pixels; once for mean, once for var
     """
     whole = mean.size // lanes(wide(mean)) * lanes(wide(mean))
     _merge_channels(wide(mean), parts, counts, mean, var, 0, whole)
@@ -51,25 +53,26 @@ def _merge_channels(zero, parts, counts, mean, var, first, last):
         for k in range(many):
             n, share = splat(zero, np.float64(counts[k])), splat(zero, 1 / np.float64(counts[k]))
             for at in range(3 * k * width + c, (3 * k + 1) * width, channels):
-                distances = load_as(zero, flat, at + width)  # of the part, from its origin
+                distances = load_as(zero, flat, at + width)  # distances of the part from its origin
                 distance = distances * share
                 m2 = load_as(zero, flat, at + 2 * width) - distances * distance
                 delta = (load_as(zero, flat, at) + distance) - centre
-                squares = squares + fma(n * delta, delta, maximum(m2, zero))  # m2 below 0: a square underflowed
+                squares = squares + fma(n * delta, delta, maximum(m2, zero))  # m2 < 0: a square underflowed
         store(mean, c, centre)
         store(var, c, squares / pixels)
 
 
 @inner
 def measure(zero, y, at, size, steps, parts, to, fresh):
-    """Add the pixels of a rectangle to a part's three numbers of as many channels as `zero` has lanes.
+    """Add the pixels of a rectangle to the three numbers of a part, for as many channels as `zero` has lanes.
 
-    Its size is (rows, columns), with `steps` from one to the next in flat y; its first number is at `at`. The three lie
-    in flat `parts`, from `to` on, as far apart as columns are in y; where the part is `fresh`, nothing is there yet.
+    The rectangle has `size` (rows, columns), `steps` are the distances between them in flat y, and its first number is
+    at `at`. The three numbers are in flat `parts`, starting at `to`; their distance is that of neighbouring columns in
+    y. If the part is `fresh`, it has no values yet.
     """
     (rows, columns), (down, right) = size, steps
     origin, whole = load(zero, y, at) if fresh else load(zero, parts, to), rows // 4 * 4
-    t0, t1, t2, t3, s0, s1, s2, s3 = zero, zero, zero, zero, zero, zero, zero, zero  # so many sums are in flight
+    t0, t1, t2, t3, s0, s1, s2, s3 = zero, zero, zero, zero, zero, zero, zero, zero  # independent sums, for speed
     for i in range(0, whole, 4):
         for j in range(columns):
             y0, y1, y2, y3 = loads(zero, y, at + i * down + j * right, down, 4)

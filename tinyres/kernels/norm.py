@@ -1,13 +1,13 @@
-"""Batch norm in as few passes over memory as it takes: one to measure, one to apply, two to go back.
+"""Batch norm in as few passes over memory as possible: one to measure, one to apply, two for the gradient.
 
-Arrays are read as rows of C channels, one for each of the P = N * H * W pixels; where C is small, pixels that lie side
-by side make one row, and count as one of more channels. A pass goes block by block of rows, and within a block by
-vectors of channels as broad as several registers, so that what belongs to a channel (its mean, its scale, its sum)
-stays in registers while the rows go by, and memory is read nearly in order: with 512 channels and more, rows are
-kilobytes apart, and blocks of many of them would be more streams than a cache has ways and a prefetcher has eyes.
+Arrays are read as rows of C channels, one for each of the P = N * H * W pixels. If C is small, neighbouring pixels form
+one row with more channels. A pass reads the rows in blocks, and within a block it handles one vector of channels after
+the other, each as wide as several registers. So the constants of a channel (its mean, its scale, its sum) stay in
+registers for all rows of the block, and memory is read nearly in order. With 512 channels and more, rows are kilobytes
+apart, so blocks have few rows: more streams of memory would not fit the cache's ways and the prefetcher.
 
-Sums are taken over spans of rows in the array's dtype, over chunks of spans in float64, and chunks are added in
-index order. Chunks depend on P and C alone: the result does not depend on the number of threads.
+Sums over a span of rows are computed in the array's dtype, sums over a chunk of spans in float64, and chunks are added
+in index order. Chunks depend on P and C only, so the result does not depend on the number of threads.
 """
 
 from typing import Any, NamedTuple
@@ -38,12 +38,12 @@ from tinyres.kernels.simd import (
 )
 
 BLOCK_BYTES = 4 * 1024  # of one array
-SPAN = 64  # rows whose sums are taken in the array's dtype
-CHUNK_BYTES = 128 * 1024  # the least in a chunk; of one array
-CHUNK_ROWS = 128  # the same: fewer would cost more to add up than to read
-STRETCH = 32  # blocks that are read forwards, as prefetchers expect, where a pass goes backwards
-FAR_BYTES = 16 * 1024 * 1024  # of an array that is written past the caches: no cache holds it until it is read
-AHEAD = 8  # cache lines from what is read to what is prefetched
+SPAN = 64  # rows that are summed in the array's dtype
+CHUNK_BYTES = 128 * 1024  # least size of a chunk, in bytes of one array
+CHUNK_ROWS = 128  # least size of a chunk, in rows: with fewer, adding the chunks would cost more than reading them
+STRETCH = 32  # blocks read in forward order, which prefetchers expect, in a pass that goes backwards
+FAR_BYTES = 16 * 1024 * 1024  # larger results are written past the caches: no cache could hold them until they are read
+AHEAD = 8  # distance of prefetching, in cache lines
 
 
 def batch_norm_statistics(x):
@@ -73,13 +73,13 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual, whole=None):
     """Gradients of batch norm (+ residual) (+ ReLU); see `tinyres.ops.batch_norm` for the derivation.
 
-    With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and
-    dx = weight inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a
-    shortcut, g is its gradient: the first pass stores it, and the second reads it instead of dy. Without one, y is not
-    read and may be None: its sign comes from x again, by the operations of the forward pass.
+    With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and dx = weight
+    inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a residual, g is
+    its gradient: the first pass stores g, and the second reads it instead of dy. Without one, y is not read and may be
+    None: its sign is computed from x, by the operations of the forward pass.
 
-    Where x is a part of the batch, `whole` takes its own sum g, sum g (x - mean) and P, and returns those of the batch,
-    which dx follows from; dweight and dbias are those of the part.
+    If x is a part of the batch, `whole` is called with sum g, sum g (x - mean) and P of this part, and returns those of
+    the whole batch, which dx needs. dweight and dbias are those of the part.
 
     Returns dx, dweight, dbias and dresidual (None without `residual`; dy itself without ReLU).
     """
@@ -103,14 +103,14 @@ def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, re
 
 
 def _before(constants, mean, inv_std, weight, bias):
-    """What the gradient's sums need of each channel."""
+    """The constants of each channel that the sums of the gradient need."""
     constants[0], constants[1], constants[2] = mean, weight * inv_std, bias
 
 
 def _between(sums, constants, inv_std, pixels, whole, training, dweight, dbias):
-    """What follows from the sums: dweight, dbias, and in training the mean of g and the slope of dx."""
-    sums = sums.sum(axis=1).reshape(constants[:2].shape)  # chunks in index order
-    total, moment = sums.sum(axis=1)  # of g and of g (x - mean)
+    """Results from the sums: dweight, dbias, and in training the mean of g and the slope of dx."""
+    sums = sums.sum(axis=1).reshape(constants[:2].shape)  # chunks are added in index order
+    total, moment = sums.sum(axis=1)  # sums of g and of g (x - mean)
     if training:
         of_all = whole(total, moment, pixels) if whole else (total, moment, pixels)
         constants[3], constants[4] = of_all[0] / of_all[2], of_all[1] / of_all[2] * inv_std.astype(np.float64) ** 2
@@ -131,30 +131,30 @@ def _rows(x):
 
 
 def _constants(count, rows, x):
-    """Room for constants of each channel, (count, pixels in a row, C): the same for all pixels in a row."""
+    """Memory for constants of each channel, (count, pixels in a row, C): the same for all pixels in a row."""
     channels = x.shape[1]
     return np.empty((count, rows.shape[1] // max(1, channels), channels), x.dtype)
 
 
 def _chunks(rows):
-    """Chunks, all of nearly one size, and a multiple of four, so that two or four threads get as much each."""
+    """Number of chunks of nearly equal size: a multiple of four, so that two or four threads get equal shares."""
     chunks = min(rows.nbytes // CHUNK_BYTES, len(rows) // CHUNK_ROWS)
     return min(len(rows), chunks // 4 * 4 + 4)
 
 
 def _far(rows):
-    """Whether as much is written past the caches: then no line of it is read before. Each row begins a register."""
+    """Whether the result is written past the caches: if it is large, and each row is aligned to a register."""
     return rows.nbytes >= FAR_BYTES and rows.shape[1] * rows.itemsize % BROAD == 0
 
 
 def _block(rows):
-    """Rows in a block: at least two, for each to read its constants once."""
+    """Rows in a block: at least two, so that the constants are read once for several rows."""
     return max(2, BLOCK_BYTES // max(1, rows.shape[1] * rows.itemsize))
 
 
 # ---------------------------------------------------------------- kernels
-# Each is a thin parallel loop over workers around a serial function, which compiles several times as fast. What a pass
-# reads and writes is one tuple: of arrays, and within a block of their addresses.
+# Each is a small parallel loop over workers that calls a serial function: this compiles several times as fast. The
+# arrays that a pass reads and writes are one tuple; within a block, the tuple holds their addresses.
 class _Forward(NamedTuple):
     """y = (x - mean) * scale + bias (+ residual) (then ReLU)."""
 
@@ -164,11 +164,11 @@ class _Forward(NamedTuple):
     y: Any
     add: bool
     relu: bool
-    far: bool  # what is written goes past the caches
+    far: bool  # the result is written past the caches
 
 
 class _Measured(NamedTuple):
-    """What the gradient's sums are taken of. `recompute`: the ReLU's sign from x; `keep`: from y, and g is stored."""
+    """Arrays for the sums of the gradient. `recompute`: ReLU's sign comes from x; `keep`: from y, and g is stored."""
 
     dy: Any
     x: Any
@@ -188,18 +188,18 @@ class _Backward(NamedTuple):
     dx: Any
     recompute: bool
     training: bool
-    far: bool  # what is written goes past the caches
+    far: bool  # the result is written past the caches
 
 
 @inner
 def _whole(zero, channels):
-    """Channels that whole vectors cover; the rest are done one by one."""
+    """Number of channels that whole vectors cover; the others are computed one by one."""
     return channels // lanes(zero) * lanes(zero)
 
 
 @inner
 def _read(zero, array, at):
-    """Load a vector, and ask for what is read soon after it: hardware does not look beyond a page of 4 KiB."""
+    """Load a vector, and prefetch what follows it: the hardware's prefetcher stops at a page of 4 KiB."""
     step = lanes(cache_line(array))
     for i in range(0, lanes(zero), step):
         prefetch(array, at + AHEAD * step + i)
@@ -208,11 +208,12 @@ def _read(zero, array, at):
 
 @jit(parallel=True)
 def _statistics(x, block, parts, workers):
-    """Mean of each column of x (P, C), 0, and squared distances M2 from it, for each chunk: parts (chunks, 3, C).
+    """Mean of each column of x (P, C), 0, and sum M2 of squared distances, for each chunk: parts (chunks, 3, C).
 
-    Spans merge as (n, mean, M2), Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose all digits where the mean is
-    large beside the spread; in a span it is taken of d, the distance from the span's first row, which is one of the n
-    values itself: sum d^2 is then at most (n + 1) M2, and no more digits are lost than in a sum of n numbers. ::
+    Spans merge as (n, mean, M2), Chan, Golub and LeVeque 1979. E[x^2] - E[x]^2 would lose all digits if the mean is
+    large compared with the spread. So within a span it is computed from d, the distance from the first row of the span,
+    which is one of the n values: sum d^2 is then at most (n + 1) M2, and the loss of digits is no larger than in a sum
+    of n numbers. ::
 
         parallel for each chunk: for each span: for each block of rows: for each vector of channels: for each row
 
@@ -238,13 +239,13 @@ def _statistics_of_chunks(x, block, parts, worker, workers):
                 _moments(broad(x), x, start, ends, 0, whole, part)
                 _moments(single(x), x, start, ends, whole, channels, part)
             n = stop - start
-            one, share = 1 / np.float64(n), n / np.float64(seen + n)  # once, since a division takes long
+            one, share = 1 / np.float64(n), n / np.float64(seen + n)  # only once, since division is slow
             for c in range(channels):
                 distance = part[0, c] * one
                 m2 = part[1, c] - part[0, c] * distance
                 delta = x[start, c] + distance - parts[k, ORIGIN, c]
                 parts[k, ORIGIN, c] += delta * share
-                m2 = 0.0 if m2 < 0 else m2  # below 0: d^2 underflowed
+                m2 = 0.0 if m2 < 0 else m2  # m2 < 0: d^2 underflowed
                 parts[k, SQUARES, c] += m2 + delta * delta * seen * share
                 part[0, c] = part[1, c] = 0
             seen += n
@@ -252,7 +253,7 @@ def _statistics_of_chunks(x, block, parts, worker, workers):
 
 @inner
 def _moments(zero, x, start, ends, first, last, part):
-    """Add the rows' distances from row `start`, and their squares, to part (2, C). Channels first to last."""
+    """Add the rows' distances from row `start`, and their squares, to part (2, C), for channels `first` to `last`."""
     channels = x.shape[1]
     for c in range(first, last, lanes(zero)):
         total, square = load(zero, part, c), load(zero, part, channels + c)
@@ -307,7 +308,7 @@ def _apply_block(zero, memory, channels, ends, first, last):
 
 @inner
 def _three(zero, constants, channels, c):
-    """Mean, scale and bias of the channels from c on."""
+    """Mean, scale and bias of a vector of channels, from c on."""
     return load(zero, constants, c), load(zero, constants, channels + c), load(zero, constants, 2 * channels + c)
 
 
@@ -380,7 +381,7 @@ def _grad_apply_blocks(backward, block, worker, workers):
     memory = _Backward(address(g, 0), address(x, 0), address(constants, 0), address(dx, 0), recompute, training, far)
     first, last = worker * rows // workers, (worker + 1) * rows // workers
     stretch = STRETCH * block
-    for k in range((last - first) // stretch, -1, -1):  # backwards: what the sums read last is still in cache
+    for k in range((last - first) // stretch, -1, -1):  # backwards: the last rows of the first pass are in cache
         end = min(last, first + (k + 1) * stretch)
         for start in range(first + k * stretch, end, block):
             ends = start, min(end, start + block)
@@ -401,7 +402,7 @@ def _grad_apply_block(zero, memory, channels, ends, first, last):
             value, distance = _read(zero, g, at), _read(zero, x, at) - mean
             if recompute:
                 value = where_positive(fma(distance, scale, bias), value, zero)
-            if training:  # else the slope is 0, and 0 times a NaN in x would be one in dx
+            if training:  # else the slope is 0, and a NaN in x times 0 would give a NaN in dx
                 value = (value - mean_g) - distance * slope
             if far:
                 stream(dx, at, scale * value)

@@ -1,9 +1,9 @@
-"""What a kernel may take in place of an array: a batch norm with ReLU that nobody has computed yet.
+"""An argument of kernels that is not computed yet: the result of a batch norm with ReLU.
 
-Between two convolutions a batch norm costs a pass that reads its input and writes its output, and an array to hold it.
-A convolution can do the same arithmetic on each number that it loads, so that neither is needed (Jung et al.,
-"Restructuring batch normalization to accelerate CNN training", MLSys 2019). Bits do not depend on who computes it: the
-operations and their order are the same.
+Between two convolutions, a batch norm costs a pass that reads its input and writes its output, and an array for the
+output. A convolution can do the same arithmetic on each number that it loads, and then neither is needed (Jung et al.,
+"Restructuring batch normalization to accelerate CNN training", MLSys 2019). The result has the same bits in both cases,
+since the operations and their order are the same.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from tinyres.kernels.simd import fma, inside, load, maximum
 
 
 class Pending:
-    """relu((x - mean) * scale + bias), with x (N, C, H, W) and the others (C,), to be computed when it is needed.
+    """relu((x - mean) * scale + bias), with x (N, C, H, W) and the others (C,), computed only when it is needed.
 
-    `x` is never changed any more. To the outside this is an array's shape and dtype, and an array for NumPy.
+    `x` must not change afterwards. Other code sees the shape and dtype of an array, and NumPy can convert it to one.
     """
 
     __slots__ = ("apply", "constants", "x", "y")
@@ -27,11 +27,11 @@ class Pending:
     def __init__(self, apply: Callable[..., np.ndarray], x: np.ndarray, mean: Any, scale: Any, bias: Any) -> None:
         self.apply, self.x = apply, x
         self.constants = np.empty((3, x.shape[1]), x.dtype)
-        launch(assign, self.constants, mean, scale, bias)  # copies: the bias is a parameter, and will change
+        launch(assign, self.constants, mean, scale, bias)  # copies, since the bias is a parameter, and will change
         self.y: np.ndarray | None = None
 
     def array(self) -> np.ndarray:
-        """The values, computed at the first call."""
+        """The values. They are computed in the first call."""
         if self.y is None:
             self.y = self.apply(self.x, *self.constants, relu=True)
         return self.y
@@ -65,12 +65,12 @@ class Pending:
 
 
 def known(x: "np.ndarray | Pending") -> np.ndarray:
-    """The array that there is: x, or what it will be computed from."""
+    """The array that exists: x itself, or the input of a pending batch norm."""
     return x.x if isinstance(x, Pending) else x
 
 
 class Loading(NamedTuple):
-    """What a kernel reads, and what it does to each number that it has read."""
+    """The array that a kernel reads, and the operation on each number after it was read."""
 
     x: np.ndarray  # (N, H, W, C)
     constants: np.ndarray  # mean, scale and bias, each of C numbers, flat; not read unless
@@ -78,14 +78,14 @@ class Loading(NamedTuple):
 
     @classmethod
     def of(cls, x: np.ndarray | Pending) -> "Loading":
-        """x (N, C, H, W), or what it will be computed from."""
+        """From x (N, C, H, W), which may be pending."""
         constants = x.constants.reshape(-1) if isinstance(x, Pending) else np.empty(0, x.dtype)
         return cls(channels_last(known(x)), constants, isinstance(x, Pending))
 
 
 @inner
 def constants_of(zero, loading, channels, channel):
-    """Mean, scale and bias of as many channels as `zero` has lanes; anything, where none is pending."""
+    """Mean, scale and bias for a vector of channels; arbitrary values if nothing is pending."""
     if not loading.pending:
         return zero, zero, zero
     c = loading.constants
@@ -94,8 +94,8 @@ def constants_of(zero, loading, channels, channel):
 
 @inner
 def loaded(zero, values, constants, row, stop):
-    """Six vectors of x, of rows `row`, `row + 1`, ..., as they are after batch norm and ReLU, and zeros where a row is
-    not from 0 to `stop`: padding comes after ReLU."""
+    """Six vectors of x, of rows `row`, `row + 1`, ..., after batch norm and ReLU; zeros for rows outside 0 to `stop`,
+    since padding is added after ReLU."""
     a, b, c, d, e, f = values
     return (
         inside(row, stop, _normalised(zero, a, constants)),

@@ -1,4 +1,4 @@
-"""Numba's compiler, which Ctrl-C waits for."""
+"""Numba's compiler, which Ctrl-C cannot interrupt."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ from numba.core.compiler import Compiler
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits meanwhile: LLVM calls back into Python, and what is raised there is printed and lost."""
+    """Delay Ctrl-C until the end: LLVM calls Python functions, and an exception there would be printed and lost."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield
@@ -27,7 +27,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 class Plain(Compiler):
-    """Numba's compiler as it is."""
+    """Numba's compiler, without other changes."""
 
     def compile_extra(self, function: Callable[..., Any]) -> Any:
         with _uninterrupted():

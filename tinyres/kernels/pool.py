@@ -1,4 +1,4 @@
-"""Pooling: the largest, or the mean, of each window. Channels are the innermost loop, pixels lie side by side.
+"""Pooling: the maximum or the mean of each window. The innermost loop runs over channels, which are neighbours.
 
 Shapes in the kernels are channels-last: x (N, H, W, C), y (N, OH, OW, C).
 """
@@ -12,9 +12,9 @@ from tinyres.kernels.memory import empty
 
 
 def max_pool2d(x, kernel_size, *, stride, padding):
-    """Largest element of each window (the first of equals), NaN where there is one. x (N, C, H, W).
+    """Maximum of each window (the first of equal ones), NaN if the window contains NaN. x (N, C, H, W).
 
-    Returns y (N, C, OH, OW) and, for the gradient, which tap of the window each came from (int32).
+    Returns y (N, C, OH, OW), and the tap of the window that each maximum came from (int32), for the gradient.
     """
     check("max_pool2d", x, kernel_size, stride, padding)
     x = channels_last(x)
@@ -29,7 +29,7 @@ def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
     check("max_pool2d_grad", dy, taps, x_shape, kernel_size, stride, padding)
     n, c, height, width = x_shape
     dx = empty((n, height, width, c), dy.dtype)
-    outside = np.zeros(n, np.int64)  # taps of each image
+    outside = np.zeros(n, np.int64)  # number of such taps in each image
     _max_pool_grad(channels_last(dy), channels_last(taps), dx, outside, kernel_size, stride, padding)
     if outside.any():
         raise ValueError(f"max_pool2d_grad: taps: got {outside.sum()} outside of their window or of the image")
@@ -37,7 +37,7 @@ def max_pool2d_grad(dy, taps, x_shape, kernel_size, *, stride, padding):
 
 
 def avg_pool2d(x, kernel_size, *, stride, padding):
-    """Mean of each window, padding counted as zeros. x (N, C, H, W) -> (N, C, OH, OW)."""
+    """Mean of each window; padding counts as zeros. x (N, C, H, W) -> (N, C, OH, OW)."""
     check("avg_pool2d", x, kernel_size, stride, padding)
     x = channels_last(x)
     y = empty((x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3]), x.dtype)
@@ -81,7 +81,7 @@ def _max_pool_image(x, y, taps, kernel_size, stride, padding, image):
                     if 0 <= row < height and 0 <= column < width:
                         values = x[image, row, column]
                         for c in range(channels):
-                            # a NaN beats everything, and stays; the first tap beats nothing at all
+                            # NaN is larger than everything, and stays; the first tap is larger than the start value
                             if values[c] > best[c] or tap[c] < 0 or (values[c] != values[c] and best[c] == best[c]):
                                 best[c] = values[c]
                                 tap[c] = k * kw + l
@@ -89,7 +89,7 @@ def _max_pool_image(x, y, taps, kernel_size, stride, padding, image):
 
 @jit(parallel=True)
 def _max_pool_grad(dy, taps, dx, outside, kernel_size, stride, padding):
-    """parallel for each image: for each output pixel: add dy where its maximum came from."""
+    """parallel for each image: for each output pixel: add dy to the pixel where its maximum came from."""
     for image in prange(len(dy)):
         outside[image] = _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, np.int64(image))
 
@@ -99,7 +99,7 @@ def _max_pool_grad_image(dy, taps, dx, kernel_size, stride, padding, image):
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
     _, height, width, channels = dx.shape
     dx[image] = 0
-    flat, places, outside = dx.reshape(dx.size), np.empty(kh * kw, np.int64), 0  # of each tap of a window
+    flat, places, outside = dx.reshape(dx.size), np.empty(kh * kw, np.int64), 0  # for each tap of a window
     for i in range(dy.shape[1]):
         for j in range(dy.shape[2]):
             for k in range(kh):

@@ -1,17 +1,17 @@
 """Vectors in registers: a SIMD type for Numba.
 
-Numba leaves vectorisation to LLVM, which does not find it in the loops that matter here. So this file
-gives Numba a type, `Vector`, that *is* a machine register, with a handful of operations. Kernels are then
-ordinary Python on such values::
+Numba leaves vectorisation to LLVM, which does not vectorise the loops that matter here. So this file gives Numba a
+type, `Vector`, that *is* a machine register, with a few operations. Kernels are then ordinary Python code on such
+values::
 
     x = load(zero, array, i)        # `lanes` consecutive numbers of `array`, from flat index i
     store(out, i, fma(x, scale, shift))
 
-`zero` is a vector of zeros that fixes the type: `wide(array)` has the width of the host's registers,
-`single(array)` one lane, for what is left over at the end of a row. `broad(array)` is several registers to LLVM, which
-makes as many instructions of each operation.
+`zero` is a vector of zeros that determines the type: `wide(array)` is as wide as the registers of this machine,
+`single(array)` has one lane, for the rest of a row. `broad(array)` is several registers: LLVM makes several
+instructions of each operation.
 
-How wide registers are, and how many there are, is in the table of `isa`.
+The table in `isa` has the width and the number of registers.
 """
 
 import operator
@@ -61,7 +61,7 @@ def _zero_of_width(width: int):
 wide = _zero_of_width(WIDTH)
 broad = _zero_of_width(BROAD)
 single = _zero_of_width(0)
-cache_line = _zero_of_width(CACHE_LINE)  # whatever a register holds: what is brought from memory at once
+cache_line = _zero_of_width(CACHE_LINE)  # for any register width: the bytes that memory delivers at once
 
 
 @intrinsic
@@ -88,10 +88,10 @@ def splat(typingctx, like, scalar):
 # ---------------------------------------------------------------- memory
 @intrinsic
 def address(typingctx, array, index):
-    """Where an element of a flat array lies: what all below take in place of an array, and count from.
+    """The address of an element of a flat array. Functions below accept it in place of an array, with index 0 there.
 
-    Numba counts who holds an array, which a loop around a small product would feel, and knows nothing of addresses. So
-    the array has to be held by someone else: to use one within the loop in which it was taken is enough.
+    Numba counts references to an array, which takes noticeable time in a loop around a small product; it does not count
+    addresses. So other code must keep the array alive: using an address inside the loop where it was taken is safe.
     """
 
     def codegen(context, builder, signature, args):
@@ -102,7 +102,7 @@ def address(typingctx, array, index):
 
 @intrinsic
 def address_of(typingctx, like, number):
-    """An address that Python knows as a number, `ndarray.ctypes.data`, of an array of the dtype of array `like`."""
+    """An address that Python has as a number, `ndarray.ctypes.data`, for the dtype of array `like`."""
 
     def codegen(context, builder, signature, args):
         return builder.inttoptr(args[1], context.get_value_type(signature.return_type))
@@ -112,7 +112,7 @@ def address_of(typingctx, like, number):
 
 @intrinsic
 def load(typingctx, like, array, index):
-    """Load consecutive numbers from flat `index` of a C-contiguous array; nothing is checked."""
+    """Load consecutive numbers from flat `index` of a C-contiguous array. No checks."""
 
     def codegen(context, builder, signature, args):
         base = _data(context, builder, signature.args[1], args[1])
@@ -123,7 +123,7 @@ def load(typingctx, like, array, index):
 
 @intrinsic
 def load_as(typingctx, like, array, index):
-    """As `load`, from an array whose numbers are as wide as those of `like`, or half as wide."""
+    """As `load`, from an array whose numbers have as many bytes as those of `like`, or half as many."""
 
     def codegen(context, builder, signature, args):
         vector = context.get_value_type(like)
@@ -137,7 +137,7 @@ def load_as(typingctx, like, array, index):
 
 @intrinsic
 def store(typingctx, array, index, vector):
-    """Store a vector at flat `index` of a C-contiguous array; nothing is checked."""
+    """Store a vector at flat `index` of a C-contiguous array. No checks."""
 
     def codegen(context, builder, signature, args):
         base = _data(context, builder, signature.args[0], args[0])
@@ -149,7 +149,7 @@ def store(typingctx, array, index, vector):
 
 @intrinsic
 def stream(typingctx, array, index, vector):
-    """As `store`, but past the caches, of memory that begins where a register may. Before others read it: `fence`."""
+    """As `store`, but past the caches, to memory with a register's alignment. Call `fence` before others read it."""
 
     def codegen(context, builder, signature, args):
         base = _data(context, builder, signature.args[0], args[0])
@@ -161,7 +161,7 @@ def stream(typingctx, array, index, vector):
 
 @intrinsic
 def fence(typingctx):
-    """What this thread has stored is seen by all before what it stores from here on."""
+    """All earlier stores of this thread become visible to other threads before its later stores."""
 
     def codegen(context, builder, signature, args):
         builder.fence("seq_cst")
@@ -172,7 +172,7 @@ def fence(typingctx):
 
 @intrinsic
 def copy(typingctx, out, at, array, start, count):
-    """out[at : at + count] = array[start : start + count], flat and of one dtype; nothing is checked."""
+    """out[at : at + count] = array[start : start + count], flat and of one dtype. No checks."""
 
     def codegen(context, builder, signature, args):
         out, at, array, start, count = args
@@ -187,7 +187,7 @@ def copy(typingctx, out, at, array, start, count):
 
 @intrinsic
 def clear(typingctx, out, at, count):
-    """out[at : at + count] = 0, flat; nothing is checked."""
+    """out[at : at + count] = 0, flat. No checks."""
 
     def codegen(context, builder, signature, args):
         out, at, count = args
@@ -202,7 +202,7 @@ def clear(typingctx, out, at, count):
 
 @intrinsic(prefer_literal=True)
 def loads(typingctx, like, array, index, step, count):
-    """Tuple of `count` vectors (a literal), `step` numbers apart, from flat `index` on; nothing is checked."""
+    """Tuple of `count` vectors (a literal), `step` numbers apart, from flat `index` on. No checks."""
 
     def codegen(context, builder, signature, args):
         _, array, index, step, _ = args
@@ -219,7 +219,7 @@ def loads(typingctx, like, array, index, step, count):
 
 @intrinsic(prefer_literal=True)
 def loads_within(typingctx, like, array, index, step, count, first, stop):
-    """`loads`, but vector k is zeros, and its memory is not touched, unless 0 <= first + k < stop."""
+    """As `loads`, but vector k is zeros, and its memory is not read, unless 0 <= first + k < stop."""
 
     def codegen(context, builder, signature, args):
         _, array, index, step, _, row, stop = args
@@ -232,7 +232,7 @@ def loads_within(typingctx, like, array, index, step, count, first, stop):
         at = builder.gep(_data(context, builder, signature.args[1], array), [index])
         values, zero, align = [], ir.Constant(vector, None), ir.IntType(32)(like.dtype.bitwidth // 8)
         for _ in range(count.literal_value):
-            inside = builder.icmp_unsigned("<", row, stop)  # a negative row is a large unsigned number
+            inside = builder.icmp_unsigned("<", row, stop)  # as an unsigned number, a negative row is large
             address = builder.bitcast(at, vector.as_pointer())
             values.append(builder.call(function, [address, align, emit_broadcast(builder, inside, lanes), zero]))
             at, row = builder.gep(at, [step]), builder.add(row, row.type(1))
@@ -244,7 +244,7 @@ def loads_within(typingctx, like, array, index, step, count, first, stop):
 
 @intrinsic
 def stores(typingctx, array, index, step, vectors):
-    """Store a tuple of vectors `step` numbers apart, from flat `index` on; nothing is checked."""
+    """Store a tuple of vectors `step` numbers apart, from flat `index` on. No checks."""
 
     def codegen(context, builder, signature, args):
         array, index, step, vectors = args
@@ -259,7 +259,7 @@ def stores(typingctx, array, index, step, vectors):
 
 @intrinsic
 def stores_within(typingctx, array, index, step, vectors, count):
-    """`stores`, but only the first `count` of the vectors."""
+    """As `stores`, but only the first `count` vectors."""
 
     def codegen(context, builder, signature, args):
         array, index, step, vectors, count = args
@@ -275,7 +275,7 @@ def stores_within(typingctx, array, index, step, vectors, count):
 
 @intrinsic
 def transposed(typingctx, rows):
-    """Tuple of tuples, with what was first in each in the first."""
+    """Transpose a tuple of tuples: the first result has the first element of each row."""
 
     def codegen(context, builder, signature, args):
         (rows,) = args
@@ -296,10 +296,10 @@ def transposed(typingctx, rows):
 
 @intrinsic
 def loads_turned(typingctx, like, array, index, step):
-    """As `loads` of as many vectors as each has lanes, but the columns of this square instead of its rows.
+    """As `loads` of a square, as many vectors as each has lanes, but transposed: the columns instead of the rows.
 
-    Of two rows whose numbers differ by a power of two, blocks of so many lanes change places, for all such pairs and
-    all powers (Eklundh 1972): n log2(n) shuffles in registers.
+    For each power of two, rows whose numbers differ by it exchange blocks of as many lanes (Eklundh 1972). This takes n
+    log2(n) shuffles in registers.
     """
 
     def codegen(context, builder, signature, args):
@@ -324,7 +324,7 @@ def loads_turned(typingctx, like, array, index, step):
 
 
 def _prefetch(write: int):
-    """Make an intrinsic that asks for the cache line of an array's flat element to be brought near."""
+    """Make an intrinsic that prefetches the cache line of an array's flat element."""
 
     @intrinsic
     def prefetch(typingctx, array, index):
@@ -378,7 +378,7 @@ for _symbol, _operation in _OPERATORS.items():
 
 @intrinsic
 def fma(typingctx, a, b, c):
-    """a * b + c, rounded once where the host has the instruction."""
+    """a * b + c, with one rounding if the processor has this instruction."""
 
     def codegen(context, builder, signature, args):
         return emit_fma(builder, *args)
@@ -388,7 +388,7 @@ def fma(typingctx, a, b, c):
 
 @intrinsic
 def sqrt(typingctx, a):
-    """Lane by lane the square root."""
+    """Square root of each lane."""
 
     def codegen(context, builder, signature, args):
         return _call(builder, "sqrt", *args)
@@ -398,7 +398,7 @@ def sqrt(typingctx, a):
 
 @intrinsic
 def maximum(typingctx, a, b):
-    """Lane by lane the larger, and a where one is NaN."""
+    """Maximum in each lane; a if one of them is NaN."""
 
     def codegen(context, builder, signature, args):
         return emit_maximum(builder, *args)
@@ -407,7 +407,7 @@ def maximum(typingctx, a, b):
 
 
 def _in_tuples(operation):
-    """An intrinsic that takes a tuple of vectors, and another tuple or one vector for all of them."""
+    """An intrinsic for a tuple of vectors and either a second tuple or one vector, which is used for all."""
 
     @intrinsic
     def each(typingctx, values, others):
@@ -431,7 +431,7 @@ larger = _in_tuples(lambda builder, a, b: emit_maximum(builder, a, b))
 
 @intrinsic
 def where_positive(typingctx, test, a, b):
-    """Lane by lane: a where test > 0, else b; a too where test is NaN, so that it is not hidden."""
+    """In each lane: a if test > 0, else b; also a if test is NaN, so that a NaN is not hidden."""
 
     def codegen(context, builder, signature, args):
         test, a, b = args
@@ -442,11 +442,11 @@ def where_positive(typingctx, test, a, b):
 
 @intrinsic
 def inside(typingctx, row, stop, a):
-    """All of a where 0 <= row < stop, else zeros."""
+    """a if 0 <= row < stop, else zeros."""
 
     def codegen(context, builder, signature, args):
         row, stop, a = args
-        known = builder.icmp_unsigned("<", row, stop)  # a negative row is a large unsigned number
+        known = builder.icmp_unsigned("<", row, stop)  # as an unsigned number, a negative row is large
         mask = emit_broadcast(builder, known, ir.VectorType(known.type, a.type.count))
         return builder.select(mask, a, ir.Constant(a.type, None))
 
@@ -455,7 +455,7 @@ def inside(typingctx, row, stop, a):
 
 # ---------------------------------------------------------------- LLVM instructions
 def _data(context, builder, kind, value):
-    """The address of an array's first element, or what is an address already."""
+    """The address of an array's first element; an address is returned as it is."""
     return context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
 
 
@@ -474,7 +474,7 @@ def emit_store(builder, value, address, *, past_caches=False):
 
 
 def _shuffle(builder, a, b, lanes):
-    """A vector of the lanes with these numbers, those of b counting from where those of a end."""
+    """A vector of the lanes with these numbers; the lanes of b are counted after those of a."""
     kind = ir.VectorType(ir.IntType(32), len(lanes))
     return builder.shuffle_vector(a, b, ir.Constant(kind, lanes))
 
@@ -496,7 +496,7 @@ def emit_fma(builder, a, b, c):
 
 
 def _call(builder, name, *vectors):
-    """LLVM's operation of this name, declared by hand: llvmlite's declare_intrinsic knows scalars only."""
+    """Call LLVM's operation of this name, declared by hand: llvmlite's declare_intrinsic supports only scalars."""
     (kind,) = {vector.type for vector in vectors}
     function = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(kind, [kind] * len(vectors)), f"llvm.{name}.v{kind.count}{_suffix(kind)}"

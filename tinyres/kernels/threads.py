@@ -1,8 +1,8 @@
-"""The user's threads and forks, and the threads that kernels run on.
+"""The user's threads and forks, and the threads that run kernels.
 
-A program may call kernels from several threads, and may fork. Numba's threads do not bear all of it: where its layer
-is "workqueue", two launches at once abort the process; where it is GNU's OpenMP, a launch in a forked child ends the
-child. So launches take turns on the one, and are refused with an error after a fork on the other.
+A program may call kernels from several threads, and may fork. Numba's threads do not support all of this. With the
+threading layer "workqueue", two launches at the same time abort the process, so launches wait for each other. With
+GNU's OpenMP, a launch in a forked child ends the child, so it raises an error instead.
 """
 
 import os
@@ -16,23 +16,23 @@ from tinyres.kernels.launch import note
 
 
 def survive_forks(lock: Any) -> Any:
-    """A lock that is free in a forked child, and what it guards is whole there."""
+    """A lock that is free in a forked child; what it protects is not half changed there."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     return lock
 
 
-_turn = survive_forks(threading.RLock())  # the same thread may come again: in a signal handler, not within a kernel
+_turn = survive_forks(threading.RLock())  # reentrant for signal handlers, which never run within a kernel
 
 
 class _Process:
     layer: str | None = None  # known once Numba has started its threads
-    threads: int | None = None  # to use; None: as many as Numba has
-    orphaned = False  # forked, without the threads of the parent
+    threads: int | None = None  # number to use; None: as many as Numba has
+    orphaned = False  # whether this process was forked and lacks the parent's threads
 
 
 class _Thread(threading.local):
-    threads: int | None = None  # what Numba was told in this thread
+    threads: int | None = None  # the number that Numba was told in this thread
 
 
 _process, _thread = _Process(), _Thread()
@@ -57,7 +57,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def set_num_threads(n: int) -> None:
-    """Run kernels on `n` threads, whichever thread calls them; Numba's own setting is one of each thread."""
+    """Run kernels on `n` threads, for calls from any thread; Numba's own setting holds for one thread only."""
     _process.threads = n
     _adopt()
 
@@ -75,7 +75,7 @@ def _adopt() -> None:
 
 
 def _prepare() -> None:
-    """What comes before a launch, where something has changed."""
+    """Do what is necessary before a launch, if something has changed."""
     if _process.orphaned:
         raise RuntimeError(
             "this process was forked from one that runs kernels on threads of GNU OpenMP, which do not exist here: "
@@ -89,7 +89,7 @@ def _prepare() -> None:
 
 
 class Parallel:
-    """A parallel kernel as Python calls it. All else of it is the kernel's own."""
+    """A parallel kernel that Python calls. All its attributes are those of the kernel."""
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         self.kernel = kernel

@@ -1,4 +1,4 @@
-"""The register tile that every convolution runs on, and what is brought to the cache while it runs."""
+"""The register tile that every convolution uses, and prefetching while it runs."""
 
 from typing import Any, NamedTuple
 
@@ -24,16 +24,16 @@ from tinyres.kernels.simd import (
 
 
 class Tile(NamedTuple):
-    """The size of a register tile, and so of what is packed for it."""
+    """The size of a register tile, and so the size of the blocks that are packed for it."""
 
     rows: int
-    columns: int  # as many as one or two vectors have lanes
+    columns: int  # the lanes of one or two vectors
 
     @classmethod
     def of(cls, dtype, channels, *, even=False):
-        """The tile for a matrix with so many columns: two vectors, unless these are an odd number of vectors.
+        """The tile for a matrix with this many columns: two vectors wide, unless they are an odd number of vectors.
 
-        With `even`, its rows divide the lanes of a vector.
+        With `even`, the number of lanes of a vector is a multiple of its rows.
         """
         lanes = WIDTH // dtype.itemsize
         vectors = 2 if -(-channels // lanes) % 2 == 0 else 1
@@ -46,22 +46,22 @@ def _rows(vectors, lanes, even):
 
 
 class Matrix(NamedTuple):
-    """Where a factor of a product, or its result, lies in memory.
+    """The places in memory of a factor of a product, or of its result.
 
-    Row r starts `rows[r]` numbers from `data`, and what run i of the sum reads `runs[i]` beyond that. In place of the
-    address of a table, a number is the distance from one row, or run, to the next.
+    Row r starts at `data` + `rows[r]`, and run i of the sum starts `runs[i]` after that. `rows` or `runs` is the
+    address of a table, or a number: the distance from one row, or run, to the next.
     """
 
     data: Any
     rows: Any
     runs: Any
-    step: int  # within a run, from one number to the next
+    step: int  # from one number to the next within a run
 
 
 def _register_tile(vector_count, *, even=False):
-    """A small matrix product, accumulated in registers, then stored in `out` (or added to it).
+    """A small matrix product: the sums are kept in registers, then stored in `out`, or added to it.
 
-    With R rows of the tile, `row[r] = min(first + r, last)`, and as many columns as so many vectors have lanes::
+    With the tile's R rows, `row[r] = min(first + r, last)`, and as many columns as `vector_count` vectors have lanes::
 
         acc[:, :] = 0
         for i in range(runs):
@@ -71,16 +71,16 @@ def _register_tile(vector_count, *, even=False):
         for r in range(R):
             out[out.rows[row[r]]:] = acc[r, :] + (out[out.rows[row[r]]:] if add else 0)
 
-    Of `b`, all columns of one k lie together, and then those of the next. That rows of `a` lie wherever a table says is
-    what makes im2col *implicit*: a row is a pixel's window, and its numbers are read where they are. Beyond `last` the
-    last row is computed again, and the same numbers are stored again, so that a ragged end needs no code of its own.
-    Each step of k costs R scalar loads, V vector loads and V R fused multiply-adds, V being the number of vectors.
-    Nothing is checked.
+    In `b`, all columns of one k are stored together, then all of the next k. A table says where the rows of `a` are:
+    this makes im2col *implicit*, since a row is the window of a pixel and its numbers are read from the image. After
+    row `last`, the last row is computed and stored again, so that an incomplete tile needs no code of its own. Each
+    step of k costs R scalar loads, V vector loads and V R fused multiply-adds, where V is the number of vectors. No
+    checks.
     """
 
     @intrinsic
     def tile(typingctx, zero, a, b, out, rows, sums, add):
-        """`rows` are (first, last), or the first where all R rows are there; `sums` are (runs, length)."""
+        """`rows` is (first, last), or only the first if all R rows exist; `sums` is (runs, length)."""
         ragged, row_count = isinstance(rows, types.BaseTuple), _rows(vector_count, zero.lanes, even)
 
         def codegen(context, builder, signature, args):
@@ -113,7 +113,7 @@ def _register_tile(vector_count, *, even=False):
                 a_row.append(element(a.data, lookup(a.rows, row)))
                 out_row.append(element(out.data, lookup(out.rows, row)))
 
-            # The accumulators are stack slots here; LLVM's mem2reg turns them into registers.
+            # The sums are stack variables here; LLVM's mem2reg turns them into registers.
             none = ir.Constant(vector, None)
             acc = [[cgutils.alloca_once_value(builder, none) for _ in range(vector_count)] for _ in range(row_count)]
             with cgutils.for_range(builder, runs) as i:
@@ -127,7 +127,7 @@ def _register_tile(vector_count, *, even=False):
                         scalar = emit_broadcast(builder, builder.load(element(a_run[r], a_at)), vector)
                         for slot, column in zip(acc[r], columns, strict=True):
                             builder.store(emit_fma(builder, scalar, column, builder.load(slot)), slot)
-            with builder.if_then(add):  # all sums before the first store: rows beyond `last` must not see it
+            with builder.if_then(add):  # load all before the first store: rows after `last` must not read the new value
                 for row, slots in zip(out_row, acc, strict=True):
                     for address, slot in zip(vectors(row), slots, strict=True):
                         builder.store(builder.fadd(emit_load(builder, address, vector), builder.load(slot)), slot)
@@ -147,20 +147,20 @@ even_tile_of_one = _register_tile(1, even=True)
 even_tile_of_two = _register_tile(2, even=True)
 
 
-# ---------------------------------------------------------------- meanwhile
+# ---------------------------------------------------------------- prefetching
 class Ahead(NamedTuple):
-    """What will be read soon, and is brought to the cache meanwhile, a little at each turn of a loop."""
+    """Memory that will be read soon, and is brought to the cache a little in each turn of a loop."""
 
     data: Any  # the address of the first row
     step: int  # from one row to the next,
-    width: int  # of which so many numbers are brought,
-    rows: int  # and so many rows at each turn
+    width: int  # numbers to bring of each row,
+    rows: int  # and rows in each turn
 
 
 def _fetch(bring):
     @inner
     def fetch(ahead, turn):
-        """Bring the rows of this turn, the first being 0."""
+        """Prefetch the rows of this turn; the first turn is 0."""
         for row in range(turn * ahead.rows, (turn + 1) * ahead.rows):
             for i in range(0, ahead.width, lanes(cache_line(ahead.data))):
                 bring(ahead.data, row * ahead.step + i)
@@ -174,6 +174,6 @@ fetch_to_write = _fetch(prefetch_to_write)
 
 @inner
 def ahead_of(array, start, stop, turns):
-    """All from `start` to `stop`, in so many turns."""
+    """Prefetch everything from `start` to `stop`, in this number of turns."""
     n = lanes(cache_line(array))
     return Ahead(address(array, start), n, n, -(-(stop - start) // (n * turns)))

@@ -1,7 +1,7 @@
-"""Python functions of numbers, as kernels run them on vectors.
+"""Python functions of numbers, which kernels run on vectors.
 
-Such a function is run once, when a kernel is compiled, on stand-ins that write down what is done to them as
-instructions. A test calls it with numbers.
+Such a function runs once, when a kernel is compiled, with placeholders that record its operations as instructions. A
+test can call it with numbers.
 """
 
 from numba import types
@@ -10,13 +10,13 @@ from numba.extending import intrinsic
 
 
 class _Traced:
-    """A vector in Python, which writes down what is done to it as instructions."""
+    """A placeholder for a vector, which records the operations on it as instructions."""
 
     def __init__(self, builder, value):
         self.builder, self.value = builder, value
 
     def _emit(self, operation, a, b):
-        """Numbers are the same in each lane. Contraction makes one instruction of a product and a sum."""
+        """A number becomes a vector with it in each lane. Contraction makes one instruction of a product and a sum."""
         kind = self.value.type
         a, b = (v.value if isinstance(v, _Traced) else kind([v] * kind.count) for v in (a, b))
         return _Traced(self.builder, getattr(self.builder, operation)(a, b, flags=("contract",)))
@@ -34,9 +34,9 @@ class _Traced:
 
 
 def traced(function, count):
-    """Of a function of some numbers, which gives so many, the same of vectors, in tuples.
+    """From a function of some numbers with `count` results, make the same function of vectors, in tuples.
 
-    It adds, subtracts and multiplies, what it is given and constants, and decides nothing by their values.
+    The function may only add, subtract and multiply its arguments and constants, without branches on their values.
     """
 
     @intrinsic

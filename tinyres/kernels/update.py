@@ -1,8 +1,8 @@
-"""The optimizer's update of all parameters of a group: one pass over them, their gradients and the optimizer's state.
+"""The optimizer's update of all parameters of a group: one pass over parameters, gradients and optimizer state.
 
-Most parameters are a few numbers (two thirds of ResNet-20's have 16 to 64), and to launch a kernel takes longer than to
-update them. So there is one launch for all: it takes a table of where they lie, and its threads share the numbers out,
-not the parameters.
+Most parameters have few numbers (two thirds of ResNet-20's have 16 to 64), and launching a kernel takes longer than
+updating them. So one launch updates all parameters: it takes a table of their addresses, and its threads divide the
+numbers among them, not the parameters.
 """
 
 import weakref
@@ -16,14 +16,14 @@ from tinyres.kernels.compile import contiguous, inner, jit
 from tinyres.kernels.simd import address_of, fma, lanes, load, single, splat, sqrt, store, wide
 
 MOST = 16  # groups of parameters that are remembered
-_remembered: dict[Any, Any] = {}  # of each: its arrays the last time, which this does not keep alive, and their tables
+_remembered: dict[Any, Any] = {}  # for each group: its arrays in the last call (weak references), and their tables
 
 
 def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
     """With g += weight_decay * p: v = momentum * v + g, then p -= lr * v, or lr * (g + momentum * v) with Nesterov.
 
-    Lists of arrays, of each parameter one; the three of a parameter have one shape and dtype. p and v are changed in
-    place.
+    The arguments are lists with one array for each parameter; the three arrays of a parameter have the same shape and
+    dtype. p and v are changed in place.
     """
     in_place = "p", "v"
     for dtype, table, copies in _tables("sgd_update", in_place, p=p, g=g, v=v):
@@ -32,13 +32,13 @@ def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
 
 
 def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
-    """With g's running mean m and that of its square v, at step t = 1, 2, ...:
+    """With the running mean m of g and the running mean v of g^2, at step t = 1, 2, ...:
 
     m += (1 - beta1) (g - m), v += (1 - beta2) (g^2 - v), then
     p = p (1 - lr weight_decay) - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps).
 
-    Lists of arrays, of each parameter one; the four of a parameter have one shape and dtype. p, m and v are changed in
-    place.
+    The arguments are lists with one array for each parameter; the four arrays of a parameter have the same shape and
+    dtype. p, m and v are changed in place.
     """
     rate, scale = lr / (1 - beta1**step), np.sqrt(1 - beta2**step)
     in_place = "p", "m", "v"
@@ -49,10 +49,10 @@ def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
 
 
 def _tables(kernel, in_place, **lists):
-    """Of the parameters of each dtype: a row for each, its size and the addresses of its arrays; and of arrays that are
-    not in C order (name, array, copy), since the table has copies of them.
+    """For the parameters of each dtype: a table, with the size and the addresses of the arrays of a parameter in a row,
+    and a list of (name, array, copy) for arrays that are not in C order, since the table points to copies of them.
 
-    What was found of the arrays of the step before is remembered: those of a repeated step are the same.
+    The result for the arrays of the last step is remembered: a repeated step has the same arrays.
     """
     arrays = [array for many in lists.values() for array in many]
     key = kernel, *map(id, arrays[:1])
@@ -79,7 +79,7 @@ def _tables(kernel, in_place, **lists):
 
 
 def _put_back(copies, in_place):
-    """What has changed in copies into the arrays that they were made of."""
+    """Write the changed copies back to the arrays that they are copies of."""
     for name, array, copy in copies:
         if name in in_place:
             array[...] = copy
@@ -94,7 +94,7 @@ def _sgd(table, numbers, nesterov, workers):
 
 @inner
 def _sgd_share(table, numbers, nesterov, worker, workers):
-    before = 0  # numbers of the parameters before this one
+    before = 0  # numbers in all earlier parameters
     for row in table:
         start, whole, stop = _part(numbers, table, before, row[0], worker, workers)
         p, g, v = address_of(numbers, row[1]), address_of(numbers, row[2]), address_of(numbers, row[3])
@@ -105,7 +105,7 @@ def _sgd_share(table, numbers, nesterov, worker, workers):
 
 @inner
 def _part(numbers, table, before, size, worker, workers):
-    """Of a parameter's numbers those that a worker does: from `start`, whole vectors to `whole`, and on to `stop`."""
+    """A worker's share of a parameter's numbers: `start` to `whole` in whole vectors, then `whole` to `stop`."""
     total, n = table[:, 0].sum(), lanes(wide(numbers))
     start = min(max(worker * total // workers - before, 0), size)
     stop = min(max((worker + 1) * total // workers - before, 0), size)
@@ -133,7 +133,7 @@ def _adamw(table, numbers, workers):
 
 @inner
 def _adamw_share(table, numbers, worker, workers):
-    before = 0  # numbers of the parameters before this one
+    before = 0  # numbers in all earlier parameters
     for row in table:
         start, whole, stop = _part(numbers, table, before, row[0], worker, workers)
         p, g = address_of(numbers, row[1]), address_of(numbers, row[2])

@@ -12,13 +12,13 @@ WINDOW = {"stride": (1, 1), "padding": (1, 1)}
 
 
 def steps(dtype: type = np.float32) -> Iterator[Step]:
-    """Names of kernels, and calls that compile them (or load them from the cache). Run them in this order."""
+    """Names of kernels, and functions that compile them (or load them from the cache). Run them in this order."""
     yield from first(dtype)
     yield from meanwhile(dtype)
 
 
 def first(dtype: type = np.float32) -> Iterator[Step]:
-    """Half of the work: convolutions, forward and input gradient."""
+    """Half of the work: convolutions, with forward and input gradient."""
     x, images = _images((2, 8, 8, 4), dtype), _images((8, 8, 8, 16), dtype)
     weight: np.ndarray = np.ones((4, 4, 3, 3), dtype)
     square_weight: np.ndarray = np.ones((16, 16, 3, 3), dtype)
@@ -29,7 +29,7 @@ def first(dtype: type = np.float32) -> Iterator[Step]:
 
 
 def meanwhile(dtype: type = np.float32) -> Iterator[Step]:
-    """The other half, which `ahead` compiles meanwhile: batch norm, needed soon, and of backward the longest first."""
+    """The other half, which `ahead` compiles: batch norm, needed soon, then kernels of backward, the longest first."""
     x, images, dy = _images((2, 8, 8, 4), dtype), _images((8, 8, 8, 16), dtype), _images((2, 1, 1, 4), dtype)
     vector: np.ndarray = np.ones(4, dtype)
     yield "batch norm, statistics", partial(norm.batch_norm_statistics, x)
@@ -52,5 +52,5 @@ def meanwhile(dtype: type = np.float32) -> Iterator[Step]:
 
 
 def _images(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Ones, (N, H, W, C) in memory."""
+    """An array of ones, (N, H, W, C) in memory."""
     return np.ones(shape, dtype).transpose(0, 3, 1, 2)

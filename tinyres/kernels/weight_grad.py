@@ -1,12 +1,12 @@
-"""The weight gradient of convolution: the register tile once more, with sums over pixels.
+"""The weight gradient of convolution: the same register tile, with sums over pixels.
 
     dw[o, c, k, l] = sum over n, i, j of dy[n, o, i, j] * x[n, c, i * sh + k - ph, j * sw + l - pw]
 
-As a matrix product, its rows are the KH * KW * C numbers of a window, its columns the output channels, and it sums over
-all output pixels. Of those a strip is taken at a time, and put side by side in the order in which the tile reads it: x
-in panels of as many channels as a vector has lanes, dy in blocks of the tile's columns, which stay in L1 while all rows
-go by. Read where they lie, with as many bytes from pixel to pixel as there are channels, pixels would fight for one set
-of the cache, and hardware does not see far enough ahead.
+As a matrix product, its rows are the KH * KW * C numbers of a window, its columns are the output channels, and it sums
+over all output pixels. It works on strips of these pixels. The input of a strip is copied to the order in which the
+tile reads it: x to panels with as many channels as a vector has lanes, dy to blocks of the tile's columns, which stay
+in L1 while all rows are computed. Without copies, the distance from pixel to pixel would be the bytes of all channels:
+pixels would share one set of the cache, and the hardware's prefetcher would not look far enough ahead.
 """
 
 from functools import lru_cache
@@ -35,15 +35,15 @@ from tinyres.kernels.simd import (
 )
 from tinyres.kernels.tile import Ahead, Matrix, Tile, ahead_of, fetch, tile_of_one, tile_of_two
 
-STRIP_PIXELS = 128  # output pixels of one strip: beside a panel of x, its block of dy fits L1
-SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums: so many, or so large, at most
+STRIP_PIXELS = 128  # output pixels in a strip: its block of dy fits L1 together with a panel of x
+SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # limits on partial sums: number and total bytes
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     """Gradient of `conv.conv2d` with respect to weight, of shape `weight_shape`.
 
-    Images are dealt to slots, by shapes alone, and slots are added in index order: the result does not depend on the
-    number of threads. Where there are more threads than slots, they share out the output channels of a slot.
+    Images are assigned to slots by shapes only, and slots are added in index order: the result does not depend on the
+    number of threads. If there are more threads than slots, several threads divide the output channels of a slot.
     """
     check("conv2d_weight_grad", dy, x, weight_shape, stride, padding)
     x, dy = channels_last(x), channels_last(dy)
@@ -55,7 +55,7 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     tile = Tile.of(dy.dtype, groups[0].o)
     size = kh * kw * c * -(-groups[0].o // tile.columns) * tile.columns
     slots = max(1, min(n, SLOTS, SLOT_BYTES // (size * dy.itemsize)))
-    slots = 2 ** (slots.bit_length() - 1)  # as many for each worker, mostly
+    slots = 2 ** (slots.bit_length() - 1)  # usually the same number for each worker
     total, dw = scratch("m", (slots, size), dy.dtype), empty(shape, dy.dtype)
     window = (kh, kw, *stride, -padding[0], -padding[1])
     for group in groups:
@@ -65,40 +65,40 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
 
 
 class _Plan(NamedTuple):
-    """Strips of output pixels, and where everything lies in the copies of what they read; in elements.
+    """Strips of output pixels, and the offsets of everything in the copies of their input; in elements.
 
     A strip is some rows of output pixels of an image, or some whole images.
     """
 
     height: int  # rows of the register tile,
-    block: int  # and its columns: output channels of a block
-    channels: int  # of x that are read,
-    x_channel: int  # from this one on
-    y_channel: int  # first of dy that is read
-    width: int  # channels of a panel: as many as a vector has lanes, or all of them
-    group: int  # images of a strip
-    rows: int  # output rows of a strip
+    block: int  # and its columns: output channels in a block
+    channels: int  # channels of x to read,
+    x_channel: int  # starting with this one
+    y_channel: int  # first channel of dy to read
+    width: int  # channels in a panel: as many as a vector has lanes, or all of them
+    group: int  # images in a strip
+    rows: int  # output rows in a strip
     columns: int  # output columns
     stride: int  # input rows from one output row to the next
-    row_step: int  # input rows from one copied row to the next: what no tap meets is not copied
-    column_step: int  # and columns
-    kernel: int  # copied rows of a window
+    row_step: int  # input rows from one copied row to the next: rows that no tap reads are not copied
+    column_step: int  # the same for columns
+    kernel: int  # copied rows in a window
     top: int  # first input row and column of the first window
     left: int
     in_rows: int  # copied rows of each image
     in_columns: int
     pixel_step: int  # from one output column to the next, in the copy
     panel: int  # from one panel to the next
-    in_one_run: bool  # whether all output pixels follow each other so
-    a_rows: np.ndarray  # of each row of the tile, a tap and an input channel: where it starts in the copy,
-    y_rows: np.ndarray  # and where its sums go
-    a_runs: np.ndarray  # of each output row: where it starts in the copy of x,
+    in_one_run: bool  # whether this step leads from each output pixel to the next
+    a_rows: np.ndarray  # for each row of the tile, a tap and an input channel: its start in the copy,
+    y_rows: np.ndarray  # and the place of its sums
+    a_runs: np.ndarray  # for each output row: its start in the copy of x,
     b_runs: np.ndarray  # and in that of dy
 
 
 @lru_cache(maxsize=1024)
 def _plan(x_shape, dy_shape, window, group, tile, lanes):
-    """`group` is one of a grouped convolution."""
+    """`group` is a group of a grouped convolution."""
     kh, kw, sh, sw, top, left = window
     c, (_, oh, ow, _) = group.c, dy_shape
     rows = -(-oh // -(-oh // max(1, STRIP_PIXELS // ow)))
@@ -126,7 +126,7 @@ def _plan(x_shape, dy_shape, window, group, tile, lanes):
 # ---------------------------------------------------------------- kernels
 @jit(parallel=True)
 def _weight_grad(x, dy, dw, total, plan, workers):
-    """dw (O, C, KH, KW) from x (N, H, W, C) and dy (N, OH, OW, O), by way of total (slots, their sums). ::
+    """dw (O, C, KH, KW) from x (N, H, W, C) and dy (N, OH, OW, O), with partial sums in total (slots, their sums). ::
 
         parallel for each slot, which holds some images, and share of its output channels: for each strip
             copy its input, padded, in panels
@@ -180,7 +180,7 @@ def _sum_slots(x, dy, o, total, plan, worker, workers):
 
 @inner
 def _copy_panels(x, shape, plan, image, images, first, rows, panels):
-    """What a strip reads of x: panels of (image, row, column, channel), zeros outside the image."""
+    """Copy the input of a strip to panels of (image, row, column, channel), with zeros outside the image."""
     _, height, width, all_channels = shape
     zero = wide(x)
     n = lanes(zero)
@@ -202,7 +202,7 @@ def _copy_panels(x, shape, plan, image, images, first, rows, panels):
 
 @inner
 def _copy_block(dy, at, step, pixels, count, columns, block):
-    """What a block of output channels reads of dy: (pixels, columns), of which `count` are there."""
+    """Copy a block of output channels of dy to (pixels, columns), of which `count` columns exist."""
     zero = wide(dy)
     for p in range(pixels):
         if count == columns:
@@ -215,7 +215,7 @@ def _copy_block(dy, at, step, pixels, count, columns, block):
 
 @inner
 def _next_input(shape, plan, image, images, first, all_rows):
-    """Flat indices of x between which the strip reads that follows, from output row `first` on."""
+    """Start and stop, as flat indices of x, of the input of the next strip, from output row `first` on."""
     n, height, width, channels = shape
     if first >= all_rows:
         image, first = image + images, 0
@@ -226,10 +226,9 @@ def _next_input(shape, plan, image, images, first, all_rows):
 
 @inner
 def _row_tiles(plan, rows, panels, block, sums, add, next_x, next_dy):
-    """All tiles of one block of output channels and some rows of pixels, stored in `sums`, or added to them.
+    """Compute all tiles of one block of output channels and some rows of pixels, and store them in `sums` or add them.
 
-    Meanwhile what is wanted next is brought to the cache, a little at each tile: the next strip of x, the next block of
-    dy, and the sums to add to.
+    Meanwhile it prefetches a little at each tile: the next strip of x, the next block of dy, and the sums to add to.
     """
     zero, last, height, columns = wide(panels), plan.a_rows.size - 1, plan.height, plan.block
     windows = Matrix(address(panels, 0), address(plan.a_rows, 0), address(plan.a_runs, 0), plan.pixel_step)
@@ -248,7 +247,7 @@ def _row_tiles(plan, rows, panels, block, sums, add, next_x, next_dy):
 
 @inner
 def _add_slots(total, part, columns, dw):
-    """Sum of all slots, in index order, to its place in dw, for as many input channels as a vector has lanes."""
+    """Add all slots, in index order, and store the sums in dw, for as many input channels as a vector has lanes."""
     o, c, taps = dw.shape[0], dw.shape[1], dw.shape[2] * dw.shape[3]
     slots, size = total.shape
     zero = wide(total)

@@ -1,7 +1,7 @@
-"""A kernel as one piece of machine code: what it calls is made a part of it before LLVM optimises.
+"""A kernel as one piece of machine code: the functions that it calls are merged into it before LLVM optimises.
 
-Kernels start in half the time so, and compute the same. It rests on what Numba keeps to itself: where that is not as it
-was, `compile` does without.
+Kernels start in half the time this way, and compute the same. It relies on internals of Numba: if these have changed,
+`compile` uses Numba's compiler without it.
 """
 
 import gc
@@ -16,10 +16,10 @@ from tinyres.kernels.plain import Plain
 
 
 class _Part(JITCodeLibrary):
-    """What a kernel calls: linked into the kernel, and only there optimised and made machine code.
+    """A function that a kernel calls: linked into the kernel, and optimised and compiled only as a part of it.
 
-    Numba would do that to each function for itself, then once more as a part of each function that calls it, and to a
-    parallel loop three times over: to its body, to the wrapper of the body, and to the wrapper of the wrapper.
+    Numba would optimise each function on its own, then again as a part of each function that calls it. A parallel loop
+    would be optimised three times: its body, the wrapper of the body, and the wrapper of the wrapper.
     """
 
     def _optimize_functions(self, module: Any) -> None:
@@ -29,9 +29,9 @@ class _Part(JITCodeLibrary):
         pass
 
     def _finalize_final_module(self) -> None:
-        if self._disable_inspection:  # it comes from the cache: another kernel, which Python may call as well
+        if self._disable_inspection:  # it comes from the cache: it is another kernel, which Python may call as well
             return super()._finalize_final_module()
-        # Numba will write down where the functions' environments are, so those must have a place already.
+        # Numba will write the addresses of the functions' environments, so these must exist already.
         module = self._codegen._create_empty_module(self.name)
         for variable in self._final_module.global_variables:
             if variable.name.startswith("_ZN08NumbaEnv"):
@@ -42,7 +42,7 @@ class _Part(JITCodeLibrary):
 
 
 class Kernel(Plain):
-    """Numba's compiler, but the kernel's own library is the only whole one: those made on the way are its parts."""
+    """Numba's compiler, but only the kernel's own library is complete: those of other functions are its parts."""
 
     def compile_extra(self, function: Callable[..., Any]) -> Any:
         codegen = self.state.targetctx.codegen()
@@ -50,8 +50,8 @@ class Kernel(Plain):
         whole.enable_object_caching()
         self.state["library"] = whole
         before, collecting = codegen._library_class, gc.isenabled()
-        codegen._library_class = _Part  # only here: whoever compiles holds Numba's lock
-        gc.disable()  # most of what is made is in use to the end: to look for what is not takes long and finds little
+        codegen._library_class = _Part  # only here: the thread that compiles holds Numba's lock
+        gc.disable()  # most new objects stay in use until the end: searching for unused ones is slow and finds few
         try:
             return super().compile_extra(function)
         finally:

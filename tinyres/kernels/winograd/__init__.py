@@ -1,29 +1,30 @@
 """Winograd convolution: 3x3 with a quarter of the multiplications, or with stride 2 a little more than half of them.
 
 Four outputs of a 3-tap filter, y_i = sum_k d_(i+k) g_k, are coefficients of a product of polynomials, and a polynomial
-of degree 5 is known from its values at six points: evaluate, multiply six numbers, interpolate. Lavin and Gray, "Fast
-algorithms for convolutional neural networks", CVPR 2016, write the three linear maps as matrices:
+of degree 5 is determined by its values at six points: evaluate, multiply six numbers, interpolate. Lavin and Gray,
+"Fast algorithms for convolutional neural networks", CVPR 2016, write the three linear maps as matrices:
 
     y = A^T [(G g) * (B^T d)],   in two dimensions   Y = A^T [(G g G^T) * (B^T d B)] A.
 
-A 6x6 tile of input gives a 4x4 tile of output with 36 multiplications, where the direct sum takes 144. Summed over
-input channels, the products of one of the 36 places ("planes") of all tiles are one matrix product:
+A 6x6 tile of input gives a 4x4 tile of output with 36 multiplications; the direct sum needs 144. A product has one of
+36 places ("planes") in its tile. The products at one place of all tiles, summed over input channels, are one matrix
+product:
 
     M[p] (tiles, O) = V[p] (tiles, C) U[p] (C, O),   V = transformed input, U = transformed weights.
 
-The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity, which lose fewer digits than 0, +-1, +-2 (Barabasz et al., "Error
-analysis and improving the accuracy of Winograd convolution for deep neural networks", 2020). With m(x) =
-x (x^2 - 1/2) (x^2 - 2), row i of B^T holds the coefficients of m(x) / (x - x_i), of G the powers of x_i over
-N_i = m'(x_i), of A^T the powers of all x_i.
+The points are 0, +-sqrt(1/2), +-sqrt(2) and infinity. They lose fewer digits than 0, +-1, +-2 (Barabasz et al., "Error
+analysis and improving the accuracy of Winograd convolution for deep neural networks", 2020). With m(x) = x (x^2 - 1/2)
+(x^2 - 2), row i of B^T has the coefficients of m(x) / (x - x_i), row i of G has the powers of x_i over N_i = m'(x_i),
+and A^T has the powers of all x_i.
 
 Both gradients come from the same three matrices. The input gradient is a convolution of dy with flipped, transposed
 weights. The weight gradient is the transpose of the map from g to y,
 
     dg = G^T [(B^T d B) * (A dy A^T)] G,
 
-summed over all tiles before the last step: matrix products again, (C, tiles) by (tiles, O).
+summed over all tiles before the last step. These are again matrix products, (C, tiles) by (tiles, O).
 
-With stride 2 a tile takes nine places in one dimension and 81 in two, see `tinyres.kernels.winograd.maps`.
+With stride 2 a tile has nine places in one dimension and 81 in two, see `tinyres.kernels.winograd.maps`.
 """
 
 from functools import lru_cache
@@ -54,25 +55,25 @@ from tinyres.kernels.winograd.transforms import (
     transform_weights,
 )
 
-STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they stay in L2
-PARTS = 128  # at most, whose moments are measured: each worker takes some, and all are merged in the end
-LEAST_TILES = 32  # of a strip, so that weights are read for more than a few tiles
-SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # of partial sums of the weight gradient: so many, or so large, at most
-GRAD_BYTES = 4 * 1024 * 1024  # transformed input and output of one strip without slots: they stay in L3
-GRAD_TILES = 64  # of such a strip, so that sums are loaded and stored for more than a few tiles
-PART_BYTES = 5 * 1024 * 1024  # sums of a part of the output channels, there: they stay in L3
-DEEP_BYTES = 4 * 1024 * 1024  # transformed weights; of more, each worker makes and uses a block at a time,
-INPUT_BYTES = 10 * 1024 * 1024  # with so much transformed input, which stays in L3
+STRIP_BYTES = 640 * 1024  # transformed input and output of one strip: they fit L2
+PARTS = 128  # most parts that moments are measured of: each worker takes some, and all are merged in the end
+LEAST_TILES = 32  # in a strip, so that weights are read for more than a few tiles
+SLOTS, SLOT_BYTES = 16, 4 * 1024 * 1024  # limits on the weight gradient's partial sums: number and total bytes
+GRAD_BYTES = 4 * 1024 * 1024  # transformed input and output of one strip without slots: they fit L3
+GRAD_TILES = 64  # in such a strip, so that sums are loaded and stored for more than a few tiles
+PART_BYTES = 5 * 1024 * 1024  # sums of a part of the output channels, without slots: they fit L3
+DEEP_BYTES = 4 * 1024 * 1024  # transformed weights; if there are more, each worker makes and uses one block at a time,
+INPUT_BYTES = 10 * 1024 * 1024  # with this much transformed input, which fits L3
 
-# Costs in multiply-adds of the matrix products, measured: of a product, to transform a number of an input channel and
-# of an output channel, and to transform the weight of one pair of channels. See `pays`.
+# Costs, measured in multiply-adds of the matrix products: the cost of a product, of transforming a number of an input
+# channel and of an output channel, and of transforming the weight of one pair of channels. See `pays`.
 INPUT_COST, OUTPUT_COST, WEIGHT_COST = 6.1, 3.6, 250
-DOWN_COST = 1.2  # of a tile with stride 2, whose 81 planes leave room for fewer tiles in a strip
+DOWN_COST = 1.2  # factor for a tile with stride 2, whose 81 planes leave room for fewer tiles in a strip
 
 
 def fits(weight_shape, channels, itemsize, *, stride, padding):
-    """Whether there is a Winograd form: 3x3, stride 1, or stride 2 with padding 1, one group, and channels that fill
-    whole vectors."""
+    """Whether there is a Winograd form: for 3x3, stride 1, or stride 2 with padding 1, one group, and channels that
+    fill whole vectors."""
     o, c, kh, kw = weight_shape
     vector, window = WIDTH // itemsize, (tuple(stride), tuple(padding))
     form = window[0] == (1, 1) or window == ((2, 2), (1, 1))
@@ -82,8 +83,8 @@ def fits(weight_shape, channels, itemsize, *, stride, padding):
 def pays(weight_shape, channels, itemsize, images, *, stride, padding):
     """Whether it is faster than direct convolution, for `images` (N, H, W) of output.
 
-    In multiply-adds for each pair of channels, direct convolution costs 9 for a pixel; a tile costs 36 or 81 and its
-    share of the transforms, and the weights are transformed once. Few or small images are left to direct convolution.
+    In multiply-adds for each pair of channels, direct convolution costs 9 for a pixel. A tile costs 36 or 81 and its
+    share of the transforms, and the weights are transformed once. For few or small images, direct convolution is used.
     """
     if not fits(weight_shape, channels, itemsize, stride=stride, padding=padding):
         return False
@@ -94,13 +95,13 @@ def pays(weight_shape, channels, itemsize, images, *, stride, padding):
 
 
 def measures(x_shape, weight_shape, itemsize, *, stride, padding):
-    """Whether a convolution does a part of the work of the batch norm after it: there is `conv2d_and_statistics`."""
+    """Whether a convolution can measure its result for the next batch norm, with `conv2d_and_statistics`."""
     images = _images(x_shape, stride, padding)
     return pays(weight_shape, x_shape[1], itemsize, images, stride=stride, padding=padding)
 
 
 def takes_pending(x_shape, weight_shape, itemsize, *, stride, padding):
-    """Whether it does the rest of the work of the one before it: x may be `Pending`, also in `conv2d_weight_grad`."""
+    """Whether it can apply the batch norm before it: x may be `Pending`, also in `conv2d_weight_grad`."""
     return tuple(stride) == (1, 1) and measures(x_shape, weight_shape, itemsize, stride=stride, padding=padding)
 
 
@@ -115,7 +116,7 @@ def _form(stride):
 
 
 def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
-    """As `conv.conv2d`, by Winograd's method where it pays."""
+    """As `conv.conv2d`, by Winograd's method if it is faster."""
     check("conv2d", known(x), weight, bias, residual, stride, padding)
     images = _images(x.shape, stride, padding)
     if not pays(weight.shape, x.shape[1], x.itemsize, images, stride=stride, padding=padding):
@@ -127,10 +128,10 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
 
 
 def conv2d_and_statistics(x, weight, *, stride, padding):
-    """`conv2d`, and what `batch_norm_statistics` says of y: (y, mean, variance). Only where this `measures`.
+    """`conv2d`, and `batch_norm_statistics` of its result: (y, mean, variance). Only if `measures` is True.
 
-    Rows of tiles are measured as soon as they are stored, and each is added to its part; parts, and the order in which
-    they merge, depend on shapes alone.
+    Rows of tiles are measured as soon as they are stored, and each is added to its part. The parts, and the order in
+    which they are merged, depend on shapes only.
     """
     check("conv2d_and_statistics", known(x), weight, stride, padding)
     if not measures(x.shape, weight.shape, x.itemsize, stride=stride, padding=padding):
@@ -146,7 +147,7 @@ def conv2d_and_statistics(x, weight, *, stride, padding):
 
 @lru_cache(maxsize=1024)
 def _parts(images, side):
-    """Of how many rows of tiles parts of (N, OH, OW) are measured, and the pixels of each part."""
+    """Rows of tiles in each part of (N, OH, OW) that is measured, and the pixels of each part."""
     n, height, width = images
     rows = [width * min(side, height - top) for top in range(0, height, side)] * n
     size = -(-len(rows) // PARTS)
@@ -174,7 +175,7 @@ def conv2d_input_grad(dy, weight, x_shape, total=None, *, stride, padding):
 
 
 def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
-    """As `weight_grad.conv2d_weight_grad`. The order of the sums follows from the shapes, not from the threads."""
+    """As `weight_grad.conv2d_weight_grad`. The order of the sums depends on shapes, not on threads."""
     check("conv2d_weight_grad", dy, known(x), weight_shape, stride, padding)
     o, c = weight_shape[:2]
     if not pays(weight_shape, x.shape[1], dy.itemsize, (len(dy), *dy.shape[2:]), stride=stride, padding=padding):
@@ -182,14 +183,14 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
     x, dy, workers = Loading.of(x), channels_last(dy), get_num_threads()
     dw, tile, form = empty(weight_shape, dy.dtype), Tile.of(dy.dtype, o, even=True), _form(stride)
     slots = min(SLOTS, len(dy) * -(-dy.shape[1] // form.y_step), SLOT_BYTES // (POINTS * c * o * dy.itemsize))
-    slots = 2 ** (slots.bit_length() - 1) if slots else 0  # as many for each worker, mostly
+    slots = 2 ** (slots.bit_length() - 1) if slots else 0  # usually the same number for each worker
     if slots > 1:
         channels, least, size = o, LEAST_TILES, STRIP_BYTES
     else:
         slots, least, size = 1, GRAD_TILES, GRAD_BYTES
         shared = -(-o // (workers * 2 * tile.columns)) * 2 * tile.columns
         channels = min(o, shared, max(1, PART_BYTES // (POINTS * c * tile.columns * dy.itemsize)) * tile.columns)
-    tiles = max(least, size // (form.places**2 * (c + o) * dy.itemsize))  # by shapes alone: it orders the sums
+    tiles = max(least, size // (form.places**2 * (c + o) * dy.itemsize))  # by shapes only: it orders the sums
     corner = -padding[0], -padding[1]
     plan = plan_of(form, x.x.shape, dy.shape, dy.itemsize, corner, channels, tile, (tiles, slots, False))
     v = scratch("v", (workers, plan.places**2 * plan.x_plane), dy.dtype)
@@ -200,11 +201,11 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
 
 
 def _launch(form, loading, weight, taps, finish, y, corner):
-    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. The residual may
-    be y itself: what y holds is then added to."""
+    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. If the residual is
+    y itself, the result is added to y."""
     o, c, workers, x = taps.o, taps.c, get_num_threads(), loading.x
     tiles, tile = max(LEAST_TILES, STRIP_BYTES // (form.places**2 * (c + o) * x.itemsize)), Tile.of(x.dtype, o)
-    blocks, most = o // tile.columns, -(-o // tile.columns // workers)  # of the worker that has most of them
+    blocks, most = o // tile.columns, -(-o // tile.columns // workers)  # blocks of the worker that has most of them
     deep = POINTS * c * o * x.itemsize > DEEP_BYTES and most * workers <= 1.25 * blocks
     channels, shares = (tile.columns, 1) if deep else (o, workers)
     plan = plan_of(form, x.shape, y.shape, x.itemsize, corner, channels, tile, (tiles, shares, True), deep=deep)
@@ -215,7 +216,7 @@ def _launch(form, loading, weight, taps, finish, y, corner):
     v = scratch("v", (held, plan.places**2 * plan.x_plane), x.dtype)
     m = scratch("m", (workers, plan.places**2 * plan.y_plane), x.dtype)
     parts, size = o // channels, POINTS * plan.w_plane
-    anew = deep and weight.flags.writeable  # each worker's part of them
+    anew = deep and weight.flags.writeable  # each worker transforms its part of them
     key = "winograd", form, taps.o_step, channels
     u, ready = (scratch("u", (workers, size), x.dtype), False) if anew else made_of(weight, key, (parts, size))
     _correlate(loading, taps, y, finish, Factors(v, m, u, ready), plan, workers)
@@ -224,20 +225,20 @@ def _launch(form, loading, weight, taps, finish, y, corner):
 
 
 class Factors(NamedTuple):
-    """Memory of the matrix products, each array with a row for each of those who share it."""
+    """Memory of the matrix products; each array has a row for each worker or slot that shares it."""
 
     v: np.ndarray  # transformed input
     m: np.ndarray  # the products
     u: np.ndarray  # transformed weights,
-    ready: bool  # which are there already
+    ready: bool  # which may be there already
 
 
 # ---------------------------------------------------------------- forward and input gradient
 @jit(parallel=True)
 def _correlate(loading, taps, y, finish, factors, plan, workers):
-    """Convolve x (N, H, W, C) with weights to y (N, OH, OW, O).
+    """Convolve x (N, H, W, C) with the weights, and store the result in y (N, OH, OW, O).
 
-    Where the weights are few, all are transformed first, and the workers share out the strips::
+    With few weights, all are transformed first, and the workers divide the strips among them::
 
         parallel: U = G g G^T, unless it is there
         parallel for each strip
@@ -245,9 +246,9 @@ def _correlate(loading, taps, y, finish, factors, plan, workers):
             M = V U, 36 matrix products, or 81 with stride 2
             y = A^T M A
 
-    Where they are many (`deep`), the input is transformed first, as many strips as there is memory for, and the workers
-    share out the weights. U, four times as large as they are, is never whole in memory, but a block at a time in its
-    worker's::
+    With many weights (`deep`), the input is transformed first, as many strips as fit in memory, and the workers divide
+    the weights among them. U is four times as large as the weights, and never all in memory: each worker has one block
+    of it at a time::
 
         for each round of strips
             parallel: V = B^T d B
@@ -255,8 +256,8 @@ def _correlate(loading, taps, y, finish, factors, plan, workers):
                 U = G g G^T, unless it is there
                 for each strip of the round: M = V U, y = A^T M A
 
-    Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's where tiles are whole; 81
-    with stride 2, 9 / 16.
+    Cost: 2 * 36 * tiles * C * O floating-point operations, a quarter of direct convolution's if tiles are whole; with
+    stride 2 it is 81 in place of 36, and 9 / 16 of direct convolution's.
     """
     rounds = -(-loading.x.shape[0] * plan.tile_rows // (plan.rows * factors.v.shape[0])) if plan.deep else 1
     for stage in range(factors.ready and not plan.deep, 2 * rounds):
@@ -266,9 +267,9 @@ def _correlate(loading, taps, y, finish, factors, plan, workers):
 
 @inner
 def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
-    """A share, (worker, workers), of a stage: an even one prepares what all will read, U or V; the next does the rest.
+    """A share, (worker, workers), of a stage: even stages prepare U or V for all workers, odd ones do the rest.
 
-    One function for all of that, so that each transform is compiled once.
+    It is one function, so that each transform is compiled once.
     """
     x, (v, m, u, ready), worker = loading.x, factors, whose[0]
     o, c, prepare, deep, n = taps.o, taps.c, stage % 2 == 0, plan.deep, lanes(wide(x))
@@ -280,7 +281,7 @@ def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
         before = stage // 2 * v.shape[0] * plan.rows
         stop = min(before + v.shape[0] * plan.rows, all_rows)
         parts = (0, 1) if prepare else share(o // plan.channels, whose)
-        begin, end = share(stop - before, whose)  # rows of tiles to transform, of the round's
+        begin, end = share(stop - before, whose)  # this worker's rows of tiles in the round
         begin, end, some = before + begin, before + end, (0, squares)
     else:
         before, stop = (0, 0) if prepare else _share_of_rows(all_rows, finish, whose)
@@ -296,7 +297,7 @@ def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
                 to = strip * v.shape[1] + (row - first) * plan.tile_columns * n
                 transform_input(plan, loading, Strip(row, rows, 0), v_flat, to, line)
             if not prepare:
-                # what to bring meanwhile: nothing, if deep, where it was no faster
+                # what to prefetch: nothing if deep, where it was no faster
                 after, done = (last, first) if deep else (min(last + plan.rows, stop), last)
                 tiles = (last - first) * plan.tile_columns
                 count = turns(plan, plan.channels, tiles)
@@ -323,7 +324,7 @@ def _correlate_share(loading, taps, y, finish, factors, plan, stage, whose):
 
 @inner
 def _share_of_rows(count, finish, whose):
-    """A worker's share of all rows of tiles: of whole parts, where they are measured."""
+    """A worker's share of all rows of tiles; it consists of whole parts if they are measured."""
     size = max(1, finish.part_rows)
     first, last = share(-(-count // size), whose)
     return first * size, min(last * size, count)
@@ -334,18 +335,18 @@ def _share_of_rows(count, finish, whose):
 def _weight_grad(loading, dy, dw, factors, slots, plan, workers):
     """dw (O, C, 3, 3) from x (N, H, W, C) and dy (N, OH, OW, O).
 
-    Where there are few channels, each slot has its own tiles, and its own sums M::
+    With few channels, each slot has its own tiles, and its own sums M::
 
         parallel for each slot: for each strip of its tiles, small enough for L2
             V = B^T x B and D = A dy A^T
             M += V^T D, 36 matrix products, or 81
         parallel: dw = G^T (M of all slots) G
 
-    Where there are many, M itself is large, and there is one slot; a part of the output channels takes its place::
+    With many channels, M itself is large, and there is one slot. The workers then take parts of the output channels::
 
         parallel for each part: for each strip of all tiles: V, D and M as above; dw of the part = G^T M G
 
-    Cost: as of the forward pass.
+    Cost: that of the forward pass.
     """
     _, _, m = factors
     for worker in prange(workers):
@@ -359,7 +360,7 @@ def _weight_grad(loading, dy, dw, factors, slots, plan, workers):
 
 @inner
 def _sum_strips(loading, dy, dw, factors, slots, plan, worker, workers):
-    """Each slot, or each part of the output channels: one of the two is the only one of its kind."""
+    """Compute each slot, or each part of the output channels: there is only one slot or only one part."""
     x, (v, d, m) = loading.x, factors
     n, c, o = lanes(wide(dw)), x.shape[3], dy.shape[3]
     all_rows, parts = x.shape[0] * plan.tile_rows, -(-o // plan.channels)
@@ -377,7 +378,7 @@ def _sum_strips(loading, dy, dw, factors, slots, plan, worker, workers):
         for first in range(start, stop, plan.rows):
             rows, last = min(plan.rows, stop - first), min(stop, first + 2 * plan.rows)
             strip, tiles, count = Strip(first, rows, channel), rows * plan.tile_columns, turns(plan, channels, c)
-            if slots > 1 or rows < all_rows or item == before:  # else V is that of the part before
+            if slots > 1 or rows < all_rows or item == before:  # else V is still that of the part before
                 transform_input(plan, loading, strip, v_flat, v_start, line)
             transform_gradient(plan, dy_flat, dy.shape, strip, channels, d_flat, d_start)
             x_next = ahead_of(

@@ -1,17 +1,17 @@
-"""The linear maps of Winograd's method in one dimension, and the forms of a convolution that they make up.
+"""The linear maps of Winograd's method in one dimension, and the forms of a convolution that they make.
 
-A form says how input d, weights g and outputs y of a tile go together: y = A^T [(G g) * (B^T d)]. A transform in two
+A form says how input d, weights g and outputs y of a tile are related: y = A^T [(G g) * (B^T d)]. A transform in two
 dimensions applies its map to columns, and then to rows.
 
 Stride 1, `SAME`: F(4, 3), see `tinyres.kernels.winograd`.
 
 Stride 2, `DOWN`: of four outputs y_i = d_2i g_0 + d_(2i+1) g_1 + d_(2i+2) g_2, the first and the last tap meet only the
 even inputs, at stride 1. This is F(4, 2): five multiplications, at the points +-1, +-1/2 and infinity, with powers of
-two for constants. The middle tap meets the odd inputs, each of them once. So there are nine multiplications where there
-were twelve, in two dimensions 81 for 144; and the last four have the same transformed weight, the tap itself.
+two as constants. The middle tap meets the odd inputs, each of them once. So there are nine multiplications in place of
+twelve; in two dimensions, 81 in place of 144. The last four have the same transformed weight, the tap itself.
 
-Its input gradient, `UP`: with padding 1, dx_2i = dy_i g_1 and dx_(2i+1) = dy_i g_2 + dy_(i+1) g_0, so that the same two
-convolutions, with their taps flipped, make eight dx of five dy.
+Its input gradient, `UP`: with padding 1, dx_2i = dy_i g_1 and dx_(2i+1) = dy_i g_2 + dy_(i+1) g_0. So the same two
+convolutions, with flipped taps, compute eight dx from five dy.
 """
 
 from collections.abc import Callable
@@ -94,12 +94,12 @@ def strided_weight_transposed(m0, m1, m2, m3, m4, m5):
 
 
 def down_input(*d):
-    """B^T d, of nine."""
+    """B^T d: nine numbers."""
     return *_input_of_two(*d[::2]), *d[1::2]
 
 
 def down_output(*m):
-    """A^T m, of nine."""
+    """A^T m, from nine numbers."""
     return tuple(first_and_last + middle for first_and_last, middle in zip(_output_of_two(*m[:5]), m[5:], strict=True))
 
 
@@ -109,23 +109,23 @@ def down_output_transposed(y0, y1, y2, y3):
 
 
 def up_input(*d):
-    """B^T d, of five."""
+    """B^T d, from five numbers."""
     return *_input_of_two(*d), *d[:4]
 
 
 def up_output(*m):
-    """A^T m, of nine."""
+    """A^T m, from nine numbers."""
     return tuple(y for pair in zip(m[5:], _output_of_two(*m[:5]), strict=True) for y in pair)
 
 
 # ---------------------------------------------------------------- forms
 class Form(NamedTuple):
-    """Sizes of a tile in one dimension, and its maps, of vectors in tuples."""
+    """Sizes of a tile in one dimension, and its maps, as functions of vectors in tuples."""
 
     x_step: int  # pixels of input from one tile to the next,
-    y_step: int  # and of output
-    window: int  # pixels of input that a tile reads
-    places: int  # products of a tile
+    y_step: int  # and pixels of output
+    window: int  # input pixels that a tile reads
+    places: int  # number of products in a tile
     input: Callable[..., Any]
     output: Callable[..., Any]
     output_transposed: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""How the work of a Winograd convolution is cut, and where everything lies."""
+"""How the work of a Winograd convolution is divided, and the offsets of everything."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -7,42 +7,42 @@ from tinyres.kernels.compile import inner
 from tinyres.kernels.memory import CACHE_LINE
 from tinyres.kernels.simd import WIDTH
 
-R = 6  # places of a filter, transformed, in one dimension
+R = 6  # places of a transformed filter in one dimension
 POINTS = R * R
 
 
 class Plan(NamedTuple):
-    """Strips of some rows of tiles, of one image or several, and where everything lies in them; in elements.
+    """Strips of some rows of tiles, of one image or several, and the offsets of everything in them; in elements.
 
-    Planes are stored as (channels / lanes, tiles, lanes), of output as (channels / block, tiles, block), of weights as
-    (O / block, C, block): what one product reads lies close together.
+    Planes of input are stored as (channels / lanes, tiles, lanes), of output as (channels / block, tiles, block), of
+    weights as (O / block, C, block): the numbers that one product reads are close together.
     """
 
     x_step: int  # input rows and columns from one tile to the next,
-    y_step: int  # and output
-    places: int  # products of a tile, in one dimension
+    y_step: int  # output rows and columns from one tile to the next
+    places: int  # products of a tile in one dimension
     top: int  # input row and column of the first tile
     left: int
-    tile_rows: int  # of an image
+    tile_rows: int  # rows of tiles in an image
     tile_columns: int
-    rows: int  # rows of tiles of a strip
-    tiles: int  # that a plane of a strip has room for
-    channels: int  # of output
+    rows: int  # rows of tiles in a strip
+    tiles: int  # tiles that a plane of a strip has room for
+    channels: int  # output channels
     height: int  # rows of the register tile,
-    block: int  # and its columns: output channels of a block
+    block: int  # and its columns: output channels in a block
     x_plane: int  # from one plane to the next: of transformed input,
-    y_plane: int  # output
-    w_plane: int  # and weights
-    line: int  # transformed columns of a row of tiles, of as many channels as a vector has lanes
-    deep: bool  # whether the weights are many, see `_correlate`
+    y_plane: int  # of output
+    w_plane: int  # and of weights
+    line: int  # size of the transformed columns of a row of tiles, for as many channels as a vector has lanes
+    deep: bool  # whether there are many weights, see `_correlate`
 
 
 @lru_cache(maxsize=1024)
 def plan_of(form, x_shape, y_shape, itemsize, corner, o, tile, strips, *, deep=False):
-    """Strips, (tiles, shares, whole), are of about so many tiles, for each of so many shares of all tiles.
+    """Choose strips from `strips` = (tiles, shares, whole): about this many tiles, in each of this many shares.
 
-    With `whole`, at most twice as many, so that the last of a strip's register tiles is full where that can be, else
-    all strips about as large.
+    With `whole`, a strip may have up to twice as many, so that its last register tile is full if possible. Without it,
+    all strips have about the same size.
     """
     (n, _, _, c), (tiles, shares, whole) = x_shape, strips
     tile_rows, columns = -(-y_shape[1] // form.y_step), -(-y_shape[2] // form.y_step)
@@ -55,7 +55,7 @@ def plan_of(form, x_shape, y_shape, itemsize, corner, o, tile, strips, *, deep=F
     rows = min(rows, most)
     tiles = -(-rows * columns // tile.rows) * tile.rows
 
-    def plane(size):  # planes whose distance is a multiple of 4 KiB would fight for one cache set
+    def plane(size):  # with a distance that is a multiple of 4 KiB, planes would share one cache set
         line = CACHE_LINE // itemsize
         return -(-size // line) * line + line
 
@@ -70,7 +70,7 @@ def plan_of(form, x_shape, y_shape, itemsize, corner, o, tile, strips, *, deep=F
 
 
 class Strip(NamedTuple):
-    """Some rows of tiles, and the output channels of the whole convolution that the plan's first one is."""
+    """Some rows of tiles, and the output channel of the whole convolution that is the plan's first."""
 
     row: int
     rows: int
@@ -79,13 +79,13 @@ class Strip(NamedTuple):
 
 @inner
 def block_start(plan, channel, rows):
-    """Where a block of output channels starts in a plane of so many rows, and the channel in it."""
+    """The start of a block of output channels in a plane with this many rows, and the channel's place in the block."""
     return channel // plan.block * rows * plan.block + channel % plan.block
 
 
 @inner
 def memory_of(shape, plan, row, step):
-    """Flat index at which a row of tiles, `step` rows high, starts in an image array, at most its end."""
+    """Flat index where a row of tiles, `step` rows high, starts in an image array, at most the array's end."""
     n, height, width, channels = shape
     image = min(row // plan.tile_rows, n)
     within = min(row % plan.tile_rows * step, height) if image < n else 0

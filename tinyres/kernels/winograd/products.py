@@ -1,7 +1,7 @@
 """The matrix products of Winograd's method, one for each place of a tile.
 
-The arithmetic hardly touches memory, so meanwhile what the transforms will touch next is brought to the cache, a few
-lines at each tile of the product. Of how many tiles that is, `turns` tells.
+Arithmetic takes most of the time here and memory is nearly idle. So at each tile of the product, a few cache lines that
+the transforms will need next are prefetched. `turns` returns the number of these tiles.
 """
 
 from tinyres.kernels.compile import inner
@@ -20,22 +20,22 @@ from tinyres.kernels.winograd.plan import R
 
 @inner
 def turns(plan, channels, rows):
-    """Register tiles of all products whose results have so many output channels and rows."""
+    """Number of register tiles in all products whose results have this many output channels and rows."""
     return plan.places**2 * (channels // plan.block) * -(-rows // plan.height)
 
 
 @inner
 def _weight_plane(plane, plan):
-    """The plane of the weights that goes with a plane of the input. Where there are more of these, the last are
-    pixels, as they are: one tap goes with all."""
+    """The plane of the weights for a plane of the input. If there are more planes of the input, the last of them are
+    untransformed pixels, which all use the same tap."""
     return min(plane // plan.places, R - 1) * R + min(plane % plan.places, R - 1)
 
 
 @inner
 def products(v, u, m, c, tiles, plan, ahead):
-    """M[p] = V[p] U[p's] for all planes p, at the addresses v, u and m. `ahead` is what to read, read and write next.
+    """M[p] = V[p] U[p's] for all planes p, at the addresses v, u and m. `ahead` is the memory to prefetch.
 
-    Planes have room for whole register tiles: what the last one reads and writes beyond the strip is nobody's.
+    Planes have room for whole register tiles: the last tile may read and write beyond the strip, where nothing is used.
     """
     height, columns, zero, turn = plan.height, plan.block, wide(v), 0
     n, blocks = lanes(zero), plan.channels // columns
@@ -57,9 +57,9 @@ def products(v, u, m, c, tiles, plan, ahead):
 
 @inner
 def products_over_tiles(v, d, m, sizes, plan, add, ahead):
-    """M[q] = V[p]^T D[p], or M[q] + that with `add`, for all planes p, q that of its weights; addresses are v, d and m.
+    """M[q] = V[p]^T D[p], plus M[q] with `add`, for all planes p and their planes q of weights; v, d, m are addresses.
 
-    Sizes are (C, output channels, tiles); `ahead` is what to read next.
+    Sizes are (C, output channels, tiles); `ahead` is the memory to prefetch.
     """
     height, columns, zero, (c, channels, tiles), turn = plan.height, plan.block, wide(v), sizes, 0
     n, blocks = lanes(zero), channels // columns
@@ -72,7 +72,7 @@ def products_over_tiles(v, d, m, sizes, plan, add, ahead):
             fetch(ahead[0], turn)
             fetch(ahead[1], turn)
             turn += 1
-            # rows lie side by side: as many as divide a vector's lanes
+            # rows are neighbours: their number divides the lanes of a vector
             a = Matrix(address(v, plane * plan.x_plane + channel // n * plan.tiles * n + channel % n), 1, 0, n)
             if columns == n:
                 even_tile_of_one(zero, a, b, Matrix(address(out, channel * n), n, 0, 1), 0, (1, tiles), more)

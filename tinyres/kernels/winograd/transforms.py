@@ -1,7 +1,7 @@
 """The linear maps of Winograd's method in two dimensions: of input, weights, sums and gradients.
 
-Each applies a map to columns, and then to rows of what came of them. Vectors are counted when a kernel is compiled, so
-each is made for each form of a convolution, and called by the form of the plan.
+Each applies a map to columns, and then to the rows of the result. The number of vectors must be known when a kernel is
+compiled, so each function is made for each form of a convolution, and the plan's form selects one.
 """
 
 import numpy as np
@@ -30,8 +30,8 @@ from tinyres.kernels.winograd.plan import R, block_start
 
 # ---------------------------------------------------------------- input
 def _column_transform(form, finish):
-    """line[:, column] = B^T d for each column of a row of tiles, zeros outside the image. Its place is its row in its
-    image, and where it starts in flat x; what was read is finished first."""
+    """line[:, column] = B^T d for each column of a row of tiles, with zeros outside the image. `place` is its row in
+    its image, and its start in flat x; `finish` is applied to what was read."""
     step, window, input_map = form.x_step, form.window, form.input
 
     @inner
@@ -48,7 +48,7 @@ def _column_transform(form, finish):
 
 
 def _input_transform(form, columns):
-    """Columns are transformed first, each once although two tiles share it. ::
+    """Columns are transformed first, and only once, although two tiles may share them. ::
 
     for each row of tiles: for each vector of channels
         line = B^T d, of all columns of pixels
@@ -85,7 +85,7 @@ _columns_there, _columns_pending = _column_transform(SAME, _as_it_is), _column_t
 
 @inner
 def _columns_same(plan, loading, x, channel, place, line):
-    """Where batch norm is pending, a loop of its own: to ask in each turn would cost 6 % with 16 channels."""
+    """If batch norm is pending, there is a separate loop: a test in each turn would cost 6 % with 16 channels."""
     if loading.pending:
         _columns_pending(plan, loading, x, channel, place, line)
     else:
@@ -93,7 +93,7 @@ def _columns_same(plan, loading, x, channel, place, line):
 
 
 _input_same = _input_transform(SAME, _columns_same)
-_input_down = _input_transform(DOWN, _column_transform(DOWN, _as_it_is))  # nothing is pending, see `takes_pending`
+_input_down = _input_transform(DOWN, _column_transform(DOWN, _as_it_is))  # nothing is pending here, see `takes_pending`
 _input_up = _input_transform(UP, _column_transform(UP, _as_it_is))
 
 
@@ -110,7 +110,7 @@ def transform_input(plan, loading, strip, v, v_start, line):
 
 # ---------------------------------------------------------------- output
 def _output_transform(form, columns_of, row_of):
-    """`columns_of` gives A^T m of a tile's columns, in registers or in `room`, and `row_of` a row of that."""
+    """`columns_of` computes A^T m of a tile's columns, in registers or `room`; `row_of` computes a row from these."""
     side, places, output_map = form.y_step, form.places, form.output
 
     @inner
@@ -142,7 +142,7 @@ def _output_transform(form, columns_of, row_of):
     return transform
 
 
-_same_output = SAME.output  # Numba takes a function from a global name, not from a tuple
+_same_output = SAME.output  # Numba accepts a function as a global name, not in a tuple
 
 
 @inner
@@ -164,7 +164,7 @@ def _row_in_registers(zero, rows, k):
 
 
 def _columns_in_memory(output_map):
-    """A^T m of the nine columns, which have no registers: 36 or 72 vectors."""
+    """A^T m of the nine columns, in memory: 36 or 72 vectors are too many for registers."""
 
     @inner
     def columns(zero, m, at, p, room):
@@ -188,7 +188,7 @@ _output_up = _output_transform(UP, _columns_in_memory(UP.output), _row_in_memory
 
 @inner
 def transform_output(plan, m, m_start, strip, y, shape, finish):
-    """Y = A^T M A for all tiles of a strip, finished and stored; the last ones may leave the image."""
+    """Y = A^T M A for all tiles of a strip, finished and stored; the last tiles may extend beyond the image."""
     if plan.x_step > plan.y_step:
         _output_down(plan, m, m_start, strip, y, shape, finish)
     elif plan.x_step < plan.y_step:
@@ -199,7 +199,7 @@ def transform_output(plan, m, m_start, strip, y, shape, finish):
 
 @inner
 def measure_output(plan, strip, y, shape, finish):
-    """Add the rows of tiles of a strip, which has just been stored and is in L2, to the moments of their parts."""
+    """Add a strip's rows of tiles, just stored and still in L2, to the moments of their parts."""
     _, height, width, channels = shape
     zero = wide(y)
     for r in range(strip.row, strip.row + strip.rows):
@@ -242,7 +242,7 @@ _gradient_same, _gradient_down = map(_gradient_transform, (SAME, DOWN))
 
 @inner
 def transform_gradient(plan, dy, shape, strip, channels, d, d_start):
-    """D = A dy A^T for all tiles of a strip and some channels; zeros outside the image."""
+    """D = A dy A^T for all tiles of a strip and some channels, with zeros outside the image."""
     if plan.x_step == plan.y_step:
         _gradient_same(plan, dy, shape, strip, channels, d, d_start)
     else:
@@ -273,9 +273,9 @@ _filters_same, _filters_strided = map(_filter_transform, (SAME, DOWN))
 
 @inner
 def transform_weights(plan, taps, u, u_start, first, squares):
-    """U = G g G^T for some squares of the plan's channels, of which output channel `first` is the first. ::
+    """U = G g G^T for some squares of the plan's channels; `first` is the first output channel. ::
 
-    for each square of as many channels as a vector has lanes, both ways: turn its filters
+    for each square, as many input and output channels as a vector has lanes: transpose its filters
         for each input channel: its 9 vectors of output channels; U = G those G^T
     """
     (begin, end), room = squares, room_for_filters(taps, u)
@@ -293,7 +293,7 @@ def transform_weights(plan, taps, u, u_start, first, squares):
 
 
 def _filter_sum_transform(form):
-    """taps = G^T M G, the transpose of that."""
+    """taps = G^T M G, the transpose of the map of `_filter_transform`."""
     sum_map = form.weight_transposed
 
     @inner
@@ -315,7 +315,7 @@ def _filter_sum_transform(form):
 
 @inner
 def _sum_of(m, slot, slots, at, step):
-    """Six vectors, `step` numbers apart, added up over all slots."""
+    """Six vectors, `step` numbers apart, each summed over all slots."""
     total = loads(wide(m), m, slot * m.shape[1] + at, step, 6)
     for other in range(slot + 1, slot + slots):
         total = plus(total, loads(wide(m), m, other * m.shape[1] + at, step, 6))
@@ -327,13 +327,13 @@ _sums_same, _sums_strided = map(_filter_sum_transform, (SAME, DOWN))
 
 @inner
 def transform_sums(plan, m, slot, slots, dw, first, begin, end):
-    """dw = G^T M G for squares of pairs `begin` to `end` of the plan's channels.
+    """dw = G^T M G for the squares `begin` to `end` of the plan's channels.
 
-    M is the sum of so many slots, in their order; `first` is the output channel of dw that the plan's first one is. ::
+    M is the sum of the slots, in their order; `first` is the output channel of dw that is the plan's first. ::
 
-        for each square of as many channels as a vector has lanes, both ways
+        for each square, as many input and output channels as a vector has lanes
             for each input channel: taps = G^T M G, 9 vectors of output channels
-            dw = taps, turned by shuffles: of each output channel, the filters of these input channels lie together
+            dw = taps, transposed by shuffles: the filters of an output channel are neighbours
     """
     c, zero, out = dw.shape[1], wide(m), dw.reshape(dw.size)
     n = lanes(zero)
