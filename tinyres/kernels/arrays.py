@@ -133,8 +133,7 @@ _ARGUMENTS = {kernel: [_Argument.of(text) for text in texts] for kernel, texts i
 
 @lru_cache(maxsize=4096)
 def _fault(kernel, forms):
-    """The first error and its message, or None. The form of an array is (dtype, shape), of a tuple itself and its
-    types."""
+    """The first error and its message, or None. An array has the form (dtype, shape), a tuple (itself, types)."""
     sizes, owners, dtype = {}, {}, None  # for each letter: its number, and the argument where it was seen first
     for argument, given in zip(_ARGUMENTS[kernel], forms, strict=True):
         name, letters = argument.name, argument.letters

@@ -1,4 +1,4 @@
-"""Runs side by side: what was asked for that differs, and what came of it."""
+"""Compare runs: the options in which they differ, and their results."""
 
 import base64
 import dataclasses
@@ -18,27 +18,27 @@ from tinyres.study.page import find_jinja
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What the folder of a run says of it, without its weights."""
+    """The record of a run in its folder, without its weights."""
 
     name: str
     config: Config
-    history: list[dict[str, float]]  # of its epochs
-    result: dict[str, float]  # of its test, empty before that
-    minutes: list[float] | None  # from the start to the end of each epoch; None where they were not taken
+    history: list[dict[str, float]]  # one entry for each epoch
+    result: dict[str, float]  # test results; empty before the test
+    minutes: list[float] | None  # time from the start to the end of each epoch; None if it was not measured
 
     @property
     def best(self) -> float | None:
-        """The highest validation accuracy; None without validation images."""
+        """The highest validation accuracy, or None without validation images."""
         return max((e["validation_accuracy"] for e in self.history if "validation_accuracy" in e), default=None)
 
 
 def read(folder: str | Path) -> Record:
-    """The record of a run.
+    """Read the record of a run.
 
     Raises
     ------
     CheckpointError
-        If there is no run in the folder, or it has not finished an epoch, or its metrics cannot be read.
+        If there is no run in the folder, it has not finished an epoch, or its metrics cannot be read.
 
     Examples
     --------
@@ -69,9 +69,9 @@ def read(folder: str | Path) -> Record:
 
 
 def differences(records: Sequence[Record]) -> dict[str, list[Any]]:
-    """Fields of the configurations that are not the same in all runs, with the value of each.
+    """Fields of the configurations that differ between runs, with the value in each run.
 
-    Where the images of a known data set lie does not matter; of a folder's it says which they are.
+    The folder of a known data set does not count. For a data set from a folder it does, since it says which images.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def differences(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 
 def numbers(records: Sequence[Record]) -> dict[str, Any]:
-    """All that is compared, as JSON has it."""
+    """Everything that is compared, as JSON."""
     return {
         "differences": differences(records),
         "runs": [
@@ -107,8 +107,8 @@ def numbers(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def draw(records: Sequence[Record]) -> Any:
-    """Training loss, and validation accuracy (of training where none was held out): against minutes where all runs have
-    taken the time, else against epochs."""
+    """Training loss and validation accuracy (training accuracy without validation images). The x-axis is minutes if all
+    runs have measured the time, else epochs."""
     timed = all(r.minutes for r in records)
     held = all(r.best is not None for r in records)
     figure, (left, right) = plots.subplots(1, 2, width=10.0, height=3.8)
@@ -126,7 +126,7 @@ def draw(records: Sequence[Record]) -> Any:
 
 
 def page(records: Sequence[Record], figure: Any) -> str:
-    """A single HTML file that needs nothing else: the picture, and both tables.
+    """One HTML file that needs no other file: the picture, and both tables.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Is an operation right? Gradcheck on problems that Hypothesis draws and shrinks, and a comparison with the original.
+"""Is an operation right? Run gradcheck on problems that Hypothesis draws and shrinks, and compare with the original.
 
-The gym asks this of a learner's copy of a file, see `tinyres.study.gym`. Everything runs on the reference kernels, so
-that a learner can read all of what runs, and nothing has to be compiled.
+The gym uses this for a learner's copy of a file, see `tinyres.study.gym`. Everything runs on the reference kernels: a
+learner can read all the code that runs, and nothing has to be compiled.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ from tinyres.testing.mutants import PACKAGE
 from tinyres.testing.strategies import ORDERS, in_order, numbers, shapes
 
 EXAMPLES = 200
-PRINTED = 2000  # characters at the end of what a learner's file prints that are kept
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4}  # of what the original gives, relative to the largest element
+PRINTED = 2000  # number of last characters that are kept of the output of a learner's file
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4}  # of differences from the original, relative to its largest element
 
 
 class Fault(NamedTuple):
-    """What is wrong, shown on the smallest problem that was found."""
+    """An error, shown on the smallest problem that was found."""
 
     verdict: str
-    case: str  # the problem, in full
-    size: int  # how many numbers there are in it
-    message: str  # of gradcheck, of Python, or both values
-    printed: str  # by the operation on this problem
+    case: str  # the problem, with all its numbers
+    size: int  # count of these numbers
+    message: str  # the message of gradcheck or Python, or both values
+    printed: str  # output of the operation on this problem
 
 
 # ---------------------------------------------------------------- problems
@@ -131,12 +131,12 @@ FORMS: dict[str, st.SearchStrategy[_Form]] = {
     "tanh": _alone,
     "where": _stretched,
 }
-"""Shapes and options of the operations that can be examined. They shrink to few numbers and defaults."""
+"""Shapes and options for each operation that can be examined. They shrink to few numbers and default options."""
 
 
 @st.composite
 def problems(draw: st.DrawFn, op: str) -> Problem:
-    """Small problems of an operation, in all memory layouts, some of which use their inputs twice.
+    """Draw small problems of an operation, in all memory layouts; some use their inputs twice.
 
     Examples
     --------
@@ -147,7 +147,7 @@ def problems(draw: st.DrawFn, op: str) -> Problem:
     """
     every, options = draw(FORMS[op])
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    # a channel in which all values are the same has nothing to be normalised by
+    # a channel whose values are all equal cannot be normalised
     orders = [order for order in ORDERS if op != "batch_norm" or order != "broadcast"]
     values = "positive" if op in POSITIVE else "normal"
     inputs = tuple(in_order(numbers(rng, shape, np.float64, values), draw(st.sampled_from(orders))) for shape in every)
@@ -155,7 +155,7 @@ def problems(draw: st.DrawFn, op: str) -> Problem:
 
 
 def _settings(count: int, *phases: Phase) -> settings:
-    """Always the same examples, whatever profile is loaded; nothing is written."""
+    """The same examples in every run, in every Hypothesis profile. Nothing is written."""
     checks = list(HealthCheck)
     return settings(
         max_examples=count, phases=phases, derandomize=True, database=None, deadline=None,
@@ -165,7 +165,7 @@ def _settings(count: int, *phases: Phase) -> settings:
 
 # ---------------------------------------------------------------- gradients
 def check_gradients(op: str, examples: int = EXAMPLES) -> Fault | None:
-    """Gradcheck on so many problems; the smallest on which it fails, if there is one.
+    """Run gradcheck on this number of problems; return the smallest on which it fails, or None.
 
     Examples
     --------
@@ -182,14 +182,14 @@ def check_gradients(op: str, examples: int = EXAMPLES) -> Fault | None:
             with contextlib.redirect_stdout(printed), np.errstate(all="ignore"):
                 gradcheck(problem, *problem.inputs)
         except Exception as error:
-            fault[:] = [_fault(problem, error, printed.text)]  # Hypothesis ends with the smallest
+            fault[:] = [_fault(problem, error, printed.text)]  # the last one is the smallest
             raise
 
     with use_backend("reference"):
         try:
             passes()
-        except Exception:  # whatever the examined file raises, on the smallest problem; `fault` has it in words
-            if not fault:  # then Hypothesis itself has failed
+        except Exception:  # any error of the examined file, on the smallest problem; `fault` describes it
+            if not fault:  # then it is an error in Hypothesis itself
                 raise
     return fault[0] if fault else None
 
@@ -203,7 +203,7 @@ def _fault(problem: Problem, error: Exception, printed: str) -> Fault:
 
 
 def _place(error: Exception) -> str:
-    """The line of a file in place of one of the package's, where the error has passed through one."""
+    """The line of the learner's file where the error was raised, if it passed through this file."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module, file = str(frame.f_globals.get("__name__")), Path(frame.f_code.co_filename)
         if module.startswith("tinyres.") and not file.is_relative_to(PACKAGE):
@@ -212,7 +212,7 @@ def _place(error: Exception) -> str:
 
 
 class _Tail(io.TextIOBase):
-    """Keeps the end of what is printed: a loop may print without end."""
+    """Keeps only the end of the output, since a loop may print without end."""
 
     text = ""
 
@@ -223,14 +223,14 @@ class _Tail(io.TextIOBase):
 
 # ---------------------------------------------------------------- the original
 class Original(NamedTuple):
-    """What an operation gives while the original file is in place."""
+    """The results of an operation with the original file."""
 
     problem: Problem
-    results: dict[str, list[Array]]  # by dtype: the result and the gradients
+    results: dict[str, list[Array]]  # for each dtype: the result and the gradients
 
 
 def originals(op: str) -> list[Original]:
-    """What every operation that can be examined gives, on some problems; on more of them for `op`."""
+    """The results of every operation that can be examined, on some problems; on more of them for `op`."""
     found: list[Original] = []
     for name in FORMS:
 
@@ -249,7 +249,7 @@ def _results(problem: Problem) -> dict[str, list[Array]]:
 
 
 def save(path: str | Path, found: Sequence[Original]) -> None:
-    """Write originals to an ``.npz`` file, for another process: Hypothesis does not draw the same problems there."""
+    """Write originals to an ``.npz`` file for another process, where Hypothesis would draw other problems."""
     arrays, texts = {}, []
     for i, (problem, by_dtype) in enumerate(found):
         texts.append([problem.op, problem.options, problem.twice])
@@ -274,7 +274,7 @@ def load(path: str | Path) -> list[Original]:
 
 
 def compare(op: str, expected: Sequence[Original]) -> Fault | None:
-    """Whether results and gradients are those of the original; else what is different on the smallest such problem.
+    """Compare results and gradients with the original; return the smallest problem with a difference, or None.
 
     Examples
     --------
@@ -282,7 +282,7 @@ def compare(op: str, expected: Sequence[Original]) -> Fault | None:
     True
     """
     faults = [fault for original in expected if (fault := _difference(original)) is not None]
-    # what the level is about comes first, then what is smallest
+    # first the operation of the level, then the smallest problems
     return min(faults, key=lambda fault: (not fault.case.startswith(f"{op}("), fault.size), default=None)
 
 
@@ -307,7 +307,7 @@ def _agree(a: Array, b: Array, tolerance: float) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     scale = max(1.0, float(np.abs(b).max(initial=0)))
-    return bool(np.all(np.abs(a - b) <= tolerance * scale))  # not where a is NaN
+    return bool(np.all(np.abs(a - b) <= tolerance * scale))  # False if a is NaN
 
 
 def _short(array: Array) -> str:

@@ -1,8 +1,8 @@
-"""One forward and one backward pass, written down: every operation's values, gradients, and lines of source.
+"""Record one forward and one backward pass: the values, gradients and source lines of every operation.
 
-The numbers are those that the engine computes in every training step; the tape tells what happens, and this file takes
-notes. `tinyres.study.page` makes a page of them. The end of a residual block, which the engine computes in one pass, is
-written down in three steps: see `apart`.
+The numbers are those that the engine computes in every training step. The tape reports each operation, and this file
+records it. `tinyres.study.page` makes a page from the records. The engine computes the end of a residual block in one
+pass; it is recorded as three steps, see `apart`.
 """
 
 import itertools
@@ -24,26 +24,26 @@ from tinyres.tensor import Tensor, record
 
 
 class Given(NamedTuple):
-    """A gradient that an operation handed to one of its inputs."""
+    """A gradient that an operation gave to one of its inputs."""
 
-    by: int  # step
+    by: int  # number of the step that gave it
     gradient: Array
 
 
 @dataclass
 class Input:
-    """What went into an operation.
+    """An input of an operation.
 
     Attributes
     ----------
     name : str
-        A parameter's path, else empty.
+        The path of a parameter, else empty.
     step : int or None
-        The step whose result it is; None for a parameter or a constant.
+        The step that computed it; None for a parameter or a constant.
     value : ndarray
     gradient : ndarray or None
-        What this operation gave it on the way back: its share of the input's gradient, and all of it where nothing else
-        used the input. None for constants.
+        The gradient that this operation gave it in backward. It is the whole gradient of the input if no other
+        operation used the input. None for constants.
     """
 
     name: str
@@ -54,28 +54,28 @@ class Input:
 
 @dataclass
 class Step:
-    """An operation that was carried out.
+    """An operation of the forward pass.
 
     Attributes
     ----------
     number : int
-        Its place in the forward pass, from 0, which is the image itself.
+        Its place in the forward pass. Step 0 is the image itself.
     op, module : str
-        As the tape has them.
+        The names on the tape.
     attributes : dict
-        What else defines the operation, such as a stride.
+        Further settings of the operation, such as the stride.
     value : ndarray
         The result.
     gradient : ndarray
-        dL/dvalue, complete. None until backward has come by.
+        dL/dvalue, complete. None until backward has reached the step.
     inputs : list of Input
     received : list of Given
-        What `gradient` is the sum of, in the order in which it came.
+        The gradients that `gradient` is the sum of, in the order in which they came.
     model, layer, computing, pullback : Source
-        The lines that called it, in the model and in its layer, that computed it, and those of its gradient. None for
-        the image.
+        The source lines that called it in the model and in its layer, the lines that computed it, and the lines of its
+        gradient. None for the image.
     fused : bool
-        Whether the engine computes it in one pass with the steps beside it, see `apart`.
+        Whether the engine computes it in one pass together with neighbouring steps, see `apart`.
     """
 
     number: int
@@ -94,26 +94,26 @@ class Step:
 
     @property
     def parents(self) -> list[int]:
-        """Steps whose results went in."""
+        """Numbers of the steps whose results are its inputs."""
         return [given.step for given in self.inputs if given.step is not None]
 
 
 @dataclass
 class Passes:
-    """Both passes.
+    """A recorded forward and backward pass.
 
     Attributes
     ----------
     steps : list of Step
         In the order of the forward pass; backward goes through them from the last to the first.
     blocks : list of Block
-        Where each is in the picture.
+        The place of each step in the picture.
     loss : float
     probabilities : ndarray of shape (K,)
-        Of the classes, for the image.
+        Of the classes, for this image.
     label : int
     training : bool
-        Whether batch norm used the image's own statistics.
+        Whether batch norm used the statistics of this image.
     """
 
     steps: list[Step]
@@ -125,18 +125,18 @@ class Passes:
 
 
 def explain(model: Module, image: Array, label: int | None = None) -> Passes:
-    """Run an image through a model, forward and backward, and write down all that happens.
+    """Run an image through a model, forward and backward, and record every operation.
 
-    The model stays as it was, and runs in the mode it is in.
+    The model is not changed, and keeps its mode: training or evaluation.
 
     Parameters
     ----------
     model : Module
         From images (N, 3, H, W) to logits (N, K).
     image : float array of shape (3, H, W)
-        Normalised as the model expects it. dL/dimage is computed as well.
+        Normalised in the way that the model expects. dL/dimage is computed as well.
     label : int, optional
-        The class that the cross entropy is taken with; the most probable one by default.
+        The class for the cross entropy. By default it is the class with the highest probability.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def explain(model: Module, image: Array, label: int | None = None) -> Passes:
     Raises
     ------
     ValueError
-        If the model does not take such an image or gives no logits for it, or there is no such class.
+        If the model does not accept such an image, it does not return logits, or the label is not one of its classes.
 
     Examples
     --------
@@ -175,10 +175,10 @@ def explain(model: Module, image: Array, label: int | None = None) -> Passes:
                 raise ValueError(f"label: got {label}, expected 0 to {classes - 1}, one of the {classes} classes")
             label = int(logits.data[0].argmax()) if label is None else label
             loss = ops.cross_entropy(logits, np.array([label]))
-            notes.steps[-1].value = loss.data  # no other operation has it as an input
+            notes.steps[-1].value = loss.data  # no operation uses it as an input, so it is not recorded otherwise
             loss.backward()
         if notes.steps[0].gradient is None:
-            raise ValueError("model: its logits do not depend on the image, so there is no way back to it")
+            raise ValueError("model: its logits do not depend on the image, so there is no gradient of the image")
         steps = apart(notes.used())
         blocks = arrange(steps, model)
     probabilities = ops.softmax(logits.detach()).data[0]
@@ -186,24 +186,24 @@ def explain(model: Module, image: Array, label: int | None = None) -> Passes:
 
 
 def apart(steps: Sequence[Step]) -> list[Step]:
-    """Write each batch norm that adds a shortcut as the steps it is made of: the batch norm, the sum, and the ReLU.
+    """Replace each batch norm that adds a shortcut by its three steps: the batch norm, the sum, and the ReLU.
 
-    The engine computes the three in one pass, number by number, and so in the same order for each number. Computed one
-    after the other by its own kernels they give the same bits, forward and backward.
+    The engine computes the three in one pass, number by number, in the same order for each number. If its own kernels
+    compute them one after the other, the results have the same bits, forward and backward.
 
     Parameters
     ----------
     steps : sequence of Step
-        In the order of the forward pass, complete. They are not to be used afterwards.
+        In the order of the forward pass, complete. Do not use them afterwards: they are changed.
 
     Returns
     -------
     list of Step
-        Numbered anew.
+        With new numbers.
     """
     parts = [_parts(step) if step.op == "batch_norm" and len(step.inputs) == 4 else [step] for step in steps]
     found = [step for those in parts for step in those]
-    result = {those[0].number: those[-1] for those in parts}  # by the old number
+    result = {those[0].number: those[-1] for those in parts}  # by the number before
     for number, step in enumerate(found):
         step.number = number
     for given in (given for step in found for given in step.inputs):
@@ -218,7 +218,7 @@ def apart(steps: Sequence[Step]) -> list[Step]:
 
 
 def _parts(step: Step) -> list[Step]:
-    """Each the first input of the next, which `apart` fills in; the number is still that of the whole."""
+    """The three steps. Each is the first input of the next; `apart` sets their numbers."""
     *own, shortcut = step.inputs
     x, gamma, beta = (given.value for given in own)
     kernels, how, gradient = backend.active, step.attributes, step.gradient
@@ -238,20 +238,20 @@ def _parts(step: Step) -> list[Step]:
 
 def _given(link: Input) -> Given:
     assert link.gradient is not None
-    return Given(0, link.gradient)  # by whom, `apart` finds out
+    return Given(0, link.gradient)  # `apart` sets the number of the step
 
 
 class _Notes:
-    """What the tape tells, written down.
+    """Records what the tape reports.
 
-    A result is seen as the input of the operation that uses it: so the tape need not hand it out.
+    A result is recorded when an operation uses it as an input, so the tape does not need to report results.
     """
 
     def __init__(self, names: dict[int, str], image: Tensor) -> None:
-        self.names = names  # of parameters, by id
+        self.names = names  # names of parameters, by id
         self.steps = [Step(0, "input", "", {}, image.data, [])]
-        self.numbers: dict[int, int] = {id(image): 0}  # of steps, by id of what the tape knows
-        self.alive: list[Any] = []  # so that no id comes again
+        self.numbers: dict[int, int] = {id(image): 0}  # number of each step, by the id of the tape's object
+        self.alive: list[Any] = []  # keeps objects alive, so that no id is used again
         image.hooks.append(self._note_gradient(self.steps[0]))
 
     def recorded(self, node: Node, inputs: Sequence[Array | Pending]) -> None:
@@ -267,10 +267,10 @@ class _Notes:
         self._watch_pullback(node, step)
 
     def summed(self, node: Node | Leaf) -> None:
-        """Nothing: what was added up is known by what each has given."""
+        """Does nothing: the parts of the sum are recorded already."""
 
     def used(self) -> list[Step]:
-        """The steps that the loss depends on, numbered anew: a model may have computed others, in vain."""
+        """The steps that the loss depends on, with new numbers: a model may have computed others that are not used."""
         kept = [step for step in self.steps if step.gradient is not None]
         numbers = {step.number: i for i, step in enumerate(kept)}
         for step in kept:
@@ -286,7 +286,7 @@ class _Notes:
         if number is not None:
             self.steps[number].value = array
             return Input("", number, array)
-        return Input(self.names.get(id(parent), ""), None, array.copy())  # parameters change when one trains on
+        return Input(self.names.get(id(parent), ""), None, array.copy())  # a copy: parameters may be trained later
 
     @staticmethod
     def _note_gradient(step: Step) -> Hook:
@@ -303,7 +303,7 @@ class _Notes:
             parts = pullback(dy, *totals)
             own = parts
             if any(total is not None for total in (totals[0] if totals else ())):
-                # it has added to what others gave: what it gives itself is computed once more, for the notes
+                # the pullback adds to a sum in place: compute its own part once more, for the record
                 own = pullback(dy, [None] * len(parents))
             for given, part, parent in zip(step.inputs, own, parents, strict=True):
                 if part is None or parent is None:

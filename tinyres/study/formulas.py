@@ -1,7 +1,7 @@
-"""What each operation computes, and how the gradient passes through it: the formulas of the docstrings, for pages.
+"""The formulas of each operation and of its gradients, from the docstrings, for pages.
 
-Written as one would type them: ``_{...}`` and ``^{...}`` are below and above the line. dL/dy is what came from above,
-dL/dx what is handed on.
+Notation: ``_{...}`` is below the line and ``^{...}`` above it. dL/dy is the gradient of the operation's result, dL/dx
+the gradient that it gives to its input.
 """
 
 import html
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Formula(NamedTuple):
-    """Lines of text; `where` explains signs, in words."""
+    """Lines of text; `where` explains the symbols, in words."""
 
     forward: tuple[str, ...]
     backward: tuple[str, ...]
@@ -119,8 +119,8 @@ FORMULAS: dict[str, Formula] = {
         ("y = 1/P Σ x over the P pixels of each window",), ("dL/dx = Σ dL/dy / P over the windows it is in",)
     ),
 }
-"""Of all operations but those of `_VARIED`, by the name on the tape. `ops.mean` is a sum and a division there,
-`ops.min` a max between two neg, `ops.transpose` a permute, `ops.flatten`, `ops.squeeze` and
+"""For all operations except those of `_VARIED`, by their name on the tape. There, `ops.mean` is a sum and a
+division, `ops.min` a max between two neg, `ops.transpose` a permute, `ops.flatten`, `ops.squeeze` and
 `ops.unsqueeze` a reshape, and `ops.global_avg_pool2d` an avg_pool2d."""
 
 
@@ -185,21 +185,21 @@ _VARIED = {"conv2d": _convolution, "linear": _affine, "batch_norm": _normalisati
 
 
 def formula(name: str, attributes: Mapping[str, Any], inputs: int) -> Formula | None:
-    """The formula of an operation as it was called.
+    """The formula of an operation, with the options that it was called with.
 
     Parameters
     ----------
     name : str
-        A node's, e.g. ``"conv2d"``.
+        The name of a node, e.g. ``"conv2d"``.
     attributes : mapping
-        A node's: whether there was a bias, a ReLU, the stride.
+        The attributes of a node: whether there was a bias or a ReLU, the stride, and others.
     inputs : int
-        How many tensors went in.
+        Number of input tensors.
 
     Returns
     -------
     Formula or None
-        None for an operation that is not the library's.
+        None for an operation that does not belong to the library.
 
     Examples
     --------
@@ -210,7 +210,7 @@ def formula(name: str, attributes: Mapping[str, Any], inputs: int) -> Formula | 
 
 
 def to_html(line: str) -> str:
-    """A line as HTML: single letters italic, as variables are set, what is below and above the line small.
+    """A line as HTML: single letters italic, like variables, and indices and exponents small.
 
     Examples
     --------
@@ -218,7 +218,7 @@ def to_html(line: str) -> str:
     '<i>y</i><sub><i>i</i></sub> = max(<i>x</i><sup>2</sup>, 0)'
     """
     line = re.sub(r"(?<![^\W\d_])(d?)([A-Za-zα-ωμσγβε])(?![^\W\d_])", r"\1<i>\2</i>", html.escape(line))
-    while (marked := re.sub(r"([_^])\{([^{}]*)\}", _script, line)) != line:  # from the inside out
+    while (marked := re.sub(r"([_^])\{([^{}]*)\}", _script, line)) != line:  # from the inside to the outside
         line = marked
     return line
 

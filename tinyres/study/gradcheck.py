@@ -1,8 +1,8 @@
-"""Gradcheck, explained: how far a difference quotient is from the derivative, for steps of every size.
+"""Gradcheck, explained: the difference between a difference quotient and the derivative, for steps of every size.
 
-A large step is wrong because the function bends (truncation), a small one because its values are rounded (round-off),
-and one that meets a kink because there is another function beyond it. In between there is a best step, and it says how
-much a gradient check can promise.
+A large step gives an error because the function is curved (truncation), a small step because its values are rounded
+(round-off), and a step across a kink because the function is a different one there. Between large and small there is a
+best step. Its error says how much a gradient check can prove.
 """
 
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = np.logspace(-15, 0, 151)
-NEIGHBOURS = 9  # steps, nearly a decade, whose median is taken where one error alone may be small by luck
+NEIGHBOURS = 9  # steps in a median, nearly a decade: a single error may be small by chance
 DTYPES = {"float64": np.float64, "float32": np.float32}
 COLOURS = {"float64": plots.RESIDUAL, "float32": plots.PLAIN}
 KINK, KINK_TEXT = "#e09f3e", "#9a6212"
 
 
 class Curve(NamedTuple):
-    """Errors of difference quotients in one dtype, each relative to the derivative, for every step of `STEPS`.
+    """Errors of difference quotients in one dtype, relative to the derivative, for every step of `STEPS`.
 
     The predictions are ``truncation * h**2``, ``forward_truncation * h`` and ``roundoff / h``.
     """
@@ -38,29 +38,29 @@ class Curve(NamedTuple):
     roundoff: float
     best_step: float
     best_error: float
-    predicted_step: float | None  # none where nothing is truncated
+    predicted_step: float | None  # None without truncation
     predicted_error: float | None
-    slopes: dict[str, float | None]  # of "central", "forward" (truncation) and "round-off"; none where there is no such
+    slopes: dict[str, float | None]  # of "central", "forward" (truncation), "round-off"; None if unknown
 
 
 class Errors(NamedTuple):
-    """What `errors` found."""
+    """The results of `errors`."""
 
     op: str
     derivative: float
-    kink: float | None  # the smallest step that crosses one; none up to a step of 1
+    kink: float | None  # the smallest step that crosses a kink; None if there is none up to a step of 1
     curves: dict[str, Curve]  # for "float64" and "float32"
 
 
 def errors(op: str, seed: int = 0) -> Errors:
-    """Measure the error of difference quotients of an operation, by step and dtype.
+    """Measure the error of an operation's difference quotients, for each step and dtype.
 
     Parameters
     ----------
     op : str
-        Of `tinyres.ops`.
+        An operation of `tinyres.ops`.
     seed : int
-        Of the inputs x, the direction d and the weights v.
+        Seed of the inputs x, the direction d and the weights v.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def errors(op: str, seed: int = 0) -> Errors:
     Raises
     ------
     ValueError
-        If there is no such operation, or the derivative is 0, of which no error is a part.
+        If there is no such operation, or the derivative is 0, since then there is no relative error.
 
     Notes
     -----
@@ -78,14 +78,14 @@ def errors(op: str, seed: int = 0) -> Errors:
         (f(h) - f(-h)) / 2h - f'(0) = h^2 f'''/6 + O(h^4) + round-off of about u R / h     (central)
         (f(h) - f(0)) / h - f'(0)   = h f''/2 + O(h^2) + the same                          (forward),
 
-    where u is half of the dtype's spacing at 1, and R^2 = sum_i (v_i y_i)^2 + sum_j (x_j dL/dx_j)^2: each value that
-    comes out, and each x + h d that goes in, is rounded, with errors that are random. The central error is least where
-    the derivative of the sum is 0, h = (3 u R / f''')^(1/3), which is of the order u^(1/3); and there it is
-    3/2 u R / h. f'' and f''' are measured by differences of f, in float64.
+    Here u is half of the dtype's spacing at 1, and R^2 = sum_i (v_i y_i)^2 + sum_j (x_j dL/dx_j)^2: every result, and
+    every input x + h d, is rounded, with random errors. The central error is smallest where the derivative of the sum
+    is 0, at h = (3 u R / f''')^(1/3), which is of the order u^(1/3). The error there is 3/2 u R / h. f'' and f''' are
+    measured by differences of f, in float64.
 
-    A kink is crossed where the gradient at x + h d or x - h d has its zeros in other places than the one at x, or the
-    same value with the other sign: ReLU and maximum pass a gradient on or do not, abs passes it on or turns it round,
-    and where each of them does is which branch they took.
+    A kink is crossed if the gradient at x + h d or x - h d has zeros in other places than the gradient at x, or the
+    same value with the opposite sign. ReLU and maximum either pass a gradient on or not, and abs passes it on with or
+    without a change of sign; so the zeros and signs show which branch each element took.
 
     References
     ----------
@@ -99,7 +99,7 @@ def errors(op: str, seed: int = 0) -> Errors:
     (2.0, 1.0, None)
     """
     problem = sample(op, seed)
-    rng = np.random.default_rng([seed, 1])  # not the numbers of the inputs again
+    rng = np.random.default_rng([seed, 1])  # other numbers than those of the inputs
     direction = [away_from_zero(rng, a.shape) for a in problem.inputs]
     shape = problem(*(Tensor(a) for a in problem.inputs)).shape
     v = away_from_zero(rng, shape)
@@ -113,7 +113,7 @@ def errors(op: str, seed: int = 0) -> Errors:
 
 
 class _Line:
-    """The function along the direction, in one dtype, with its derivative at 0 and the size of its rounding errors."""
+    """The function along the direction in one dtype, with its derivative at 0 and the size of its rounding errors."""
 
     def __init__(self, problem: Problem, direction: list[Array], v: Array, dtype: Any) -> None:
         self.problem, self.dtype, self.v = problem, dtype, v
@@ -126,7 +126,7 @@ class _Line:
         self.scale = float(np.sqrt(sum((t.astype(float) ** 2).sum() for t in terms)))
 
     def __call__(self, t: float) -> Array:
-        """v_i y_i(x + t d), term by term: their differences cancel before they are added up, in float64."""
+        """The terms v_i y_i(x + t d): differences are taken of each term before they are summed, in float64."""
         with no_grad():
             y = self.problem(*(Tensor(x + self.dtype(t) * d) for x, d in zip(self.x, self.d, strict=True)))
         return self.v * y.data.astype(float)
@@ -147,7 +147,7 @@ def _gradients(problem: Problem, arrays: list[Array], v: Array) -> tuple[Array, 
 
 # ---------------------------------------------------------------- kinks
 def _first_kink(problem: Problem, direction: list[Array], v: Array) -> float | None:
-    """The smallest step to which branches are others than at 0, found among `STEPS` and then by halving."""
+    """The smallest step where a branch differs from that at 0. It is searched in `STEPS`, then by halving."""
 
     def gradients(t: float) -> list[Array]:
         return _gradients(problem, [a + t * d for a, d in zip(problem.inputs, direction, strict=True)], v)[1]
@@ -168,9 +168,9 @@ def _first_kink(problem: Problem, direction: list[Array], v: Array) -> float | N
     return float(high)
 
 
-# ---------------------------------------------------------------- what is predicted, what is found
+# ---------------------------------------------------------------- predicted and measured errors
 def _higher_derivatives(line: _Line, kink: float | None) -> tuple[float, float]:
-    """|f''| and |f'''| at 0, or 0 where they are not to be told from rounding errors."""
+    """|f''| and |f'''| at 0, or 0 if they cannot be told from rounding errors."""
     h = min(3e-3, (kink or 1) / 4)
     below, low, here, high, above = (line(k * h).sum() for k in (-2, -1, 0, 1, 2))
     second, third = abs(high - 2 * here + low) / h**2, abs(above - 2 * high + 2 * low - below) / (2 * h**3)
@@ -185,10 +185,10 @@ def _curve(line: _Line, second: float, third: float, kink: float | None) -> Curv
     )
     truncation, bend, roundoff = third / 6 / abs(exact), second / 2 / abs(exact), line.unit * line.scale / abs(exact)
     smooth = _running_median(central)
-    best = int(len(smooth) - 1 - np.argmin(smooth[::-1]))  # of equal ones the largest step
+    best = int(len(smooth) - 1 - np.argmin(smooth[::-1]))  # of equal errors, the largest step
     predicted = (roundoff / (2 * truncation)) ** (1 / 3) if truncation else None
-    within = min(0.1, kink or 1)  # beyond, there are other terms
-    resolved = 1e3 * line.unit  # below, x + h d is not to be told from x
+    within = min(0.1, kink or 1)  # beyond this, other terms matter
+    resolved = 1e3 * line.unit  # below this, x + h d can hardly be told from x
     slopes = {
         "central": _slope(central, (within > STEPS) & (truncation * STEPS**2 > 30 * roundoff / STEPS)),
         "forward": _slope(forward, (within > STEPS) & (bend * STEPS > 30 * roundoff / STEPS)),
@@ -217,7 +217,7 @@ def _running_median(values: Array) -> Array:
 
 
 def _slope(errors: Array, where: Array) -> float | None:
-    """Of a straight line through the errors on logarithmic axes."""
+    """The slope of a straight line through the errors on logarithmic axes."""
     where = where & (errors > 0)
     if np.count_nonzero(where) < NEIGHBOURS:
         return None
@@ -225,7 +225,7 @@ def _slope(errors: Array, where: Array) -> float | None:
 
 
 def verdict(found: Errors) -> list[str]:
-    """What the curves say, in sentences."""
+    """Describe the curves in sentences."""
     sentences = []
     for name, curve in found.curves.items():
         text = f"{found.op}, {name}: best step {curve.best_step:.1e}, with a relative error of {curve.best_error:.1e}"
@@ -245,7 +245,7 @@ def verdict(found: Errors) -> list[str]:
 
 # ---------------------------------------------------------------- picture
 def draw(studies: list[Errors]) -> "Figure":
-    """Error by step on logarithmic axes, a panel for each operation."""
+    """Draw the error for each step on logarithmic axes, in a panel for each operation."""
     width = max(7.5, 4.6 * len(studies))
     figure, axes = plots.subplots(1, len(studies), width=width, height=4.8, sharey=True, squeeze=False)
     for axis, found in zip(axes[0], studies, strict=True):
@@ -257,7 +257,7 @@ def draw(studies: list[Errors]) -> "Figure":
 
 
 def _draw(axis: Any, found: Errors) -> None:
-    floor, top = 1e-17, 1e4  # errors of 0 have no place on a logarithmic axis
+    floor, top = 1e-17, 1e4  # a logarithmic axis cannot show an error of 0
     axis.set(xscale="log", yscale="log", xlim=(STEPS[0], STEPS[-1]), ylim=(floor, top), xlabel="step h", title=found.op)
     for name, curve in found.curves.items():
         colour = COLOURS[name]
@@ -286,7 +286,7 @@ def _draw(axis: Any, found: Errors) -> None:
 
 
 def _guide(axis: Any, factor: float, power: int, text: str, at: float, ha: str, va: str) -> None:
-    """A predicted error, factor * h**power, and its formula beside it."""
+    """Draw a predicted error, factor * h**power, and its formula."""
     if power > 0:
         axis.plot(STEPS, factor * STEPS**power, "--", color="0.35", linewidth=1)
     offset = 5 if ha == "left" else -5, 3 if va == "bottom" else -3

@@ -1,8 +1,8 @@
-"""The gym: pullbacks broken on purpose, one level at a time, for a learner to find and to mend.
+"""The gym: gradients that are broken on purpose, one in each level, for a learner to find and to repair.
 
-A level is a copy of one file of the package with one of the faults of `tinyres.testing.mutants` in it. The learner
-edits the copy. `check` loads it in place of the original, in a process of its own, and examines the operation, see
-`tinyres.study.exam`; the package itself is never changed.
+A level is a copy of one file of the package, with one of the faults of `tinyres.testing.mutants` in it. The learner
+edits the copy. `check` loads the copy in place of the original, in a process of its own, and examines the operation,
+see `tinyres.study.exam`. The package itself is never changed.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ LIMIT = 60.0  # seconds that a check may take
 
 
 class Level(NamedTuple):
-    """A fault to be found."""
+    """A fault to find."""
 
     number: int
     mutant: Mutant
@@ -33,17 +33,17 @@ class Level(NamedTuple):
 
     @property
     def op(self) -> str:
-        """The operation whose gradient shows the fault."""
+        """The operation whose gradient is wrong because of the fault."""
         return self.mutant.op
 
     @property
     def name(self) -> str:
-        """Of the level's folder."""
+        """The name of the level's folder."""
         return f"{self.number:02}-{self.op}"
 
     @property
     def file(self) -> str:
-        """Name of the file to mend."""
+        """The name of the file to repair."""
         return Path(self.mutant.file).name
 
 
@@ -92,7 +92,7 @@ LEVELS = tuple(Level(i, _BY_NAME[name], hint) for i, (name, hint) in enumerate(_
 
 
 def find(text: str) -> Level:
-    """A level by its number or name.
+    """Find a level by its number or name.
 
     Raises
     ------
@@ -113,15 +113,15 @@ def find(text: str) -> Level:
 
 # ---------------------------------------------------------------- what was done
 class Progress(NamedTuple):
-    """How far a learner is."""
+    """The solved levels, and the current one."""
 
-    solved: tuple[str, ...] = ()  # names of levels, in their order
-    current: str | None = None  # the one that was begun last
-    damaged: bool = False  # the file did not say
+    solved: tuple[str, ...] = ()  # names of levels, in order
+    current: str | None = None  # name of the level that was started last
+    damaged: bool = False  # whether the file could not be read
 
 
 def progress(folder: str | Path) -> Progress:
-    """What ``progress.json`` in the gym's folder says; where it is damaged, nothing is known to be solved."""
+    """Read ``progress.json`` in the gym's folder. If it is damaged, no level counts as solved."""
     names = [level.name for level in LEVELS]
     try:
         found = json.loads((Path(folder) / "progress.json").read_bytes())
@@ -134,24 +134,24 @@ def progress(folder: str | Path) -> Progress:
 
 
 def _keep(folder: Path, done: Progress) -> None:
-    """Write progress; where the file was damaged, what it held stays beside it."""
+    """Write progress. A damaged file is kept under another name."""
     content = json.dumps({"solved": done.solved, "current": done.current}, indent=2) + "\n"
     keep = folder / "progress.damaged.json" if done.damaged else None
     write_whole(folder / "progress.json", content.encode(), keep=keep)
 
 
 def next_level(done: Progress) -> Level | None:
-    """The first that is not solved; None where all are."""
+    """The first level that is not solved, or None if all are."""
     return next((level for level in LEVELS if level.name not in done.solved), None)
 
 
 def current_level(done: Progress) -> Level:
-    """The level that was begun last.
+    """The level that was started last.
 
     Raises
     ------
     ValueError
-        If none was.
+        If no level was started.
     """
     if done.current is None:
         why = "progress.json is damaged: say which level" if done.damaged else "no level was begun: `start` one"
@@ -176,22 +176,22 @@ the failing case is shown.
 
 
 def start(folder: str | Path, level: Level, *, again: bool = False) -> tuple[Path, bool]:
-    """Put a level's broken file, and a text that says what to do, into the gym's folder.
+    """Write a level's broken file, and a text with instructions, to the gym's folder.
 
     Parameters
     ----------
     folder : str or Path
-        Of the gym; made where it is not there.
+        The gym's folder; it is created if it does not exist.
     level : Level
     again : bool
-        Begin anew where the file is there already; what it held is kept, under a name that ends in ``.before``.
+        Start again if the file exists. The old file is kept, under a name that ends in ``.before``.
 
     Returns
     -------
     path : Path
-        Of the file to mend.
+        The file to repair.
     new : bool
-        Whether it was written. A learner's file is left as it is, but for `again`.
+        Whether the file was written. Without `again`, an existing file is not changed.
     """
     folder = Path(folder)
     path = folder / level.name / level.file
@@ -206,7 +206,7 @@ def start(folder: str | Path, level: Level, *, again: bool = False) -> tuple[Pat
 
 
 def solution(level: Level) -> str:
-    """What is to be changed, as a unified diff."""
+    """The change that repairs the file, as a unified diff."""
     source = (PACKAGE / level.mutant.file).read_text(encoding="utf-8")
     broken = level.mutant.edit(source)
     names = f"{level.name}/{level.file}", f"tinyres/{level.mutant.file}"
@@ -214,37 +214,37 @@ def solution(level: Level) -> str:
 
 
 class Report(NamedTuple):
-    """What came of a check."""
+    """The result of a check."""
 
     solved: bool
     verdict: str
     case: str = ""  # the smallest problem that fails
-    size: int = 0  # how many numbers there are in it
-    message: str = ""  # why, in gradcheck's words or Python's
-    printed: str = ""  # by the learner's file, on this problem
+    size: int = 0  # count of numbers in this problem
+    message: str = ""  # the message of gradcheck or Python
+    printed: str = ""  # output of the learner's file on this problem
 
 
 def check(folder: str | Path, level: Level, *, limit: float = LIMIT) -> Report:
-    """Examine a learner's file, and note it where the level is solved.
+    """Examine a learner's file, and record the level as solved if it is right.
 
     Parameters
     ----------
     folder : str or Path
-        Of the gym.
+        The gym's folder.
     level : Level
     limit : float
-        Seconds after which the file is taken for one that never ends.
+        Seconds after which the check stops: the file probably has an endless loop.
 
     Returns
     -------
     Report
-        Solved where gradcheck passes on all problems that were drawn, and results and gradients are those of the
-        original, for the other operations too: breaking the forward to fit the pullback does not count.
+        Solved if gradcheck passes on all problems that were drawn, and results and gradients of all operations are
+        those of the original. So changing the forward pass to fit a wrong pullback does not count.
 
     Raises
     ------
     ValueError
-        If the level was not begun.
+        If the level was not started.
     ImportError
         If Hypothesis is not installed.
     """
@@ -260,7 +260,7 @@ def check(folder: str | Path, level: Level, *, limit: float = LIMIT) -> Report:
 
 
 def examine(path: Path, level: Level, limit: float = LIMIT) -> Report:
-    """What `check` does, without a gym: is this file right in place of the level's?"""
+    """Do the work of `check` without a gym's folder: is this file right in place of the level's?"""
     import tinyres.testing.strategies  # noqa: F401  # says how to install Hypothesis
     from tinyres.study import exam
 
@@ -268,10 +268,10 @@ def examine(path: Path, level: Level, limit: float = LIMIT) -> Report:
     with tempfile.TemporaryDirectory() as temporary, _storage(temporary):
         expected, report, trace = (Path(temporary) / name for name in ("expected.npz", "report.json", "trace.txt"))
         exam.save(expected, exam.originals(level.op))
-        # -B: bytecode would be taken for that of an edit in the same second; -P: nothing from the current folder
+        # -B: the bytecode of an edit in the same second would be used; -P: no imports from the current folder
         command = [sys.executable, "-B", "-P", substitute.__file__, PACKAGE.parent, module, path.resolve(), level.op]
         command += [expected, report, trace, limit]
-        try:  # it ends by itself after the limit, but where even that hangs
+        try:  # the process stops itself after the limit; this is for a process that cannot
             process = subprocess.run(
                 list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=limit + 60
             )
@@ -290,7 +290,7 @@ def examine(path: Path, level: Level, limit: float = LIMIT) -> Report:
 
 @contextlib.contextmanager
 def _storage(folder: str) -> Iterator[None]:
-    """Hypothesis, here and in the process that is started, leaves nothing in the current folder."""
+    """Hypothesis writes nothing to the current folder, in this process and in the one that it starts."""
     name = "HYPOTHESIS_STORAGE_DIRECTORY"
     before = os.environ.get(name)
     os.environ[name] = folder
@@ -306,5 +306,5 @@ def _endless(limit: float) -> str:
 
 
 def _place(stack: str, path: Path) -> str:
-    """The line of a stack's text, innermost first, that is in the learner's file."""
+    """The innermost line of a traceback that is in the learner's file."""
     return next((f"It was here: {line.strip()}" for line in stack.splitlines() if str(path) in line), "")

@@ -1,7 +1,7 @@
-"""Loss landscapes: what the loss is around a trained network, in two random directions.
+"""Loss landscapes: the loss around a trained network, in a plane of two random directions.
 
-Li, Xu, Taylor, Studer and Goldstein, "Visualizing the loss landscape of neural nets", NeurIPS 2018: the minimum that a
-deep plain network ends in is sharp and rugged, that of a residual network of the same depth wide and smooth.
+Li, Xu, Taylor, Studer and Goldstein, "Visualizing the loss landscape of neural nets", NeurIPS 2018: the minimum of a
+deep plain network is sharp and rugged; that of a residual network of the same depth is wide and smooth.
 """
 
 import itertools
@@ -22,52 +22,52 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HIGHEST = 20.0
-"""Loss at which the colours end, so that they show the ground of the valley rather than the far corners."""
+"""The highest loss with a colour of its own, so that the colours show the bottom of the valley, not its far corners."""
 
-Direction: TypeAlias = dict[str, Array]  # for each parameter, by its name, an array of its shape
+Direction: TypeAlias = dict[str, Array]  # for each parameter name, an array of the parameter's shape
 
 
 class Surface(NamedTuple):
     """Loss and error around a trained network, at (a, b) = (steps[i], steps[j])."""
 
     name: str
-    steps: Array  # (P,), from -radius to radius, 0 in the middle: there is the trained network
+    steps: Array  # (P,), from -radius to radius; the trained network is in the middle, at 0
     losses: Array  # (P, P) float64, mean cross-entropy
-    errors: Array  # (P, P) float64, parts of 1
+    errors: Array  # (P, P) float64, between 0 and 1
 
 
 class Trained(NamedTuple):
-    """A network of a checkpoint, and what it is measured on."""
+    """A network from a checkpoint, and the data for its measurements."""
 
     name: str
     model: Module
-    loader: data.Loader  # training images, as they are
+    loader: data.Loader  # training images, without augmentation
     classes: list[str]
 
 
 # ---------------------------------------------------------------- what is measured
 def filter_normalised(model: Module, seed: int) -> Direction:
-    """A random direction in the space of the weights, each filter as long as the network's own.
+    """A random direction in the space of the weights; each filter has the norm of the network's own filter.
 
     Parameters
     ----------
     model : Module
     seed : int
-        One seed, one direction. Networks whose parameters have the same shapes get the same one, but for its lengths.
+        Networks whose parameters have the same shapes get the same direction from a seed, apart from the norms.
 
     Returns
     -------
     dict
-        For each parameter an array of its shape and dtype.
+        For each parameter name, an array of the parameter's shape and dtype.
 
     Notes
     -----
-    Each filter d of a normally distributed direction, which is a convolution's weights for one output channel or a
-    linear layer's for one output, is scaled to the length of the network's filter w in its place:
+    A filter is a convolution's weights for one output channel, or a linear layer's weights for one output. Each filter
+    d is drawn from a normal distribution, and scaled to the norm of the network's filter w in the same place:
 
         d <- d / ||d|| * ||w||                      (Li et al. 2018, section 4)
 
-    Without that, networks cannot be compared: batch norm makes the output independent of a filter's length, so the
+    Without this, networks cannot be compared: with batch norm the output does not depend on a filter's norm, so the
     same step is a large change of a network with small weights and a small change of one with large weights. Biases and
     batch norm's parameters get 0, as in the authors' code.
 
@@ -95,12 +95,12 @@ def filter_normalised(model: Module, seed: int) -> Direction:
 
 
 def grid(points: int, radius: float) -> Array:
-    """So many steps from -radius to radius, 0.0 in the middle.
+    """This number of steps from -radius to radius, with 0.0 in the middle.
 
     Raises
     ------
     ValueError
-        If the number is even, or less than 5; if the radius is no positive number.
+        If the number is even or less than 5, or the radius is not a positive number.
 
     Examples
     --------
@@ -123,20 +123,20 @@ def landscape(
     keep: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Surface:
-    """Measure loss and error of a network at each point of a plane through its weights.
+    """Measure loss and error of a network at each point of a plane in weight space.
 
     Parameters
     ----------
     net : Trained
-        Its weights are the same arrays afterwards as before.
+        Its weights are not changed by the measurement.
     directions : tuple of two dict
         See `filter_normalised`.
     steps : array of shape (P,)
-        Along each direction, see `grid`.
+        The steps along each direction, see `grid`.
     keep : str or Path, optional
-        A file that gets the points after each row. Where it is there, only the rest is measured.
+        A file that stores the points after each row. If it exists, only the missing points are measured.
     progress : callable, optional
-        Called with (points done, of how many).
+        Called with (points done, total points).
 
     Returns
     -------
@@ -146,7 +146,7 @@ def landscape(
     ------
     CheckpointError
         If the file `keep` is damaged.
-    Interrupted
+    On SIGINT or SIGTERM, after the current point was finished. With a file, it is kept.
         On SIGINT or SIGTERM: the point was finished and, where there is a file, kept.
 
     Notes
@@ -155,8 +155,8 @@ def landscape(
 
         f(a, b) = L(w + (a d + b e))                (Li et al. 2018, equation 1)
 
-    with the mean loss L over the images. Batch norm is in evaluation mode and keeps the running statistics of the
-    trained network, as in the authors' code: what is shown is the loss of the network that would be used.
+    L is the mean loss over the images. Batch norm is in evaluation mode and uses the running statistics of the trained
+    network, as in the authors' code: this is the loss of the network as it would be used.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def landscape(
                 if progress:
                     progress(len(found), total)
                 stop = stopped()
-                if keep is not None and (stop or len(found) % len(steps) == 0):  # each row: disks are slow
+                if keep is not None and (stop or len(found) % len(steps) == 0):  # after each row, since disks are slow
                     write_whole(keep, json.dumps(found).encode())
                 if stop:
                     raise train.Interrupted
@@ -208,15 +208,15 @@ def _kept(path: str | Path | None, most: int) -> list[tuple[float, float]]:
 
 # ---------------------------------------------------------------- networks from files
 def load(path: str | Path, images: int, root: str | None = None) -> Trained:
-    """A trained network of a run folder (its best checkpoint, else its last) or a checkpoint file.
+    """Load a trained network from a run folder (its best checkpoint, else its last) or a checkpoint file.
 
     Parameters
     ----------
     path : str or Path
     images : int
-        So many of the images that it was trained on, the first ones, neither cropped nor flipped.
+        Number of images: the first ones of those that it was trained on, neither cropped nor flipped.
     root : str, optional
-        Folder that holds the data set, where it is another than in training.
+        Folder of the data set, if it is not the folder that was used in training.
 
     Returns
     -------
@@ -227,7 +227,7 @@ def load(path: str | Path, images: int, root: str | None = None) -> Trained:
     CheckpointError
         If there is no checkpoint, or it is damaged.
     ValueError
-        If there are fewer images.
+        If the data set has fewer images.
     """
     path = Path(path)
     if path.is_dir():
@@ -255,23 +255,24 @@ def explore(
     seed: int = 0,
     progress: Callable[[int, int, int], None] | None = None,
 ) -> list[Surface]:
-    """The landscapes of several networks, in two directions each, which are kept in a folder as they are measured.
+    """Measure the landscapes of several networks, in two directions each, and store the points in a folder.
 
-    Each has a file ``grid-KEY.json`` there, whose key depends on all that the numbers depend on: weights, images,
-    options. So what was stopped goes on, and what differs is measured anew.
+    Each network has a file ``grid-KEY.json`` there. The key depends on everything that determines the numbers: weights,
+    images, options. So a stopped measurement continues where it stopped, and other weights or options are measured
+    anew.
 
     Parameters
     ----------
     nets : list of Trained
     folder : str or Path
     points : int
-        Along each direction; odd.
+        Number of points along each direction; odd.
     radius : float
-        Largest step, in lengths of the weights.
+        Largest step, as a multiple of the norm of the weights.
     seed : int
-        Of the directions.
+        Seed of the directions.
     progress : callable, optional
-        Called with (index of the network, points done, of how many).
+        Called with (index of the network, points done, total points).
 
     Returns
     -------
@@ -280,9 +281,9 @@ def explore(
     Raises
     ------
     ValueError
-        If the networks tell different classes apart: then their losses say nothing about each other.
+        If the networks were trained on different data sets, so that their losses cannot be compared.
     Interrupted
-        On SIGINT or SIGTERM: the point was finished and kept.
+        On SIGINT or SIGTERM, after the current point was finished and stored.
     """
     steps = grid(points, radius)
     for net in nets[1:]:
@@ -299,28 +300,28 @@ def explore(
 
 
 def _key(net: Trained, steps: Array, seed: int) -> str:
-    """A digest of all that a surface depends on."""
+    """A digest of everything that a surface depends on."""
     arrays = {f"model.{name}": array for name, array in net.model.state_dict().items()}
     arrays |= {name: getattr(net.loader, name) for name in ("images", "labels", "mean", "std")}
     return digest(arrays | {"steps": steps}, {"model": repr(net.model), "seed": str(seed)})
 
 
-# ---------------------------------------------------------------- what it says
+# ---------------------------------------------------------------- results in numbers
 class Sharpness(NamedTuple):
-    """A landscape in a few numbers."""
+    """A landscape, described by a few numbers."""
 
     name: str
-    loss: float  # of the trained network
+    loss: float  # loss of the trained network
     error: float
-    distances: list[float]  # from it: 0, one step, two steps, ... radius
-    mean: list[float]  # loss at these distances: over the points that are nearest to them
+    distances: list[float]  # distances from it: 0, one step, two steps, ... radius
+    mean: list[float]  # mean loss at these distances: over the points that are nearest to them
     least: list[float]
     most: list[float]
     basin: float  # part of the grid whose loss is at most 1 above that of the trained network
     bent: float  # part of the inner grid that is not convex
 
     def rise(self, distance: float) -> float:
-        """How much higher than the trained network the mean loss is at a distance, between whole steps a straight line.
+        """How much the mean loss rises from the trained network to a distance; linear interpolation between steps.
 
         Examples
         --------
@@ -331,7 +332,7 @@ class Sharpness(NamedTuple):
 
 
 def sharpness(surface: Surface) -> Sharpness:
-    """How steeply the loss rises around the trained network, and how much of its neighbourhood is not convex.
+    """Measure how steeply the loss rises around the trained network, and how much of the plane is not convex.
 
     Returns
     -------
@@ -339,8 +340,8 @@ def sharpness(surface: Surface) -> Sharpness:
 
     Notes
     -----
-    Not convex is where the smaller eigenvalue of the Hessian is negative, here of the 2 x 2 Hessian in the plane, by
-    central differences; Li et al., section 6, compute that of all weights.
+    A point is not convex if the smaller eigenvalue of the Hessian is negative. Here it is the 2 x 2 Hessian in the
+    plane, by central differences; Li et al., section 6, use the Hessian of all weights.
 
     Examples
     --------
@@ -353,10 +354,10 @@ def sharpness(surface: Surface) -> Sharpness:
     """
     losses, half = surface.losses, len(surface.steps) // 2
     index = np.arange(len(surface.steps)) - half
-    ring = np.hypot(index[:, None], index).round().astype(int)  # (P, P), whole steps from the middle
+    ring = np.hypot(index[:, None], index).round().astype(int)  # (P, P), distance from the middle in whole steps
     rings = [losses[ring == k] for k in range(half + 1)]
     f = losses
-    with np.errstate(invalid="ignore"):  # a loss may be infinite; what is not known to be convex is not
+    with np.errstate(invalid="ignore"):  # a loss may be infinite; such points count as not convex
         aa = f[2:, 1:-1] - 2 * f[1:-1, 1:-1] + f[:-2, 1:-1]
         bb = f[1:-1, 2:] - 2 * f[1:-1, 1:-1] + f[1:-1, :-2]
         ab = (f[2:, 2:] - f[2:, :-2] - f[:-2, 2:] + f[:-2, :-2]) / 4
@@ -375,7 +376,7 @@ def sharpness(surface: Surface) -> Sharpness:
 
 
 def verdict(found: list[Sharpness]) -> list[str]:
-    """What the numbers say: each network beside the first, half-way to the edge."""
+    """Compare each network with the first, half-way to the edge, in sentences."""
     first, *others = found
     half = first.distances[-1] / 2
     sentences = []
@@ -399,7 +400,7 @@ def verdict(found: list[Sharpness]) -> list[str]:
 
 
 def draw(surfaces: list[Surface]) -> "Figure":
-    """Contours of each loss, on one scale, and beside them how it rises with the distance from the trained network."""
+    """Contours of each loss, on one scale, and beside them the rise of the loss with the distance from the middle."""
     from matplotlib.colors import LogNorm
     from matplotlib.ticker import FuncFormatter
 
@@ -408,13 +409,13 @@ def draw(surfaces: list[Surface]) -> "Figure":
     finite = np.concatenate([s.losses[np.isfinite(s.losses)] for s in surfaces])
     low = max(finite.min(), 1e-3)
     high = min(max(finite.max(), 2 * low), max(HIGHEST, 4 * low))
-    levels = np.geomspace(low * 0.999, high, 20)  # the lowest point is inside
+    levels = np.geomspace(low * 0.999, high, 20)  # slightly less, so that the lowest point is included
     labels = [v for e in range(-3, 7) for v in (10.0**e, 2 * 10.0**e, 5 * 10.0**e)]
     colours = [plots.PLAIN if "plain" in surface.name else plots.RESIDUAL for surface in surfaces]
     for k, (axis, surface) in enumerate(zip(axes, surfaces, strict=False)):
         measured, steps = sharpness(surface), surface.steps
         radius = steps[-1]
-        heights = np.clip(np.nan_to_num(surface.losses.T, nan=np.inf), low, 1e6)  # of [y, x], as matplotlib has it
+        heights = np.clip(np.nan_to_num(surface.losses.T, nan=np.inf), low, 1e6)  # as [y, x], like matplotlib
         norm = LogNorm(levels[0], levels[-1])
         filled = axis.contourf(steps, steps, heights, levels, cmap="viridis", norm=norm, extend="max")
         axis.contour(steps, steps, heights, levels[::2], colors="black", linewidths=0.3, alpha=0.4)

@@ -1,4 +1,4 @@
-"""Where the steps of a pass are drawn: in blocks, each a column of operations with the shortcut beside it."""
+"""The places of steps in a drawing: in blocks, each a column of operations with its shortcut beside it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -7,7 +7,7 @@ from tinyres.nn import Module, Sequential
 
 
 class Placed(Protocol):
-    """What is arranged: something that was computed in a module, from others."""
+    """A step to be placed: a result that a module computed from other results."""
 
     @property
     def number(self) -> int: ...
@@ -18,7 +18,7 @@ class Placed(Protocol):
 
 
 class Cell(NamedTuple):
-    """The place of a step in its block. Lane 0 is the longest way through the block, lane 1 what runs beside it."""
+    """The place of a step in its block. Lane 0 is the longest path through the block, lane 1 is beside it."""
 
     step: int
     lane: int
@@ -31,7 +31,7 @@ class Block(NamedTuple):
     Attributes
     ----------
     path : str
-        Of the module, e.g. ``"layer1.0"``; empty for what the network itself calls.
+        Path of the block's module, e.g. ``"layer1.0"``; empty for operations that the network itself calls.
     title : str
     kind : str
         The module's class.
@@ -45,17 +45,17 @@ class Block(NamedTuple):
 
 
 def arrange(steps: Sequence[Placed], model: Module) -> list[Block]:
-    """Blocks of a pass, in the order of the forward pass.
+    """Divide a pass into blocks, in the order of the forward pass.
 
-    A block is the outermost module below the network that has modules of its own and is more than a sequence of them.
-    What is in none is in the stem, before the first block, or in the head, after the last.
+    A block is a module of the network that contains modules and is not only a sequence of them; of nested ones it is
+    the outermost. Other steps belong to the stem, before the first block, or to the head, after the last.
 
     Parameters
     ----------
     steps : sequence
         In the order of the forward pass; a step's number is its index.
     model : Module
-        What has computed them.
+        The model that computed them.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def _block_of(path: str, modules: dict[str, Module]) -> str:
 def _cells(members: list[int], steps: Sequence[Placed]) -> list[Cell]:
     inside = {number: [p for p in steps[number].parents if p in members] for number in members}
     length: dict[int, int] = {}
-    for number in members:  # parents come first
+    for number in members:  # parents come before
         length[number] = 1 + max((length[p] for p in inside[number]), default=0)
     longest = {at := members[-1]}
     while inside[at]:

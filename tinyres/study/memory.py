@@ -1,7 +1,7 @@
-"""Tape memory: which operation keeps which activation, over the course of a training step; and what checkpoints trade.
+"""Tape memory: the activations that each operation keeps during a training step; what checkpoints save and cost.
 
-Counted exactly, from what the tape's nodes hold, and not measured from outside. Parameters and the batch itself, which
-are there in any case, are left out, and so are gradients on their way down.
+It is counted exactly, from the arrays of the tape's nodes, and not measured from outside. Parameters and the batch
+itself are not counted, since they are always there. Gradients during backward are not counted either.
 """
 
 import time
@@ -33,15 +33,15 @@ WHY = {
     ("max_pool2d", "taps"): "places of the maxima",
     ("cross_entropy", "log_p"): "log p, for dL/dlogits",
 }
-"""By operation and name of the variable in its pullback. Others are called by the variable's name."""
-AGAIN = "input, to run again"  # what a node whose pullback was dropped holds
+"""Words for (operation, name of the variable in its pullback). For other variables, their name is used."""
+AGAIN = "input, to run again"  # for a node whose pullback was dropped
 
 
 class Kept(NamedTuple):
-    """An array that the tape holds when the forward pass is over.
+    """An array that the tape holds at the end of the forward pass.
 
-    `op` and `module` are of the first operation that holds it, `why` tells what for, and `also` are the modules of the
-    others.
+    `op` and `module` belong to the first operation that holds it, `why` says what it is for, and `also` lists the
+    modules of other operations that hold it.
     """
 
     op: str
@@ -53,15 +53,15 @@ class Kept(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What it is counted as."""
+        """The group that it is counted in."""
         return f"{'checkpoint' if self.why == AGAIN else self.op}: {self.why}"
 
 
 class Moment(NamedTuple):
-    """What the tape holds at a moment of the step: bytes, by operation and reason.
+    """The memory that the tape holds at a moment of the step: bytes, by operation and purpose.
 
-    `phase` is "forward" or, where a checkpoint runs again, "again": `op` has just been recorded. Or it is "backward":
-    the pullback of `op` is about to be called.
+    `phase` is "forward", or "again" if a checkpoint runs again: `op` has just been recorded. Or it is "backward": the
+    pullback of `op` will be called next.
     """
 
     phase: str
@@ -75,56 +75,56 @@ class Moment(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One training step: `segment` blocks are run again at a time, or none where it is 0."""
+    """One training step. A checkpoint has `segment` blocks; 0 means without checkpoints."""
 
     segment: int
     moments: list[Moment]
-    kept: list[Kept]  # in the order in which they were made
+    kept: list[Kept]  # in the order in which they were recorded
     seconds: list[float]
 
     @property
     def peak(self) -> int:
-        """Most bytes at one time."""
+        """The most bytes held at one time."""
         return max(moment.bytes for moment in self.moments)
 
     @property
     def after_forward(self) -> int:
-        """Bytes when the forward pass is over."""
+        """Bytes held at the end of the forward pass."""
         return sum(kept.bytes for kept in self.kept)
 
 
 def memory(
     model: ResNet, *, batch_size: int = 128, image_size: int = 32, segments: Sequence[int] | None = None, steps: int = 5
 ) -> list[Step]:
-    """Look at what the tape holds over a training step, with checkpoints and without.
+    """Measure the memory that the tape holds in a training step, with checkpoints and without.
 
     Parameters
     ----------
     model : ResNet
-        Is left as it was.
+        It is left as it was.
     batch_size, image_size : int
-        Of the images, which are noise.
+        Size of the batch and of the images, which are random noise.
     segments : sequence of int, optional
-        How many blocks a checkpoint has; it ends with its stage. See `segment_lengths` for the default.
+        Numbers of blocks in a checkpoint. A checkpoint never continues into the next stage. Default: `segment_lengths`.
     steps : int
-        How many are timed, of each kind and in turns. Nothing is watched meanwhile.
+        Number of timed steps of each kind, which take turns. Memory is not counted in these.
 
     Returns
     -------
     list of Step
-        The first without checkpoints, then one for each of `segments`.
+        The first is without checkpoints, then comes one for each of `segments`.
 
     Raises
     ------
     ValueError
         If a number is too small.
     RuntimeError
-        If a checkpoint changed a bit of a gradient, which must not be.
+        If a checkpoint changed a bit of a gradient, which would be an error.
 
     Notes
     -----
-    An array that several operations hold counts once, for the first of them; one that is a view counts as all of what
-    it is a view of, since that is what it keeps alive.
+    An array that several operations hold counts once, for the first of them. A view counts as the whole array that it
+    is a view of, since it keeps all of it alive.
 
     References
     ----------
@@ -170,7 +170,7 @@ def memory(
 
 
 def segment_lengths(model: ResNet) -> list[int]:
-    """Blocks to a segment: one, the square root of a stage's blocks and of all blocks, and a whole stage.
+    """Lengths of segments, in blocks: one, the square roots of a stage's and of all blocks, and a whole stage.
 
     Examples
     --------
@@ -184,7 +184,7 @@ def segment_lengths(model: ResNet) -> list[int]:
 
 
 def _take(model: ResNet, x: Tensor, labels: Array) -> None:
-    """A training step without its last part, the update, which takes the same time with checkpoints and without."""
+    """A training step without the update, which takes the same time with checkpoints and without."""
     model.zero_grad()
     ops.cross_entropy(model(x), labels).backward()
 
@@ -197,13 +197,13 @@ def _watch(model: ResNet, x: Tensor, labels: Array, length: int) -> Step:
     return Step(length, recorder.moments, recorder.kept, [])
 
 
-# ---------------------------------------------------------------- who holds what
+# ---------------------------------------------------------------- the arrays that nodes hold
 class _Recorder:
-    """Looks at all nodes that are alive whenever one was recorded, and before each pullback."""
+    """Inspects all living nodes whenever one is recorded, and before each pullback."""
 
     def __init__(self, there: list[Array]) -> None:
-        self.there = [owner(array) for array in there]  # in any case; referred to, so that ids stay theirs
-        self.nodes: list[weakref.ref[Node]] = []  # the tape must let go of them as ever
+        self.there = [owner(array) for array in there]  # always there; kept, so that no id is used again
+        self.nodes: list[weakref.ref[Node]] = []  # weak, so that the tape can free them as usual
         self.moments: list[Moment] = []
         self.kept: list[Kept] = []
 
@@ -218,7 +218,7 @@ class _Recorder:
 
     def _before_pullback(self, op: str, module: str, gradient: Array) -> None:
         if not self.kept:
-            self.kept = self._arrays()  # the first one: forward is over
+            self.kept = self._arrays()  # the first pullback: the forward pass is over
         self.look("backward", op, module)
 
     def look(self, phase: str, op: str, module: str) -> None:
@@ -242,7 +242,7 @@ class _Recorder:
 
 
 def holdings(node: Node) -> Iterator[tuple[Array, str]]:
-    """The arrays that a node keeps alive, and what for.
+    """The arrays that a node keeps alive, and their purpose.
 
     Examples
     --------
@@ -263,7 +263,7 @@ def holdings(node: Node) -> Iterator[tuple[Array, str]]:
 
 
 def closure(function: Any) -> dict[str, Any]:
-    """What a function closes over, by name; nothing for other callables.
+    """The variables that a function closes over, by name; empty for other callables.
 
     Examples
     --------
@@ -278,7 +278,7 @@ def closure(function: Any) -> dict[str, Any]:
 
 
 def owner(array: Array) -> Array:
-    """The array that a view is a view of, or the array itself.
+    """The base of a view, or the array itself.
 
     Examples
     --------
@@ -293,7 +293,7 @@ def owner(array: Array) -> Array:
 
 # ---------------------------------------------------------------- words and pictures
 def verdict(steps: list[Step], predicted: int) -> list[str]:
-    """What the numbers say; `predicted` are the bytes of all layers' outputs, see `models.summarize`."""
+    """Sentences on the numbers; `predicted` is the bytes of all layers' outputs, see `models.summarize`."""
     first, *others = steps
     total = first.after_forward
     sentences = [
@@ -312,7 +312,7 @@ def verdict(steps: list[Step], predicted: int) -> list[str]:
 
 
 def name(segment: int) -> str:
-    """Of a length, in words.
+    """A segment's length in words.
 
     Examples
     --------
@@ -323,7 +323,7 @@ def name(segment: int) -> str:
 
 
 def shown(count: int) -> str:
-    """Bytes in MiB, or in KiB where that is little.
+    """Bytes in MiB, or in KiB if they are few.
 
     Examples
     --------
@@ -334,7 +334,7 @@ def shown(count: int) -> str:
 
 
 def predicted_bytes(model: ResNet, batch_size: int, image_size: int) -> int:
-    """Of all layers' outputs, see `models.summarize`.
+    """Bytes of all layers' outputs, see `models.summarize`.
 
     Examples
     --------
@@ -350,7 +350,7 @@ TO_RUN_AGAIN, REST, RUNNING = "#3d405b", "#a8adb4", "0.9"
 
 
 def draw(steps: list[Step]) -> "Figure":
-    """Bytes held over a step, by what for: everything kept, and the best of the others; and each peak by its time."""
+    """Memory during a step by purpose, without checkpoints and with the best ones; and each kind's peak and time."""
     best = min(steps[1:], key=lambda step: step.peak, default=steps[0])
     figure, axes = plots.subplots(1, 3, width=14, height=5, sharey=True, width_ratios=[2, 2, 1.4])
     first = steps[0]

@@ -1,4 +1,4 @@
-"""An array as a small picture: channels side by side, a colour for each number."""
+"""An array as a small picture: channels side by side, with a colour for each number."""
 
 import base64
 import io
@@ -11,51 +11,52 @@ from PIL import Image
 from tinyres.tape import Array
 
 SEQUENTIAL = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
-"""From the smallest value to the largest (viridis at five points, whose brightness grows evenly)."""
+"""Colours from the smallest value to the largest (viridis at five points; its brightness grows evenly)."""
 DIVERGING = ("#053061", "#4393c3", "#f7f7f7", "#d6604d", "#67001f")
-"""Below 0 blue, 0 white, above 0 red (RdBu at five points)."""
-LEVELS = 65  # colours of a scale: few, for small files, and an odd number, so that 0 has the one in the middle
-GAP, NOT_FINITE = 254, 255  # their places in the palette
+"""Colours for numbers below 0 (blue), 0 (white) and above 0 (red): RdBu at five points."""
+LEVELS = 65  # colours of a scale: few, so that files are small; odd, so that 0 has the colour in the middle
+GAP, NOT_FINITE = 254, 255  # their indices in the palette
 LARGEST = 128  # side in pixels: 16 channels of 32 x 32
-KERNELS = 96  # of a weight's picture
+KERNELS = 96  # most kernels in the picture of a weight
 
 
 class Picture(NamedTuple):
-    """A picture as a ``data:`` address, and what it shows."""
+    """A picture as a ``data:`` address, with a description."""
 
     uri: str
     width: int
     height: int
     caption: str
-    low: float  # number that the first colour stands for
-    high: float  # and the last
-    tile: tuple[int, int]  # height and width of each of its tiles, which lie a pixel apart
+    low: float  # number with the first colour
+    high: float  # number with the last colour
+    tile: tuple[int, int]  # height and width of each tile; there is a gap of one pixel between tiles
     across: int  # tiles in a row
-    factor: float  # numbers along a pixel's side: more than one where they are averaged
+    factor: float  # numbers along a pixel's side: more than one if they are averaged
 
 
 def draw(array: Array, *, signed: bool, weight: bool = False, most: float | None = None) -> Picture:
-    """Draw an array, of which at most one image, and of that as many channels as fit.
+    """Draw an array: of a batch only the first image, and of that as many channels as fit.
 
     Parameters
     ----------
     array : ndarray
-        An activation (N, C, H, W) becomes a mosaic of the first image's channels, a weight (O, I, KH, KW) one of
-        kernels, a row for each output channel. Fewer axes become a matrix, a strip, or a single square.
+        An activation (N, C, H, W) becomes a mosaic of the first image's channels. A weight (O, I, KH, KW) becomes a
+        mosaic of kernels, with a row for each output channel. Arrays with fewer axes become a matrix, a strip, or one
+        square.
     signed : bool
-        Colours of `DIVERGING`, with white at 0, as for gradients; else `SEQUENTIAL` from smallest to largest of what is
-        shown.
+        If True, the colours of `DIVERGING`, with white at 0, as for gradients. If False, those of `SEQUENTIAL`, from
+        the smallest to the largest number shown.
     weight : bool
-        What the axes of a 4-D array are.
+        Whether a 4-D array is a weight, not an activation.
     most : float, optional
-        Where signed, what the last colour stands for, so that several pictures can be compared; by default the largest
-        magnitude of what is shown.
+        If `signed`, the magnitude with the last colour, so that several pictures can be compared; by default the
+        largest magnitude shown.
 
     Returns
     -------
     Picture
-        An indexed PNG of at most 128 x 128 pixels and the gaps, a matrix of at most 128 x 256; what is not finite is
-        magenta.
+        An indexed PNG of at most 128 x 128 pixels without the gaps; for a matrix, at most 128 x 256. Numbers that are
+        not finite are magenta.
 
     Examples
     --------
@@ -78,7 +79,7 @@ def draw(array: Array, *, signed: bool, weight: bool = False, most: float | None
 
 
 def photograph(pixels: Array) -> Picture:
-    """A uint8 image (3, H, W) as it is; one larger than 128 pixels is made smaller."""
+    """A uint8 image (3, H, W) as it is; it is reduced if it is larger than 128 pixels."""
     picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     picture.thumbnail((LARGEST, LARGEST))
     caption, factor = f"{pixels.shape[2]} × {pixels.shape[1]} pixels", pixels.shape[2] / picture.width
@@ -87,7 +88,7 @@ def photograph(pixels: Array) -> Picture:
 
 # ---------------------------------------------------------------- arrays into tiles
 def _tiles(array: Array, weight: bool) -> tuple[list[Array], int, str, int]:
-    """What is drawn, how many of them side by side, what it is, and how many numbers along a pixel's side."""
+    """The tiles, how many are side by side, a caption, and how many numbers are averaged along a pixel's side."""
     if not array.size:
         return [np.zeros((1, 1))], 1, "empty", 1
     if array.ndim < 4:
@@ -110,22 +111,22 @@ def _tiles(array: Array, weight: bool) -> tuple[list[Array], int, str, int]:
     fit = min(b, math.prod(max(LARGEST // side, 1) for side in channels[0].shape))
     count = f"{fit} of {b} channels" if fit < b else f"{b} channel{'s' * (b > 1)}"
     least = math.ceil(math.sqrt(fit))
-    columns = next((c for c in range(least, 2 * least + 1) if fit % c == 0), least)  # full rows, if that can be
+    columns = next((c for c in range(least, 2 * least + 1) if fit % c == 0), least)  # full rows, if possible
     return channels[:fit], columns, f"{count} of {h} × {w}{averaged}", factor
 
 
 def _smaller(image: Array, factor: int) -> Array:
-    """Means of squares of `factor` x `factor` pixels; what is left over at the edges is dropped."""
+    """Means of squares of `factor` x `factor` pixels; the rest at the edges is left out."""
     if factor == 1:
         return image
     h, w = (n // factor or 1 for n in image.shape)
     cut = image[: h * factor, : w * factor]
-    with np.errstate(all="ignore"):  # of what is not finite, the mean is not either
+    with np.errstate(all="ignore"):  # the mean of numbers that are not finite is not finite
         return cut.reshape(h, cut.shape[0] // h, w, cut.shape[1] // w).mean((1, 3), np.float64)
 
 
 def _join(tiles: list[Array], columns: int) -> Array:
-    """Tiles in rows, a pixel's gap between them."""
+    """Tiles in rows, with a gap of one pixel between them."""
     h, w = tiles[0].shape
     rows = math.ceil(len(tiles) / columns)
     joined = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1), GAP, np.uint8)
@@ -137,13 +138,13 @@ def _join(tiles: list[Array], columns: int) -> Array:
 
 # ---------------------------------------------------------------- numbers into colours
 def _levels(tile: Array, low: float, high: float) -> Array:
-    """Places in the palette."""
-    unit = max(abs(low), abs(high)) or 1.0  # first, since the distance of two numbers can be more than the largest
+    """Indices in the palette."""
+    unit = max(abs(low), abs(high)) or 1.0  # divide first, since a difference of two numbers can overflow
     low, high = low / unit, high / unit
     finite = np.isfinite(tile)
     part = (np.where(finite, tile, 0) / unit - low) / ((high - low) or 1.0)
     if high == low:
-        part = part + 0.5  # all the same: the middle of the scale
+        part = part + 0.5  # all numbers are equal: the middle of the scale
     levels = np.rint(part.clip(0, 1) * (LEVELS - 1))
     return np.where(finite, levels, NOT_FINITE).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Arrays in a page, number by number: their bytes as text, each array once, and no more than a page can bear."""
+"""The numbers of arrays in a page: their bytes as text, each array once, up to a limit on the page's size."""
 
 import base64
 from typing import Any
@@ -9,10 +9,10 @@ from tinyres.tape import Array
 
 
 class Numbers:
-    """Arrays on their way into a page.
+    """The arrays of a page.
 
-    Of a network too large, those of few numbers go in and the others do not: the limit is one size for all, so that a
-    reader knows what to expect.
+    If a network has too many numbers, small arrays are included and large ones are not. The limit is the same for all
+    arrays, so that a reader knows which ones to expect.
 
     Examples
     --------
@@ -24,28 +24,28 @@ class Numbers:
     """
 
     def __init__(self) -> None:
-        self.places: dict[tuple[int, bytes], int] = {}  # of arrays by the bits of a number, and their bytes
+        self.places: dict[tuple[int, bytes], int] = {}  # place of each array, by bits of a number and its bytes
 
     def add(self, array: Array) -> int:
-        """Its place among the arrays; an array with the same bytes has the same."""
+        """Add an array, and return its place. Arrays with the same bytes have the same place."""
         kind = np.float64 if array.dtype == np.float64 else np.float32
         whole = np.ascontiguousarray(array, np.dtype(kind).newbyteorder("<"))
         return self.places.setdefault((8 * whole.itemsize, whole.tobytes()), len(self.places))
 
     def largest(self, most: int) -> int:
-        """A size, in numbers: the arrays that are no larger have at most `most` numbers together."""
+        """The largest size so that all arrays up to this size have at most `most` numbers together."""
         total, fits = 0, 0
         sizes = sorted(8 * len(content) // bits for bits, content in self.places)
         for i, size in enumerate(sizes):
             total += size
             if total > most:
                 break
-            if sizes[i + 1 : i + 2] != [size]:  # the last of its size
+            if sizes[i + 1 : i + 2] != [size]:  # the last array of its size
                 fits = size
         return fits
 
     def contents(self, largest: int) -> list[dict[str, Any] | None]:
-        """In the order of their places; None for those that are larger."""
+        """The arrays in the order of their places; None for arrays that are larger than `largest`."""
         return [
             {"bits": bits, "base64": base64.b64encode(content).decode()}
             if 8 * len(content) // bits <= largest

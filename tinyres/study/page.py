@@ -1,4 +1,4 @@
-"""A page of both passes: a single HTML file that needs nothing else, no network either."""
+"""A page of a forward and a backward pass: one HTML file that needs no other file and no network."""
 
 import json
 import math
@@ -15,9 +15,9 @@ from tinyres.study.formulas import formula, to_html
 from tinyres.study.numbers import Numbers
 from tinyres.tape import Array
 
-LIKELIEST = 5  # classes that are shown
-ROOM = 18_000_000  # characters of a page, up to which numbers are added to the pictures
-NUMBERS = 1_300_000  # of a page at most: 7 MB as text
+LIKELIEST = 5  # number of classes that are shown
+ROOM = 18_000_000  # characters of a page that pictures and numbers may have together
+NUMBERS = 1_300_000  # most numbers in a page: 7 MB as text
 
 
 def render(
@@ -32,11 +32,11 @@ def render(
     title : str
         The model's name.
     about : str
-        A sentence about the weights and the image.
+        A sentence on the weights and the image.
     picture : uint8 array of shape (3, H, W), optional
-        The image as it was before it was normalised.
+        The image before it was normalised.
     classes : sequence of str, optional
-        Names; numbers by default.
+        Names of the classes; their numbers by default.
 
     Returns
     -------
@@ -83,12 +83,12 @@ def find_jinja() -> Any:
 
 
 def contents(passes: Passes, *, picture: Array | None = None, classes: Sequence[str] | None = None) -> dict[str, Any]:
-    """What the page shows, as JSON has it."""
+    """The contents of the page, as JSON."""
     names = [str(k) for k in range(len(passes.probabilities))] if classes is None else list(classes)
     likeliest = np.argsort(-passes.probabilities, kind="stable")[:LIKELIEST]
     numbers = Numbers()
     steps = [_step(step, numbers) for step in passes.steps]
-    left = (ROOM - len(json.dumps(steps))) * 3 // 16  # base64 has 16 characters for 3 numbers of 32 bits
+    left = (ROOM - len(json.dumps(steps))) * 3 // 16  # base64 needs 16 characters for 3 numbers of 32 bits
     largest = numbers.largest(max(0, min(NUMBERS, left)))
     for step, shown in zip(passes.steps, steps, strict=True):
         if len(step.received) > 1 and step.value.size <= largest:
@@ -119,7 +119,7 @@ def statistics(array: Array) -> dict[str, Any]:
     if not array.size:
         return {}
     x = array.astype(np.float64)
-    with np.errstate(all="ignore"):  # what is not finite shows as such
+    with np.errstate(all="ignore"):  # numbers that are not finite give results that are not finite
         found = {
             "min": x.min(),
             "max": x.max(),
@@ -168,7 +168,7 @@ def _step(step: Step, numbers: Numbers) -> dict[str, Any]:
 
 
 def _fork(step: Step, numbers: Numbers) -> list[dict[str, Any]]:
-    """Of a result that is used more than once: the gradients that came, and their sum, all in the same colours."""
+    """For a result that is used more than once: its gradients and their sum, all on one scale of colours."""
     assert step.gradient is not None
     arrays = [*(given.gradient for given in step.received), step.gradient]
     most = max(float(np.abs(a[np.isfinite(a)]).max(initial=0)) for a in arrays)
@@ -176,7 +176,7 @@ def _fork(step: Step, numbers: Numbers) -> list[dict[str, Any]]:
 
 
 def _input(given: Input, numbers: Numbers) -> dict[str, Any]:
-    """A step's result is shown at that step; a parameter or a constant is shown here."""
+    """The contents for an input. A step's result is shown at that step, a parameter or a constant here."""
     norm = None if given.gradient is None else statistics(given.gradient).get("norm")
     if given.step is not None:
         return {"step": given.step, "norm": norm}
@@ -198,13 +198,13 @@ def _shown(array: Array, numbers: Numbers, *, signed: bool, **how: Any) -> dict[
 
 
 def _number(value: Any) -> float | str:
-    """A float, or the name of what JSON has no number for."""
+    """A float, or the name of a value that JSON has no number for: nan or an infinity."""
     value = float(value)
     return value if math.isfinite(value) else str(value)
 
 
 def _script_safe(content: dict[str, Any]) -> Any:
-    """JSON that no part of can end the script it stands in."""
-    from markupsafe import Markup  # comes with jinja2
+    """JSON without text that could end the script element around it."""
+    from markupsafe import Markup  # installed with jinja2
 
     return Markup(json.dumps(content, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"))

@@ -1,4 +1,4 @@
-"""Something to differentiate for every operation: how it is called on nothing but tensors, and a small example."""
+"""Problems for gradient checks: every operation as a function of tensors only, and a small example of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor, *residual: Tensor, **options: Any) -> Tensor:
     c = x.shape[1]
     mean, var = np.linspace(-0.5, 0.5, c).astype(x.dtype), np.linspace(0.5, 2, c).astype(x.dtype)
-    # eps: with 1e-5, two values that happen to be close are too near a pole to take differences
+    # eps: with 1e-5, two values that are close by chance are too near a pole for differences
     return ops.batch_norm(x, mean, var, weight, bias, residual=residual[0] if residual else None, eps=0.1, **options)
 
 
@@ -72,24 +72,24 @@ _CALLS: dict[str, Callable[..., Tensor]] = {
     "stack": _stack,
     "where": _where,
 }
-"""Of those operations that take more than tensors and options, or tensors in another way."""
+"""Calls of operations that need more than tensors and options, or take tensors in another way."""
 
 
 # ---------------------------------------------------------------- problems
 @dataclass(frozen=True)
 class Problem:
-    """An operation, and where to differentiate it.
+    """An operation, and the point where it is differentiated.
 
     Attributes
     ----------
     op : str
         Its name in `tinyres.ops`.
     inputs : tuple of ndarray
-        By which to differentiate.
+        It is differentiated with respect to these.
     options : dict
         Its keyword arguments.
     twice : bool
-        Whether the inputs are used by two such operations, whose results are added.
+        Whether two such operations use the inputs, and their results are added.
 
     Examples
     --------
@@ -105,20 +105,20 @@ class Problem:
     twice: bool = False
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """The operation's result on these tensors."""
+        """The result of the operation on these tensors."""
         call = _CALLS.get(self.op) or getattr(ops, self.op)
         y = call(*tensors, **self.options)
         return y + call(*tensors, **self.options) if self.twice else y
 
     def results(self, dtype: Any = np.float64) -> list[Array]:
-        """The result on the inputs, and the gradients that it gives them for a dL/dy between 1 and 2."""
+        """The result on the inputs, and their gradients, for a dL/dy with elements between 1 and 2."""
         tensors = [Tensor(a.astype(dtype), requires_grad=True) for a in self.inputs]
         y = self(*tensors)
         y.backward((1.5 + 0.5 * np.cos(np.arange(y.size))).reshape(y.shape).astype(dtype))
         return [y.data, *(np.zeros_like(t.data) if t.grad is None else t.grad for t in tensors)]
 
     def __str__(self) -> str:
-        """The call and all the numbers in it."""
+        """The call, and all numbers in it."""
         names = [f"x{i}" for i in range(len(self.inputs))] if len(self.inputs) > 1 else ["x"]
         call = f"{self.op}({', '.join([*names, *(f'{k}={v!r}' for k, v in self.options.items())])})"
         lines = [f"{call} + {call}" if self.twice else call]
@@ -181,7 +181,7 @@ _SAMPLES: dict[str, tuple[tuple[Shape, ...], dict[str, Any]]] = {
     "where": (((3, 4), (4,)), {}),
 }
 POSITIVE = ("log", "sqrt")
-"""Operations whose inputs must be; they get numbers from 1.5 to 3, where others get normal ones."""
+"""Operations whose inputs must be positive: they get numbers from 1.5 to 3, the others get normal ones."""
 
 
 def sample(op: str, seed: int = 0) -> Problem:

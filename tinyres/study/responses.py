@@ -1,7 +1,7 @@
-"""Layer responses: how strong each layer's result is in a trained network (He et al., CVPR 2016, figure 7).
+"""Layer responses: the strength of each layer's result in a trained network (He et al., CVPR 2016, figure 7).
 
-The response of a layer is what its batch norm gives, before a shortcut is added and before ReLU. At the end of a
-residual block it is what the block adds to its shortcut, so its size says how far the block is from the identity.
+The response of a layer is the result of its batch norm, before the shortcut is added and before ReLU. At the end of a
+residual block, it is added to the shortcut, so its size says how far the block is from the identity.
 """
 
 import contextlib
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 class Response(NamedTuple):
-    """One layer: the path of its batch norm, and the standard deviation of what that gives."""
+    """One layer: the path of its batch norm, and the standard deviation of its response."""
 
     layer: str
     std: float
 
 
 class Responses(NamedTuple):
-    """One network: its name, and its layers from first to last."""
+    """One network: its name, and its layers in order."""
 
     model: str
     layers: list[Response]
 
     @property
     def mean(self) -> float:
-        """Of all layers' standard deviations."""
+        """The mean of all layers' standard deviations."""
         return float(np.mean([response.std for response in self.layers]))
 
 
 def measure(model: ResNet, batches: Iterable[Array]) -> list[Response]:
-    """The response of every layer but those of shortcuts, over all images.
+    """Measure the response of every layer except those in shortcuts, over all images.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def measure(model: ResNet, batches: Iterable[Array]) -> list[Response]:
     Raises
     ------
     ValueError
-        Where the model is in training mode, or its blocks begin with batch norm: then layers have no such response.
+        If the model is in training mode, or its blocks begin with batch norm: then layers have no such response.
 
     Examples
     --------
@@ -72,11 +72,11 @@ def measure(model: ResNet, batches: Iterable[Array]) -> list[Response]:
         raise ValueError("model: it is in training mode, expected evaluation: call model.eval() first")
     if any(getattr(block, "preactivation", False) for _, block in model.blocks()):
         raise ValueError("model: its blocks begin with batch norm, expected one behind each convolution")
-    moments: dict[str, list[tuple[int, float, float]]] = {}  # of each batch: size, mean, variance
+    moments: dict[str, list[tuple[int, float, float]]] = {}  # for each batch: size, mean, variance
 
     def watch(path: str, layer: BatchNorm2d) -> HookHandle:
         def hook(module: Module, args: tuple[Tensor, ...], y: Tensor) -> None:
-            alone = layer.forward(args[0]).data.astype(np.float64)  # without the shortcut and ReLU of the call
+            alone = layer.forward(args[0]).data.astype(np.float64)  # without the shortcut and the ReLU of this call
             moments.setdefault(path, []).append((alone.size, alone.mean(), alone.var()))
 
         return layer.register_forward_hook(hook)
@@ -91,14 +91,14 @@ def measure(model: ResNet, batches: Iterable[Array]) -> list[Response]:
 
 
 def _std(parts: list[tuple[int, float, float]]) -> float:
-    """Of all numbers, from the size, mean and variance of each part of them."""
+    """The standard deviation of all numbers, from the size, mean and variance of each batch."""
     sizes, means, variances = np.array(parts).T
     mean = np.average(means, weights=sizes)
     return float(np.sqrt(np.average(variances + (means - mean) ** 2, weights=sizes)))
 
 
 def of(net: Trained) -> Responses:
-    """Of a trained network, on its images.
+    """The responses of a trained network, on its images.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def of(net: Trained) -> Responses:
 
 # ---------------------------------------------------------------- words and pictures
 def verdict(profiles: Sequence[Responses]) -> list[str]:
-    """The mean of each network's responses.
+    """The mean of each network's responses, in a sentence.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def verdict(profiles: Sequence[Responses]) -> list[str]:
 
 
 def draw(profiles: Sequence[Responses]) -> "Figure":
-    """By layer as in the network, and from large to small, as in the paper's figure 7."""
+    """Draw the responses in the order of layers, and from large to small, as in the paper's figure 7."""
     figure, axes = plots.subplots(1, 2, width=11, height=4.0, sharey=True)
     depths = {p.model: len(p.layers) for p in profiles}
     for p in profiles:

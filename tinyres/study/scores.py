@@ -1,4 +1,4 @@
-"""Pictures of what a network gets wrong: whom it takes for whom, how sure it is, and its worst mistakes."""
+"""Pictures of a network's errors: which classes it confuses, how sure it is, and its worst mistakes."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from tinyres import plots
 from tinyres.evaluation import Scores
 from tinyres.tape import Array
 
-FEW_CLASSES = 20  # whose numbers can be read in a picture
-SHEET = 25  # mistakes
+FEW_CLASSES = 20  # up to this many classes, the numbers in a picture are readable
+SHEET = 25  # number of mistakes in a sheet
 
 
 def confusion(scores: Scores, classes: Sequence[str]) -> Any:
-    """The share of each class (row) that gets each answer (column), on a scale on which rare mistakes show.
+    """The share of each class (row) that gets each answer (column), on a scale that shows rare mistakes.
 
     Examples
     --------
@@ -41,7 +41,7 @@ def confusion(scores: Scores, classes: Sequence[str]) -> Any:
 
 
 def reliability(scores: Scores) -> Any:
-    """Accuracy by confidence, beside the diagonal on which they are the same, and how many images there are.
+    """Accuracy for each confidence, with the diagonal where both are equal, and the number of images.
 
     Guo et al., "On calibration of modern neural networks", 2017, figure 1.
 
@@ -67,7 +67,7 @@ def reliability(scores: Scores) -> Any:
 
 
 def mistakes(scores: Scores, images: Array, classes: Sequence[str]) -> Any:
-    """The worst mistakes as a sheet: pictures, what they are, and what they are taken for with which probability.
+    """The worst mistakes in one picture: images, their classes, and the answers with their probabilities.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The lines of source that computed a node: the call in the model, the operation, and the pullback."""
+"""The source lines that computed a node: the call in the model, the operation, and the pullback."""
 
 import ast
 import functools
@@ -23,13 +23,13 @@ class Source(NamedTuple):
     Attributes
     ----------
     file : str
-        Below the folder that holds the package, else the path as Python knows it.
+        Relative to the folder that contains the package, else the path that Python has.
     line : int
-        The first one, counted from 1.
+        The number of the first line, counted from 1.
     text : str
-        The lines, without the indentation they share; empty where the file is not to be read.
+        The lines, without their common indentation; empty if the file cannot be read.
     mark : tuple of int or None
-        First and last column of what ran, in a `text` of one line.
+        First and last column of the call that ran, if `text` is one line.
     """
 
     file: str
@@ -39,20 +39,20 @@ class Source(NamedTuple):
 
 
 def calls(frame: FrameType | None, inside: str) -> tuple[Source, Source, Source]:
-    """Who recorded an operation, from a frame on the way to `record`.
+    """The code that recorded an operation, found from a frame between it and `record`.
 
     Parameters
     ----------
     frame : frame
-        That of `tinyres.record`.
+        The frame of `tinyres.record`.
     inside : str
-        Name of the module that runs the model: its frames are nobody's model.
+        Name of the module that runs the model: its frames do not count as the model.
 
     Returns
     -------
     model, layer, op : Source
-        The line of the model's own code, that of the layer it called, and that of the operation which computes the
-        result. Where the model consists of layers alone, the first is the second.
+        The line in the model's own code, the line in the layer that it called, and the line in the operation that
+        computes the result. If the model consists of layers only, the first equals the second.
     """
     frames = []
     while frame is not None:
@@ -68,7 +68,7 @@ def calls(frame: FrameType | None, inside: str) -> tuple[Source, Source, Source]
 
 
 def pullback(function: Pullback) -> Source:
-    """A pullback as it was written. A lambda's is the whole statement."""
+    """The source lines of a pullback. For a lambda, the whole statement."""
     code: CodeType = function.__code__
     lines, first = _definition(code)
     return Source(_file(code), first, _dedent(lines))
@@ -80,29 +80,29 @@ def _is_in(frame: FrameType, packages: tuple[str, ...]) -> bool:
 
 
 def _running(frame: FrameType) -> Source:
-    """The call that a frame is in the middle of."""
+    """The call that a frame is executing."""
     first, last, start, end = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     first, last = first or frame.f_lineno, last or frame.f_lineno
     lines = _lines(frame.f_code, first, last)
     mark = None
     if len(lines) == 1 and start is not None and end is not None:
-        raw = lines[0].encode()  # columns are counted in bytes
+        raw = lines[0].encode()  # columns count bytes
         blank = len(lines[0]) - len(lines[0].lstrip())
         mark = len(raw[:start].decode()) - blank, len(raw[:end].decode()) - blank
     return Source(_file(frame.f_code), first, _dedent(lines), mark)
 
 
 def _computing(frame: FrameType) -> Source:
-    """Where the array was computed that `record` was given: its own line, or that of the variable it was given."""
+    """The line that computed the array given to `record`: that of `record` itself, or of the variable's assignment."""
     first, last = _assignment(frame.f_code, frame.f_lineno)
     if not first:
         return _running(frame)
     return Source(_file(frame.f_code), first, _dedent(_lines(frame.f_code, first, last)))
 
 
-@functools.cache  # reading source takes longer than most operations
+@functools.cache  # reading source is slower than most operations
 def _definition(code: CodeType) -> tuple[tuple[str, ...], int]:
-    """The lines that define a function, and the number of the first; none where there is no file."""
+    """The lines that define a function, and the number of the first; empty if there is no file."""
     try:
         lines, first = inspect.getsourcelines(code)
     except OSError:
@@ -112,11 +112,11 @@ def _definition(code: CodeType) -> tuple[tuple[str, ...], int]:
 
 @functools.cache
 def _assignment(code: CodeType, recorded: int) -> tuple[int, int]:
-    """First and last line of what computes the variable that is recorded in line `recorded`, or zeros."""
+    """First and last line that compute the variable which line `recorded` records, or zeros."""
     lines, start = _definition(code)
     try:
         tree = ast.parse(textwrap.dedent("".join(lines)))
-    except SyntaxError:  # of a lambda, the lines are no statement
+    except SyntaxError:  # the lines of a lambda may not be a statement
         return 0, 0
     line = recorded - start + 1
     names = {
@@ -139,7 +139,7 @@ def _assignment(code: CodeType, recorded: int) -> tuple[int, int]:
 
 
 def _set(statement: ast.Assign | ast.Expr) -> list[ast.expr]:
-    """What a statement writes to: its targets, or arguments of what it launches."""
+    """The expressions that a statement writes to: its targets, or arguments of the work that it launches."""
     if isinstance(statement, ast.Assign):
         return statement.targets
     call = statement.value
@@ -156,7 +156,7 @@ def _lines(code: CodeType, first: int, last: int) -> list[str]:
 
 
 def _dedent(lines: Sequence[str]) -> str:
-    """Without the indentation of the first line: those below may start further left in a string, and stay there."""
+    """Remove the indentation of the first line. Lines of a string may have less indentation, and stay as they are."""
     blank = lines[0][: len(lines[0]) - len(lines[0].lstrip())] if lines else ""
     return "".join(line.removeprefix(blank) for line in lines).rstrip()
 
@@ -167,7 +167,7 @@ def _file(code: CodeType) -> str:
 
 
 def frame_of(function: CodeType) -> FrameType | None:
-    """The innermost frame that runs this function, of those the caller is in."""
+    """The innermost frame that runs this function, among the caller's frames."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not function:
         frame = frame.f_back

@@ -1,7 +1,7 @@
-"""Examine an operation with one file of the package taken from elsewhere: a program, which the gym runs.
+"""Examine an operation with another file in place of one of the package's: a program that the gym runs.
 
-It puts itself in the way of imports before the package is loaded, so even the tape can be another. Nothing is copied,
-and the package on the disk is only read.
+It changes the import system before the package is loaded, so even the tape can be replaced. No file is copied, and the
+package on the disk is only read.
 """
 
 import faulthandler
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class _Instead(importlib.abc.MetaPathFinder):
-    """Finds one module in a file of its own, and tells when."""
+    """Loads one module from a file of its own, and reports when this happens."""
 
     def __init__(self, module: str, file: str, found: Callable[[], None]) -> None:
         self.module, self.file, self.found = module, file, found
@@ -30,9 +30,9 @@ class _Instead(importlib.abc.MetaPathFinder):
 
 
 def main(root: str, module: str, file: str, op: str, expected: str, report: str, trace: str, limit: str) -> None:
-    """Write what is wrong with `op` to `report`, as JSON, with `file` in place of the module; null where it is right.
+    """With `file` in place of the module, write what is wrong with `op` to `report`, as JSON; null if it is right.
 
-    `limit` seconds after the file is first needed, write to `trace` where the program is, and end.
+    When `limit` seconds have passed since the file was first loaded, write the current traceback to `trace`, and exit.
     """
     with open(trace, "w") as stack:
         watch = partial(faulthandler.dump_traceback_later, float(limit), exit=True, file=stack)
@@ -42,7 +42,7 @@ def main(root: str, module: str, file: str, op: str, expected: str, report: str,
             from tinyres.study import exam
 
             found: Any = _examine(exam, op, expected)
-        except (Exception, SystemExit) as error:  # of the file itself, which may do anything
+        except (Exception, SystemExit) as error:  # from the file itself, which may raise anything
             found = {"verdict": "The file cannot be imported.", "message": _message(error, file)}
         faulthandler.cancel_dump_traceback_later()
     with open(report, "w") as out:
@@ -55,7 +55,7 @@ def _examine(exam: Any, op: str, expected: str) -> dict[str, Any] | None:
 
 
 def _message(error: BaseException, file: str) -> str:
-    """As Python prints it, from where the file comes in."""
+    """The error as Python prints it, starting at the learner's file."""
     lines = traceback.extract_tb(error.__traceback__)
     first = next((i for i, line in enumerate(lines) if line.filename == file), len(lines))
     shown = traceback.format_list([line for line in lines[first:] if line.filename == file])
