@@ -1,4 +1,4 @@
-"""Gradients of tinyres broken on purpose, one small edit each: what the tests must notice, and learners find."""
+"""Faults in gradients of tinyres, made on purpose by one small edit each: for tests to notice, and learners to find."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Do the tests notice a fault? Put one in, and look: mutation testing, for faults that somebody has thought of.
+"""Mutation testing, for faults that somebody chose: put a fault into the code, and see whether the tests notice it.
 
 A mutant replaces one piece of text in one file. It is applied to a copy, never to the project itself. The idea is
 DeMillo, Lipton and Sayward's, "Hints on test data selection", 1978: tests that notice small faults notice large ones.
@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 
 class Mutant(NamedTuple):
-    """One fault."""
+    """A fault: a piece of text in a file, and its replacement."""
 
     name: str
-    file: str  # in the project; of tinyres, in the package
-    before: str  # occurs once in it
+    file: str  # path in the project; for tinyres, in the package
+    before: str  # occurs once in the file
     after: str
-    tests: str = ""  # of tinyres: file of tests that must notice, and an expression for pytest -k
-    op: str = ""  # of `tinyres.ops`, whose gradcheck shows it; none where it takes a kernel, or more than one operation
+    tests: str = ""  # for tinyres: the test file that must notice it, and an expression for pytest -k
+    op: str = ""  # for tinyres: operation in `tinyres.ops` whose gradcheck shows it; empty if none does
 
     def apply(self, folder: Path) -> None:
         """Put the fault into a copy of the project.
@@ -38,7 +38,7 @@ class Mutant(NamedTuple):
         path.write_text(self.edit(path.read_text()))
 
     def edit(self, source: str) -> str:
-        """The file's text with the fault, from the text without; raises what `apply` does."""
+        """The file's text with the fault, from the text without it. Raises the errors of `apply`."""
         if source.count(self.before) != 1:
             raise ValueError(
                 f"{self.name}: {self.file} holds its text {source.count(self.before)} times, expected once"
@@ -47,17 +47,17 @@ class Mutant(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """A test that fails, and what it says; where Python died or hung, what was run and how it ended."""
+    """A failing test and its error. If Python died or hung: the tests that ran, and how they ended."""
 
     test: str
     error: str
 
 
 class Verdict(NamedTuple):
-    """What became of a mutant."""
+    """The result for a mutant."""
 
     mutant: Mutant
-    failure: Failure | None  # the first; None: no test has noticed
+    failure: Failure | None  # the first failure; None if no test noticed the mutant
     seconds: float
 
 
@@ -70,12 +70,12 @@ def try_mutants(
     ----------
     mutants : iterable of Mutant
     project : str or Path
-        The folder with the code and its tests. It is copied, without what begins with a dot; the copy, and its ``src``,
-        come first where Python looks for modules.
+        The folder with the code and its tests. It is copied, without names that begin with a dot. Python looks for
+        modules first in the copy, and in its folder ``src``.
     *arguments : str
-        Of pytest, such as ``"tests/test_ops.py"`` or ``"-k", "gradient"``. By default all tests are run.
+        Arguments of pytest, such as ``"tests/test_ops.py"`` or ``"-k", "gradient"``. By default all tests are run.
     limit : float
-        Seconds for the tests. What takes longer hangs, and so has been noticed.
+        Seconds for the tests. Tests that take longer hang, so the mutant counts as noticed.
 
     Yields
     ------
@@ -85,7 +85,7 @@ def try_mutants(
     Raises
     ------
     ValueError
-        If the tests fail without any mutant, since they would notice everything; if they cannot be run; if a
+        If the tests fail without any mutant, since then they would fail with every one; if they cannot be run; or if a
         mutant does not fit its file.
 
     Examples
@@ -122,14 +122,14 @@ def try_mutants(
 def first_failure(
     folder: Path, arguments: Sequence[str] = (), settings: Mapping[str, str] | None = None, *, limit: float = 300.0
 ) -> Failure | None:
-    """The first test that fails in a folder, run by pytest in a process of its own.
+    """Run tests in a folder by pytest, in a process of its own, and return the first that fails.
 
     Parameters
     ----------
     folder : Path
-        Of the code and its tests. Modules are looked for in it, and in its ``src``, before anywhere else.
+        The folder of the code and its tests. Modules in it, and in its folder ``src``, come before all others.
     arguments : sequence of str
-        Of pytest.
+        Arguments of pytest.
     settings : mapping of str to str, optional
         Environment variables.
     limit : float
@@ -138,7 +138,7 @@ def first_failure(
     Returns
     -------
     Failure or None
-        None where all tests pass.
+        None if all tests pass.
 
     Raises
     ------
@@ -161,12 +161,13 @@ def first_failure(
     process = subprocess.Popen(
         command,
         cwd=folder,
-        # CI: pytest's summary is not cut; no bytecode: that of an edit in the same second would be taken for this one's
+        # CI: pytest does not cut its summary; no bytecode: that of an edit in the same second could be used for this
+        # one
         env={**around, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "CI": "1", **(settings or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a group of its own, with what the tests start
+        start_new_session=True,  # a group of its own, which contains the processes that the tests start
     )
     what = " ".join(arguments) or "the tests"
     try:
@@ -180,7 +181,7 @@ def first_failure(
         if line.startswith(("FAILED ", "ERROR ")):
             test, _, error = line.partition(" ")[2].partition(" - ")
             return Failure(test, error)
-    if process.returncode > 0:  # pytest did not run at all: that is no verdict
+    if process.returncode > 0:  # pytest could not run at all: this is not a verdict
         raise ValueError(f"tests: pytest ended with code {process.returncode}\n{output[-4000:]}")
     return Failure(what, f"Python died of signal {-process.returncode}")
 

@@ -1,7 +1,7 @@
 """Hypothesis strategies: shapes, tensors in every memory layout, and whole problems for the larger operations.
 
-Shapes, strides and memory orders are drawn and shrink; the numbers come from a generator whose seed is drawn, since
-which random numbers fail rarely says much, and large arrays are slow to draw one by one.
+Shapes, strides and memory orders are drawn by Hypothesis, and shrink. The numbers come from a generator whose seed is
+drawn: it rarely matters which random numbers fail, and drawing large arrays number by number is slow.
 
 Examples
 --------
@@ -39,7 +39,7 @@ VALUES = ("normal", "distinct", "positive")
 
 
 def shapes(min_dims: int = 0, max_dims: int = 4, *, min_side: int = 1, max_side: int = 5) -> st.SearchStrategy[Shape]:
-    """Shapes of arrays.
+    """Draw shapes of arrays.
 
     Examples
     --------
@@ -57,14 +57,14 @@ def in_order(array: Array, order: str) -> Array:
     ----------
     array : ndarray
     order : {"contiguous", "channels-last", "strided", "broadcast", "read-only"}
-        C order; axis 1 innermost; every second element of a larger array, backwards along the first axis; the first
-        element of the first axis longer than 1 repeated with stride 0 (so not the same numbers, and read-only);
-        C order and not writable.
+        "contiguous": C order. "channels-last": axis 1 is innermost. "strided": every second element of a larger array,
+        backwards along the first axis. "broadcast": the first element of the first axis longer than 1 is repeated with
+        stride 0, so the numbers change, and the array is read-only. "read-only": C order and not writable.
 
     Returns
     -------
     ndarray
-        Of the same shape and dtype.
+        An array of the same shape and dtype.
 
     Examples
     --------
@@ -103,8 +103,9 @@ def numbers(rng: np.random.Generator, shape: Shape, dtype: Any = np.float64, val
     rng : numpy.random.Generator
     shape, dtype
     values : {"normal", "distinct", "positive"}
-        Standard normal; multiples of 0.1, shifted by half of that and shuffled, so that no two are closer than 0.1 to
-        each other or 0.05 to 0 (away from the kinks of ReLU and max); from 0.5 to 2.
+        "normal": standard normal. "distinct": multiples of 0.1, shifted by half of that and shuffled, so that no two
+        are closer than 0.1 to each other, or 0.05 to 0 (away from the kinks of ReLU and max). "positive": from 0.5 to
+        2.
 
     Examples
     --------
@@ -132,18 +133,18 @@ def tensors(
     values: str = "normal",
     orders: Sequence[str] = ORDERS,
 ) -> Tensor:
-    """Tensors of random numbers.
+    """Draw tensors of random numbers.
 
     Parameters
     ----------
     dtype : float32 or float64
     shape : tuple of int, or strategy for one
-        By default `shapes()`.
+        Shape, or a strategy for shapes; `shapes()` by default.
     requires_grad : bool
     values : {"normal", "distinct", "positive"}
         See `numbers`.
     orders : sequence of str
-        Memory layouts to choose from, see `in_order`. "broadcast" repeats numbers, so it is left out for "distinct".
+        Memory layouts to choose from, see `in_order`. "broadcast" repeats numbers, so it is not used for "distinct".
 
     Examples
     --------
@@ -169,7 +170,7 @@ _seeds = st.integers(0, 2**32 - 1)
 
 # ---------------------------------------------------------------- problems
 class _Problem:
-    """Base of the problems: what Hypothesis prints when one of them fails fits the screen."""
+    """Base class of the problems. It keeps the text that Hypothesis prints for a failure short."""
 
     def __repr__(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
@@ -184,7 +185,7 @@ class _Problem:
 class ConvProblem(_Problem):
     """Arguments of a convolution. x (N, C, H, W), weight (O, C / groups, KH, KW), bias (O,) or None; dy (N, O, OH, OW).
 
-    `options` are those of the kernels, which see from the shapes how many groups there are; `ops.conv2d` is told.
+    `options` are those of the kernels, which derive the number of groups from the shapes; `ops.conv2d` gets it too.
     """
 
     x: Array
@@ -232,14 +233,14 @@ class BatchNormProblem(_Problem):
     relu: bool
 
 
-# 1, a lane less and more than the widths of vectors, and the tile's two vectors with and without a rest
+# 1, one lane less and one more than vectors have, and the tile's two vectors, with and without a remainder
 _channels = st.sampled_from([1, 2, 3, 5, 7, 8, 9, 16, 17, 33])
 _groups = st.sampled_from([1, 1, 1, 2, 3])
 
 
 @st.composite
 def _windows(draw: st.DrawFn, max_size: int, *, half: bool) -> tuple[Pair, Pair, Pair, Pair, Pair]:
-    """Sizes of image, kernel, stride, padding and result, vertical and horizontal."""
+    """Draw sizes of image, kernel, stride, padding and result, vertical and horizontal."""
     axes = []
     for _ in range(2):
         kernel = draw(st.integers(1, min(4, max_size)))
@@ -263,19 +264,19 @@ def conv_problems(
     groups: st.SearchStrategy[int] = _groups,
     orders: Sequence[str] = ORDERS,
 ) -> ConvProblem:
-    """Convolutions with rectangular images, kernels, strides and paddings, some of them grouped.
+    """Draw convolutions with rectangular images, kernels, strides and paddings, some of them grouped.
 
     Parameters
     ----------
     dtype : float32 or float64
     min_batch, max_batch : int
     max_size : int
-        Most rows and columns.
+        Largest number of rows and columns.
     channels : strategy for int
-        Of input and output channels, or of those in each group where there are several; by default it likes
-        numbers around the width of a vector.
+        Input and output channels; with several groups, the channels of each group. By default they are often close to
+        the number of lanes of a vector.
     groups : strategy for int
-        1 in most cases by default.
+        By default it is 1 in most cases.
     orders : sequence of str
         Memory layouts of x, weight and dy, see `in_order`.
 
@@ -306,7 +307,7 @@ def pool_problems(
     values: str = "distinct",
     orders: Sequence[str] = ORDERS,
 ) -> PoolProblem:
-    """Poolings with rectangular images, kernels, strides and paddings, padding at most half of the kernel.
+    """Draw poolings with rectangular images, kernels, strides and paddings; padding is at most half of the kernel.
 
     Parameters are those of `conv_problems`; `values` are those of `tensors`.
 
@@ -332,7 +333,7 @@ def batch_norm_problems(
     max_size: int = 6,
     orders: Sequence[str] = ORDERS,
 ) -> BatchNormProblem:
-    """Batch norms with and without training, residual and ReLU, with two values per channel or more.
+    """Draw batch norms with and without training, residual and ReLU, with at least two values per channel.
 
     Parameters are those of `conv_problems`.
 
@@ -345,7 +346,7 @@ def batch_norm_problems(
     n, c, height, width = (draw(s) for s in (st.integers(1, max_batch), _channels, *[st.integers(1, max_size)] * 2))
     n += n * height * width == 1
     shape = (n, c, height, width)
-    # not stride 0 for x: a channel that is constant has nothing to be normalised by
+    # no stride 0 for x: a channel whose values are all equal cannot be normalised
     x = draw(_arrays(dtype, shape, "normal", [o for o in orders if o != "broadcast"]))
     residual = draw(_arrays(dtype, shape, "normal", orders)) if draw(st.booleans()) else None
     dy = draw(_arrays(dtype, shape, "normal", orders))
