@@ -1,11 +1,11 @@
-"""Sums over the shards of all processes, bit by bit the same for any number of them.
+"""Sums over the shards of all processes, equal to the last bit for any number of processes.
 
-Each process adds up its own shards, as far as the tree of `tree` has it, and cuts the result into as many slices as
-there are processes. It sends each process its slice (Alltoall), adds up the slices of all, in the tree's order, and
-hands the sum round (Allgather). For sums of n numbers over P processes each sends and receives 2 (P - 1) / P n numbers,
-the least there can be; MPI's own Allreduce sends as many, but is free to add in another order.
+Each process adds its own shards, as far as they form subtrees of the tree in `tree`, and cuts the result into one slice
+for each process. It sends each process its slice (Alltoall), adds the slices that it receives, in the tree's order, and
+sends the sum to all (Allgather). For sums of n numbers over P processes, each process sends and receives 2 (P - 1) / P
+n numbers, the least possible number. MPI's own Allreduce sends as many, but may add in another order.
 
-Sums begin as soon as this process has its parts, and go on while it computes, whenever it calls `poll`.
+A sum begins as soon as this process has its parts. It continues during computation, whenever the process calls `poll`.
 """
 
 import time
@@ -25,19 +25,19 @@ from tinyres.tape import Array
 
 @dataclass(frozen=True)
 class Shards:
-    """What a batch is cut into, and which of it are this process's."""
+    """The shards of a batch, and those that belong to this process."""
 
     count: int
     world: World
 
     @classmethod
     def of_run(cls, count: int, world: World) -> "Shards":
-        """So many shards, shared out to these processes.
+        """Divide `count` shards among these processes.
 
         Raises
         ------
         ValueError
-            If they cannot have as many each.
+            If the processes cannot get equal numbers of shards.
         """
         if count % world.size:
             fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
@@ -49,7 +49,7 @@ class Shards:
         return 0, self.count
 
     def of(self, rank: int) -> Span:
-        """Those of a process."""
+        """The shards of a process."""
         return rank * self.count // self.world.size, (rank + 1) * self.count // self.world.size
 
     @property
@@ -57,12 +57,12 @@ class Shards:
         return range(*self.of(self.world.rank))
 
     def bounds(self, shard: int, images: int) -> Span:
-        """From where to where a shard goes of so many images."""
+        """First and last image of a shard (the last is not included), for this number of images."""
         return shard * images // self.count, (shard + 1) * images // self.count
 
 
 class _Message(NamedTuple):
-    """Something under way: of which sum, since when, MPI's handle, and memory that has to live as long."""
+    """A message on its way: its sum, its start time, MPI's handle, and the memory that must exist until it arrives."""
 
     which: int
     begun: float
@@ -72,15 +72,15 @@ class _Message(NamedTuple):
 
 
 class Exchange:
-    """Sums over all shards, of some sizes and dtypes.
+    """Sums over all shards, with given sizes and dtypes.
 
     Parameters
     ----------
     shards : Shards
     sums : sequence of (int, dtype)
-        How many numbers of which dtype each has. Sums begin in this order, the same in all processes.
+        Size and dtype of each sum. Sums begin in this order, which must be the same in all processes.
     channels : pair of communicators, optional
-        For no other exchange while this one is under way; two of its own by default.
+        Two communicators that no other exchange uses at the same time; by default two new ones.
 
     Examples
     --------
@@ -98,24 +98,24 @@ class Exchange:
     ) -> None:
         self.shards, self.kinds = shards, [(size, np.dtype(dtype)) for size, dtype in sums]
         world = shards.world
-        self.widths = [-(-size // world.size) for size, _ in self.kinds]  # numbers of a slice; the last may need fewer
+        self.widths = [-(-size // world.size) for size, _ in self.kinds]  # numbers in a slice; the last may need fewer
         self.spans = [subtrees(shards.of(rank), shards.whole) for rank in range(world.size)]
-        # what MPI does together it begins in one order everywhere, on each channel, and Allgather begins whenever an
-        # Alltoall has ended: each has a channel of its own
+        # All processes must begin MPI's collective operations on a channel in the same order. An Allgather begins
+        # whenever an Alltoall has ended, so each of the two has a channel of its own.
         self.scatters, self.gathers = channels or (world.channel(), world.channel())
-        self.log: list[tuple[float, float]] | None = None  # of when sums began and ended, for those who ask
+        self.log: list[tuple[float, float]] | None = None  # start and end of each sum, if somebody wants them
         self._begin()
 
     def _begin(self) -> None:
         self.parts: list[dict[Span, Array]] = [{} for _ in self.kinds]
         self.totals: list[Array | None] = [None] * len(self.kinds)
-        self.complete: set[int] = set()  # sums of which this process has all its parts,
-        self.begun = 0  # and of these so many, in order, have begun
+        self.complete: set[int] = set()  # sums for which this process has all its parts,
+        self.begun = 0  # of which this many, in order, have begun
         self.scattering: deque[_Message] = deque()
         self.gathering: deque[_Message] = deque()
 
     def put(self, which: int, shard: int, arrays: Sequence[Array]) -> None:
-        """Give a shard's part of a sum: arrays that, one after the other, have as many numbers. They are copied."""
+        """Add a shard's part of a sum: arrays that together have as many numbers as the sum. They are copied."""
         (size, dtype), parts = self.kinds[which], self.parts[which]
         part = empty((self.shards.world.size * self.widths[which],), dtype)
         if arrays:
@@ -131,7 +131,7 @@ class Exchange:
         self.poll()
 
     def _scatter(self, which: int) -> None:
-        """Send each process its slice of this one's parts."""
+        """Send each process its slice of this process's parts."""
         world, width = self.shards.world, self.widths[which]
         own = [self.parts[which][span] for span in self.spans[world.rank]]
         if world.size == 1:
@@ -144,14 +144,14 @@ class Exchange:
         self.scattering.append(_Message(which, time.perf_counter(), request, sent, received))
 
     def poll(self) -> None:
-        """Let what is under way go on."""
+        """Let messages on their way make progress."""
         while self.scattering and self.scattering[0].request.Test():
             self._gather()
         while self.gathering and self.gathering[0].request.Test():
             self._finish()
 
     def _gather(self) -> None:
-        """Add up the slices that have come from all processes, and hand the sum round."""
+        """Add the slices that have arrived from all processes, and send the sum to all."""
         which, begun, _, _, received = self.scattering.popleft()
         width, spans = self.widths[which], [span for spans in self.spans for span in spans]
         parts = {span: received[i * width : (i + 1) * width] for i, span in enumerate(spans)}
@@ -167,7 +167,7 @@ class Exchange:
             self.log.append((begun, time.perf_counter()))
 
     def wait(self) -> list[Array]:
-        """All sums, once they are complete; the next ones may then be put."""
+        """Wait for all sums, and return them. Then the next ones may be put."""
         if self.begun < len(self.kinds):
             raise RuntimeError(f"exchange: sum {self.begun} lacks a part of process {self.shards.world.rank}")
         while self.scattering:

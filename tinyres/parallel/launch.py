@@ -1,4 +1,4 @@
-"""Whether a launcher started this process as one of several: what it left in the environment."""
+"""Whether a launcher started this process as one of several, according to the environment variables."""
 
 import os
 import shutil
@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 
 class Launch(NamedTuple):
-    """What a launcher says."""
+    """The facts that a launcher gives."""
 
     launcher: str
     rank: int
     size: int
-    local_rank: int  # among those of this machine
+    local_rank: int  # number among the processes of this machine
 
 
 LAUNCHERS = {
@@ -22,15 +22,15 @@ LAUNCHERS = {
     "MVAPICH's mpiexec": ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK"),
     "srun": ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
 }
-"""Who starts processes, and what tells them which of how many they are, and which on their machine; the first that is
-there is believed."""
+"""For each launcher: the variables with the number of the process, the number of processes, and the number on its
+machine. The first launcher whose variables exist is used."""
 
 
 def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """What started this process, if it is one of several.
+    """The launcher of this process, if the process is one of several; else None.
 
-    A batch script of Slurm, which is one process in an allocation for many, has no step of its own and is alone. A
-    launcher that does not say which processes share a machine leaves each the first of its own.
+    A batch script of Slurm is one process in an allocation for many. It is not a step of its own, so it counts as
+    alone. If a launcher does not say which processes share a machine, each counts as the first on its machine.
 
     Examples
     --------
@@ -46,5 +46,5 @@ def launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 def mpiexec() -> str | None:
-    """The launcher of the environment that this Python is of, else of the system; None where there is none."""
+    """The launcher in the environment of this Python, else the system's; None if there is none."""
     return shutil.which("mpiexec", path=os.path.dirname(sys.executable)) or shutil.which("mpiexec")

@@ -1,8 +1,8 @@
-"""Shards that run side by side and meet on the way, where each needs to know of all.
+"""Shards that run side by side, and meet whenever a computation needs all of them.
 
-A process that has several shards gives each a thread. One runs at a time: until it comes to a meeting, where it leaves
-an array and lets the next one run. When all of a process have come, processes exchange what was left, and every shard
-gets all of it. So the order in which things happen does not depend on the number of processes, and each shard computes
+A process with several shards gives each a thread, and runs one at a time. When a shard comes to a meeting, it leaves an
+array and lets the next shard run. When all shards of a process have come, the processes exchange these arrays, and
+every shard gets all of them. So the order of events does not depend on the number of processes, and each shard computes
 what it would compute alone.
 """
 
@@ -21,7 +21,7 @@ class _Left(Exception):
 
 
 class Meeting:
-    """Where the shards of a step meet. As a `Gather`, see `ops.batch_norm`.
+    """The meetings of the shards of a step. It can be used as a `Gather`, see `ops.batch_norm`.
 
     Examples
     --------
@@ -39,7 +39,7 @@ class Meeting:
         self.shards, self.own = shards, list(shards.own)
         self.channel = shards.world.channel()
         self.turn = threading.Condition()
-        self.running = 0  # which of this process's shards may run
+        self.running = 0  # the shard of this process that may run
         self.left: list[Array] = []
         self.found: Array | None = None
         self.failed: BaseException | None = None
@@ -47,11 +47,11 @@ class Meeting:
 
     @property
     def leads(self) -> bool:
-        """Whether the shard that asks is the first of its process."""
+        """Whether the calling shard is the first of its process."""
         return bool(getattr(self.which, "number", 0) == 0)
 
     def __call__(self, array: Array) -> Array:
-        """Leave an array of one shape in all shards, and get those of all shards, stacked in their order."""
+        """Leave an array, of the same shape in all shards, and get those of all shards, stacked in order."""
         self.left.append(array)
         if len(self.left) == len(self.own):
             self.found, self.left = self._exchanged(np.stack(self.left)), []
@@ -68,9 +68,9 @@ class Meeting:
         return found
 
     def run(self, work: Callable[[int], None]) -> None:
-        """Do the work of each of this process's shards, given its number; its error is raised here.
+        """Call `work` with the number of each of this process's shards. An error in one of them is raised here.
 
-        Each shard comes to as many meetings as any other.
+        All shards must come to the same number of meetings.
         """
         if len(self.own) == 1:
             work(self.own[0])
@@ -101,7 +101,7 @@ class Meeting:
             self.turn.notify_all()
 
     def _pass_on(self) -> None:
-        """Let the next shard run, until it is this one's turn again."""
+        """Let the next shard run, and wait until it is this one's turn again."""
         if len(self.own) > 1:
             with self.turn:
                 self.running = (self.which.number + 1) % len(self.own)

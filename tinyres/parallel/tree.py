@@ -1,10 +1,10 @@
-"""A sum in one order, wherever its parts are.
+"""Sums in a fixed order, for any distribution of the parts.
 
-Floating-point addition is not associative: a sum over processes differs in its last bits from the same sum in one
-process, unless the order is fixed. Here it is: the sum over shards `start` to `stop` is that of its first half plus
-that of its second. Who holds all shards of such a subtree may add them up by itself, and hand on one array instead of
-several. If P is a power of two that divides the number of shards, the shards of one of P processes are a subtree, and
-each process hands on one array.
+Floating-point addition is not associative. Unless the order is fixed, a sum over processes differs in its last bits
+from the same sum in one process. The order here is a tree: the sum over shards `start` to `stop` is the sum of its
+first half plus the sum of its second half. A process that has all shards of a subtree can add them alone, and send one
+array in place of several. If P is a power of two that divides the number of shards, the shards of each of P processes
+are a subtree, so each process sends one array.
 """
 
 from collections.abc import MutableMapping
@@ -12,11 +12,11 @@ from collections.abc import MutableMapping
 from tinyres.tape import Array
 
 Span = tuple[int, int]
-"""Shards from the first number to before the second."""
+"""Shards from the first number up to the second, which is not included."""
 
 
 def halves(span: Span) -> tuple[Span, Span]:
-    """The two subtrees of a tree over more than one shard.
+    """The two subtrees of a tree with more than one shard.
 
     Examples
     --------
@@ -29,7 +29,7 @@ def halves(span: Span) -> tuple[Span, Span]:
 
 
 def subtrees(part: Span, whole: Span) -> list[Span]:
-    """The fewest subtrees of a tree over `whole` that make up `part`, in order.
+    """The fewest subtrees of the tree over `whole` that together are `part`, in order.
 
     Examples
     --------
@@ -45,9 +45,9 @@ def subtrees(part: Span, whole: Span) -> list[Span]:
 
 
 def add_up(parts: MutableMapping[Span, Array], whole: Span) -> bool:
-    """Put the sum over `whole` among the parts, if they are enough for it; whether they are.
+    """Add the parts up to the sum over `whole`, if they are sufficient. Returns whether they are.
 
-    Arrays are added to in place, and what was used for a larger subtree is taken out.
+    Arrays are added to in place. Parts that were added to a larger subtree are removed.
 
     Examples
     --------

@@ -1,8 +1,8 @@
-"""The processes that work together, and the little that is said among them besides sums.
+"""The processes that work together, and their communication apart from sums.
 
-`world()` is this process alone until `init` is called. Then it is all that a launcher such as ``mpiexec`` started, and
-talks MPI, by way of mpi4py, which nothing but `init` imports. What goes from one to another is arrays and text: nothing
-is pickled.
+`world()` is this process alone until `init` is called. Then it is all processes that a launcher such as ``mpiexec``
+started. They communicate by MPI, through mpi4py, which only `init` imports. They send arrays and text; nothing is
+pickled.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from tinyres.kernels.memory import CACHE_LINE
 from tinyres.parallel.launch import launch
 from tinyres.tape import Array
 
-PATIENCE = 0.5  # seconds that others leave the first process to say what is wrong, which may be the same for all
+PATIENCE = 0.5  # seconds in which only the first process reports an error, since all may have the same
 
 
 class World:
@@ -31,43 +31,43 @@ class World:
     Attributes
     ----------
     rank, size : int
-        Which of how many.
+        The number of this process, and the number of processes.
     """
 
     rank, size = 0, 1
 
     def channel(self) -> Any:
-        """A communicator of its own, for messages of one kind. There can be some thousands in a process."""
+        """A communicator of its own, for messages of one kind. A process can have some thousands of them."""
 
     @cached_property
     def channels(self) -> tuple[Any, Any]:
-        """Two for sums that are waited for at once, which all may use."""
+        """Two communicators for sums that the caller waits for at once. They may be shared."""
         return self.channel(), self.channel()
 
     def barrier(self) -> None:
-        """Wait until all are here."""
+        """Wait until all processes are here."""
 
     def broadcast(self, array: Array, source: int = 0) -> None:
-        """Fill the array with what it is in one of them."""
+        """Fill the array, in all processes, with its values in one of them."""
 
     def texts(self, text: str) -> list[str]:
-        """What each of them says, in their order."""
+        """The text of each process, in their order."""
         return [text]
 
     def first(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Have the first process do something before the others go on. Its error is one everywhere."""
+        """Let the first process do something before the others continue. If it fails, all of them raise an error."""
         action(*arguments)
 
     def shared(self, make: Callable[[], tuple[list[Array], str]]) -> tuple[list[Array], str]:
-        """Arrays and a text that one process of each machine makes, and all of it hold once."""
+        """Arrays and a text that one process of each machine makes. All processes of the machine share their memory."""
         return make()
 
     def abort(self, code: int) -> None:
-        """End all processes, this one included."""
+        """End all processes, including this one."""
 
 
 class Elsewhere(RuntimeError):
-    """Another process has failed, and says how."""
+    """Another process has failed; the message is from there."""
 
 
 class MPIWorld(World):
@@ -76,7 +76,7 @@ class MPIWorld(World):
     def __init__(self, communicator: Any) -> None:
         self.communicator = communicator.Dup()
         self.rank, self.size = communicator.Get_rank(), communicator.Get_size()
-        self.windows: list[Any] = []  # memory that processes of a machine share, as long as they live
+        self.windows: list[Any] = []  # memory that the processes of a machine share, as long as they run
 
     def channel(self) -> Any:
         return self.communicator.Dup()
@@ -138,11 +138,11 @@ class MPIWorld(World):
         self.communicator.Abort(code)
 
 
-_worlds = [World()]  # the last is the one in use
+_worlds = [World()]  # the last one is in use
 
 
 def world() -> World:
-    """The processes that work together now."""
+    """The processes that work together at the moment."""
     return _worlds[-1]
 
 
@@ -194,7 +194,7 @@ def init() -> None:
 
 
 def _fair_threads(neighbours: Any) -> int:
-    """As many threads as this process has cores, where those that it shares with others of this machine are divided."""
+    """The number of cores of this process. Cores that it shares with others on this machine are divided among them."""
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     those = [json.loads(text) for text in MPIWorld(neighbours).texts(json.dumps(sorted(cores)))]
     share = sum(1 / sum(core in others for others in those) for core in cores)
@@ -203,10 +203,10 @@ def _fair_threads(neighbours: Any) -> int:
 
 @contextlib.contextmanager
 def failing(code: int) -> Iterator[str]:
-    """Say in this block what went wrong in this process; then all end. Alone, it goes on.
+    """In this block, say what went wrong in this process. At its end all processes end, unless there is only one.
 
-    Yields what process this is. What is wrong may be wrong everywhere: the first process speaks at once, and ends the
-    others before they do.
+    Yields a text that names this process. The same error may occur in all processes, so the first process reports at
+    once, and ends the others before they report too.
     """
     here = world()
     if here.rank:
@@ -216,7 +216,7 @@ def failing(code: int) -> Iterator[str]:
 
 
 def check_same(facts: Mapping[str, str]) -> None:
-    """Raise ValueError where these are not the same in all processes, naming the first that differs and who has it."""
+    """Raise ValueError if a fact differs between processes; name the first one, and a process where it differs."""
     everywhere = [json.loads(text) for text in world().texts(json.dumps(facts))]
     for name, value in everywhere[0].items():
         for rank, others in enumerate(everywhere):
