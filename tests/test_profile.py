@@ -392,5 +392,5 @@ def test_a_model_that_changes_its_mind():
             y = self.fc(ops.flatten(x))
             return y * 2 if self.calls % 2 else y
 
-    with pytest.raises(ValueError, match="model: it did not do the same in every step"):
+    with pytest.raises(ValueError, match="model: its steps differ from each other"):
         measure(Fickle(), image_size=2, steps=2)

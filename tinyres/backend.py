@@ -1,6 +1,6 @@
 """Which kernels the operations run on, and on how many threads.
 
-`active` holds the functions in use. Operations call ``backend.active.conv2d(...)`` and do not know the rest.
+`active` holds the functions in use. Operations call ``backend.active.conv2d(...)`` and need no other name from here.
 """
 
 from types import SimpleNamespace
@@ -45,7 +45,7 @@ def _choose(**choice: str) -> None:
 
 
 class _Choice:
-    """A choice that holds from the call on, or, as a context manager, until the end of the block."""
+    """A choice that holds from the call on or, as a context manager, until the end of the block."""
 
     def __init__(self, what: str, options: dict[str, Any], name: str) -> None:
         if name not in options:
@@ -63,7 +63,7 @@ class _Choice:
 class use_backend(_Choice):
     """Run operations on ``"numba"`` (compiled kernels, the default) or ``"reference"`` (plain NumPy).
 
-    Takes effect at the call, for the whole process; as a context manager, until the end of the block.
+    The choice holds from the call on, for the whole process; as a context manager, until the end of the block.
 
     Examples
     --------
@@ -78,16 +78,16 @@ class use_backend(_Choice):
 
 
 class use_algorithm(_Choice):
-    """How the Numba backend convolves: ``"direct"``, ``"im2col"``, or ``"auto"``, the default.
+    """Choose how the Numba backend convolves: ``"direct"``, ``"im2col"``, or ``"auto"``, the default.
 
-    ``"direct"`` is implicit im2col on the register tile, ``"im2col"`` explicit im2col and a matrix product, and
-    ``"auto"`` takes Winograd's method where it is faster than direct.
+    ``"direct"`` is implicit im2col on the register tile. ``"im2col"`` is explicit im2col and a matrix product.
+    ``"auto"`` uses Winograd's method if it is faster than ``"direct"``.
 
-    Winograd's sums are rounded three to five times as coarsely as direct ones, and where an input is infinite or NaN,
-    the outputs of its whole tile of 4 x 4 become NaN. So may those of neighbouring groups where groups are narrow (up
-    to 8 channels of float32), by any method but ``"im2col"``.
+    The rounding errors of Winograd's sums are three to five times as large as those of direct sums. If an input is
+    infinite or NaN, all outputs in its tile of 4 x 4 become NaN. In convolutions with narrow groups (up to 8 channels
+    of float32), outputs of neighbouring groups may also become NaN, with all methods except ``"im2col"``.
 
-    Takes effect at the call, for the whole process; as a context manager, until the end of the block.
+    The choice holds from the call on, for the whole process; as a context manager, until the end of the block.
 
     Examples
     --------
@@ -103,10 +103,10 @@ class use_algorithm(_Choice):
 
 
 def set_num_threads(n: int) -> None:
-    """Use `n` threads, from 1 to `max_threads()`. Results do not depend on it.
+    """Use `n` threads, from 1 to `max_threads()`. Results do not depend on the number.
 
-    Takes effect for the whole process: whichever thread calls an operation, it runs on so many, and so does NumPy's
-    BLAS.
+    It holds for the whole process: operations run on `n` threads, whichever thread calls them. NumPy's BLAS gets the
+    same number.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def set_num_threads(n: int) -> None:
 
 
 def num_threads() -> int:
-    """Threads in use.
+    """The number of threads in use.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def num_threads() -> int:
 
 
 def max_threads() -> int:
-    """Most threads that `set_num_threads` accepts."""
+    """The largest number of threads that `set_num_threads` accepts."""
     return int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 

@@ -1,10 +1,10 @@
-"""Loss and error of a run, epoch by epoch, as a picture."""
+"""A picture of the loss and accuracy of a run, by epoch."""
 
 import io
 
 
 def curves(history: list[dict[str, float]], title: str) -> bytes | None:
-    """A PNG of loss and accuracy by epoch; None where matplotlib is not installed."""
+    """A PNG of loss and accuracy by epoch, or None if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator

@@ -1,11 +1,11 @@
-"""Packages that only some features need, each brought by an extra."""
+"""Packages that only some features need. Each is installed by an extra."""
 
 import importlib
 from typing import Any
 
 
 def missing(what: str, extra: str) -> str:
-    """What to say where a package is not there, and how it comes.
+    """The message for a package that is not installed, with the command that installs it.
 
     Examples
     --------
@@ -16,7 +16,7 @@ def missing(what: str, extra: str) -> str:
 
 
 def find(module: str, what: str, extra: str) -> Any:
-    """Import a module.
+    """Import a module that may be missing.
 
     Raises
     ------

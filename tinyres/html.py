@@ -1,7 +1,7 @@
-"""Tensors, modules and runs as HTML: what notebooks show.
+"""Tensors, modules and runs as HTML, for notebooks.
 
-A few tags, with no script and no colour of their own, so that they look like the page around them, light or dark. What
-comes from outside, such as a name, is escaped. The functions know nothing of tensors: they take what they show.
+There are only a few tags, without scripts and colours, so that they fit a light or dark page. Text from outside, such
+as a name, is escaped. The functions do not use tensors: they take only what they show.
 """
 
 import base64
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SHOWN = 8  # rows and columns of an array whose numbers are shown one by one
+SHOWN = 8  # up to this many rows and columns, all numbers of an array are shown
 
 
 def of_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> str:
-    """Shape and dtype, and the numbers themselves where they are few, else what they are like.
+    """Shape and dtype, and the numbers themselves if they are few, else a summary.
 
-    The summary is of the finite numbers alone, in float64, with the deviation that `Tensor.std` gives; how many are not
-    finite stands beside it.
+    The summary uses only the finite numbers, in float64, with the deviation of `Tensor.std`. It also gives the count of
+    numbers that are not finite.
 
     Examples
     --------
@@ -40,8 +40,8 @@ def of_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> st
 
 
 class Part(NamedTuple):
-    """A module. `arrays` are its own, each with a shape and a word such as "buffer"; `parameters` counts the numbers of
-    those below as well."""
+    """A module. `arrays` are its own, each with a shape and a word such as "buffer"; `parameters` also counts the
+    numbers of the modules in it."""
 
     name: str
     kind: str
@@ -52,7 +52,7 @@ class Part(NamedTuple):
 
 
 def of_module(part: Part, *, opened: bool = True) -> str:
-    """A tree of modules, to be opened one by one; of each its parameters, and how many numbers are in and below it.
+    """A tree of modules that can be opened one by one, each with its arrays and the count of numbers in and below it.
 
     Examples
     --------
@@ -79,17 +79,17 @@ def of_run(
     *,
     curves: bytes | None = None,
 ) -> str:
-    """A training run: where it is, in what its configuration is not the default, its epochs, and its curves.
+    """A training run: its folder, the options that differ from the default, its epochs, and its curves.
 
     Parameters
     ----------
     folder : str
     config, defaults : mapping
-        By the names of fields.
+        By name of the option.
     history : sequence of mapping
-        What was measured, by name, for each epoch.
+        For each epoch the measured numbers, by name.
     curves : bytes, optional
-        The content of a PNG.
+        The content of a PNG file.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def _table(rows: Sequence[Sequence[Any]], columns: Sequence[str] = ()) -> str:
 
 
 def _text(value: Any) -> str:
-    """A number by its first digits, None as nothing, and all else as it is."""
+    """A number with its first digits, None as an empty text, and everything else as it is."""
     if isinstance(value, float):
         return f"{value:.5g}"
     return "" if value is None else escape(str(value))

@@ -1,4 +1,4 @@
-"""Pictures: matplotlib where it is installed, one look for all, written whole or not at all."""
+"""Pictures with matplotlib, if it is installed: in one style, and written whole or not at all."""
 
 import io
 from pathlib import Path
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PLAIN, RESIDUAL = "#d1495b", "#2a6f97"
-"""Colours of the two kinds of network, the same in all pictures."""
+"""Colours for the two kinds of network, the same in all pictures."""
 NEEDS = "pictures need matplotlib"
 FORMATS = ("png", "svg", "pdf")
 _LOOK: Any = {
@@ -22,12 +22,12 @@ _LOOK: Any = {
     "axes.titlesize": 11,
     "font.size": 10,
     "grid.alpha": 0.3,
-    "svg.hashsalt": "tinyres",  # the same picture, the same file
+    "svg.hashsalt": "tinyres",  # makes the file the same for the same picture
 }
 
 
 def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6, **options: Any) -> Any:
-    """A figure of this many inches, and its axes, as matplotlib's `Figure.subplots` gives them.
+    """A figure with this size in inches, and its axes in the form that matplotlib's `Figure.subplots` gives.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: flo
 
 
 def find_matplotlib() -> Any:
-    """The module matplotlib, with its figures.
+    """Import matplotlib with its figures, and return it.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def find_matplotlib() -> Any:
 
 
 def kind_of(path: str | Path) -> str:
-    """Of which kind a picture of this name is; with the errors of `save`, before there is any work to lose."""
+    """The file format for a picture of this name. It raises the errors of `save`, before a long computation."""
     find_matplotlib()
     kind = Path(path).suffix[1:].lower()
     if kind not in FORMATS:
@@ -62,14 +62,14 @@ def kind_of(path: str | Path) -> str:
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write a picture; the name's suffix says of which kind.
+    """Write a picture. The suffix of the name determines the format.
 
     Raises
     ------
     ValueError
-        If it is none of ``.png``, ``.svg``, ``.pdf``.
+        If the suffix is not ``.png``, ``.svg`` or ``.pdf``.
     OSError
-        If it cannot be written.
+        If the file cannot be written.
     """
     kind, matplotlib = kind_of(path), find_matplotlib()
     buffer = io.BytesIO()

@@ -1,8 +1,8 @@
-"""Where the time of a training step goes, operation by operation, and how much faster this machine could do each.
+"""The time of each operation in a training step, and how much faster this machine could compute it.
 
-One stopwatch runs through the whole step. Each time something ends, what has passed since the last end is written to
-its account: to an operation's forward, its backward, a sum of gradients, the optimizer, or the rest. So the accounts of
-a step add up to the step, and none of its time is counted twice or lost.
+One stopwatch runs through the whole step. Whenever something ends, the time since the previous end is added to its
+account: the forward or backward pass of an operation, a sum of gradients, the optimizer, or the rest. So the accounts
+add up to the step: no time is counted twice or lost.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from tinyres.replay import Replay
 from tinyres.tape import Array, Leaf, Node, no_grad, watching
 from tinyres.tensor import Tensor
 
-WARMUP = 3  # steps before the first that counts: kernels compile, memory settles
-LR = 1e-3  # small, since noise is all there is to learn
+WARMUP = 3  # unmeasured steps at the beginning: kernels compile, and memory use becomes stable
+LR = 1e-3  # small, since there is nothing to learn from noise
 SUM, OPTIMIZER, REST, UNEVEN = "sum of gradients", "optimizer", "rest", "uneven"
 Account: TypeAlias = tuple[int, str] | str
 
 
-# ---------------------------------------------------------------- what comes out
+# ---------------------------------------------------------------- results
 @dataclass(frozen=True)
 class Cost:
-    """What something took, and what it had to do: see `count_flops` and `count_bytes`."""
+    """Seconds, floating-point operations and bytes of some work: see `count_flops` and `count_bytes`."""
 
     seconds: float = 0.0
     flops: int = 0
@@ -44,7 +44,7 @@ class Cost:
         return Cost(self.seconds + other.seconds, self.flops + other.flops, self.bytes + other.bytes)
 
     def rates(self, ceilings: Ceilings) -> dict[str, float]:
-        """Operations and bytes a second, and what part of its ceiling each is."""
+        """Operations and bytes per second, each with its share of the machine's ceiling."""
         seconds = self.seconds or math.inf
         flops, moved = self.flops / seconds, self.bytes / seconds
         return {
@@ -57,9 +57,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """An operation on the tape, or a sum of gradients, which has no forward: it adds up those of one result.
+    """An operation on the tape, or the sum of the gradients of one result, which has no forward pass.
 
-    `module` is the path of the module that called the operation, or the name of the parameter whose gradients they are.
+    `module` is the path of the module that called the operation, or the name of the parameter for a sum of gradients.
     """
 
     module: str
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Total:
-    """All of one kind: forward and backward seconds, everything together, and its share of the step."""
+    """The sum over all operations of a kind: forward and backward seconds, all costs, and the share of the step."""
 
     kind: str
     forward: float
@@ -82,28 +82,28 @@ class Total:
 
 @dataclass(frozen=True)
 class Profile:
-    """A training step, taken apart; seconds are medians over the steps.
+    """The costs of a training step. Seconds are medians over the steps.
 
     Attributes
     ----------
     rows : list of Row
         In the order of the forward pass.
     optimizer : Cost
-        Clearing the gradients, and the update.
+        Setting the gradients to zero, and the update.
     rest : float
-        Seconds of what the tape and Python do between operations.
+        Seconds of the tape and Python between operations.
     step_seconds : list of float
-        Of each measured step.
+        Seconds of each measured step.
     batch_size, image_size : int
     ceilings : Ceilings
-        Of the machine, the better of those measured before and after the steps.
+        Ceilings of the machine: the better of two measurements, before and after the steps.
     hardware : dict
         See `machine.describe`.
     peak_memory : int or None
-        Most bytes this process had held after the steps that warm up, whatever for.
+        Most bytes that this process had held at any time until the end of the warm-up steps.
     repeated_seconds : list of float
-        Of steps as training takes them, without the Python that leads to their launches; see `Replay`. Empty where the
-        model's step cannot be repeated.
+        Seconds of steps in the way that training runs them, without the Python code that launches the kernels; see
+        `Replay`. Empty if the model's step cannot be repeated.
     """
 
     rows: list[Row]
@@ -124,13 +124,13 @@ class Profile:
 
     @property
     def uneven(self) -> float:
-        """Median step less all other medians, which need not add up to it (what disturbs one step or another)."""
+        """Median step minus all other medians. They need not add up to it, since each step is disturbed elsewhere."""
         rows = math.fsum(row.forward.seconds + row.backward.seconds for row in self.rows)
         return self.step - rows - self.optimizer.seconds - self.rest
 
     @property
     def training_step(self) -> float:
-        """Seconds of the median step as training takes it: repeated, where that can be."""
+        """Seconds of the median step in the way that training runs it: repeated, if possible."""
         return median(self.repeated_seconds or self.step_seconds)
 
     @property
@@ -138,11 +138,11 @@ class Profile:
         return self.batch_size / self.training_step
 
     def epoch_seconds(self, images: int) -> float:
-        """Time for so many images, if they are at hand when they are needed."""
+        """Seconds for this number of images, if the loader never makes a step wait."""
         return images / self.batch_size * self.training_step
 
     def totals(self) -> list[Total]:
-        """The rows by kind of operation, the most expensive first, then all that is no row: together the step."""
+        """Sums by kind of operation, the most expensive first, then everything that is not a row: together the step."""
         forward: dict[str, Cost] = defaultdict(Cost)
         backward: dict[str, Cost] = defaultdict(Cost)
         for row in self.rows:
@@ -157,7 +157,7 @@ class Profile:
         ]
 
     def as_dict(self, images: int) -> dict[str, Any]:
-        """Everything, as JSON has it; `images` make an epoch."""
+        """Everything, as JSON. An epoch has `images` images."""
 
         def full(cost: Cost) -> dict[str, Any]:
             return {**asdict(cost), **cost.rates(self.ceilings)}
@@ -184,12 +184,13 @@ class Profile:
         }
 
 
-# ---------------------------------------------------------------- what an operation has to do
+# ---------------------------------------------------------------- the work of an operation
 def count_flops(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int]:
     """Floating-point operations of a node, forward and backward.
 
-    Only products are counted, as in the paper: conv2d, linear and matmul, a multiply-add as two, once forward and once
-    for each gradient that is wanted. Convolutions count as direct ones, however they are computed.
+    Only products are counted, as in the paper: conv2d, linear and matmul. A multiply-add counts as two, once forward
+    and once for each gradient that is needed. Convolutions count as direct ones, even if they are computed in another
+    way.
 
     Examples
     --------
@@ -205,7 +206,7 @@ def count_flops(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int
     <matmul(2, 4)> (48, 96)
     """
     if node.name in ("conv2d", "linear"):
-        terms = inputs[1].size // inputs[1].shape[0]  # of the sum that is one element of the output
+        terms = inputs[1].size // inputs[1].shape[0]  # terms in the sum for one element of the output
     elif node.name == "matmul":
         terms = inputs[0].shape[-1]
     else:
@@ -215,11 +216,12 @@ def count_flops(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int
 
 
 def count_bytes(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int]:
-    """Bytes that a node must read or write, forward and backward, if caches kept nothing from one pass to the next.
+    """Bytes that a node must read or write, forward and backward, if caches keep nothing from one pass to the next.
 
     Notes
     -----
-    With x the input, y the output, dx and dy their gradients, each array counts once where a pass goes over it:
+    With x the input, y the output, dx and dy their gradients, each array counts once for each pass that reads or writes
+    it:
 
     ==================  ======================================  =================================================
     operation           forward                                 backward
@@ -239,8 +241,8 @@ def count_bytes(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int
     any other           inputs, y                               dy, inputs, each gradient that is wanted
     ==================  ======================================  =================================================
 
-    What has one value for each channel is not counted in batch_norm. A y that is pending is computed as the convolution
-    that follows loads it, or, where something else does, by that.
+    In batch_norm, arrays with one value for each channel are not counted. A pending y is computed when the next
+    convolution loads it, or by the first other operation that needs it.
 
     Examples
     --------
@@ -292,17 +294,17 @@ def count_bytes(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int
 
 
 def _wanted(node: Node) -> int:
-    """How many gradients a product gives: of its two factors, those that lead to a parameter."""
+    """Number of gradients of a product: of its two factors, those that lead to a parameter."""
     return sum(parent is not None for parent in node.parents[:2])
 
 
 # ---------------------------------------------------------------- the stopwatch
 class _Stopwatch:
-    """The accounts of one step. The tape tells what has ended; a pullback is wrapped, so that it ends a lap itself.
+    """The accounts of one step. The tape reports each end of an operation; pullbacks are wrapped to report theirs.
 
-    An account is the number of an operation and what was done for it: "forward", "backward" or "sum", of its result's
-    gradients. `work` has the floating-point operations and bytes of what was done, and `things` what each number stands
-    for: module, operation and shape.
+    An account is the number of an operation and the kind of its work: "forward", "backward", or "sum" of its result's
+    gradients. `work` has the floating-point operations and bytes of each account, and `things` has module, operation
+    and shape for each number.
     """
 
     def __init__(self, names: dict[int, str]) -> None:
@@ -314,7 +316,7 @@ class _Stopwatch:
         self.at = time.perf_counter()
 
     def lap(self, account: Account) -> None:
-        """All time since the last lap went into this."""
+        """Add the time since the last lap to this account."""
         now = time.perf_counter()
         self.seconds[account] += now - self.at
         self.at = now
@@ -335,18 +337,18 @@ class _Stopwatch:
             return parts
 
         node.pullback = timed
-        self.lap(REST)  # what was done here
+        self.lap(REST)  # the time of this method
 
     def summed(self, node: Node | Leaf) -> None:
-        if id(node) not in self.numbers:  # a parameter
+        if id(node) not in self.numbers:  # a parameter has no number yet
             self._number(node, self.names.get(id(node), ""), "")
         account = self.numbers[id(node)], "sum"
         self.lap(account)
-        moved = 3 * math.prod(node.shape) * node.dtype.itemsize  # both are read, one is written
+        moved = 3 * math.prod(node.shape) * node.dtype.itemsize  # two arrays are read, one is written
         self.work[account] = 0, self.work.get(account, (0, 0))[1] + moved
 
     def _number(self, node: Node | Leaf, module: str, op: str) -> int:
-        number = len(self.things)  # not of `numbers`: an id comes again once its node has died
+        number = len(self.things)  # not from `numbers`: an id may be used again after its node was deleted
         self.numbers[id(node)] = number
         self.things[number] = module, op, node.shape
         return number
@@ -356,22 +358,22 @@ class _Stopwatch:
 def profile(
     model: Module, *, batch_size: int = 128, image_size: int = 32, channels: int = 3, steps: int = 10
 ) -> Profile:
-    """Take a few training steps on noise, and tell what each operation of a step costs.
+    """Run a few training steps on noise, and measure the cost of each operation.
 
-    A step is forward, cross entropy, backward, and SGD with Nesterov momentum and weight decay, on a batch that lies in
-    memory. The first ones only warm up. The model is left as it was. What is not on the tape, such as the flattening of
-    images that need no gradient, counts with the operation that follows.
+    A step is forward, cross entropy, backward, and SGD with Nesterov momentum and weight decay, on a batch in memory.
+    The first steps are not measured. The model is left as it was. Work that is not on the tape, such as flattening
+    images that need no gradient, counts with the next operation.
 
     Parameters
     ----------
     model : Module
-        From images (N, C, H, W) to logits (N, K).
+        A function from images (N, C, H, W) to logits (N, K).
     batch_size : int
-        N.
+        N, the images in a batch.
     image_size, channels : int
         Height and width of the images, and C.
     steps : int
-        How many are measured.
+        Number of measured steps.
 
     Returns
     -------
@@ -380,7 +382,7 @@ def profile(
     Raises
     ------
     ValueError
-        If a number is less than 1, the model does not take such images, or it does not do the same in every step.
+        If a number is less than 1, the model does not accept such images, or its steps differ from each other.
 
     Examples
     --------
@@ -398,7 +400,7 @@ def profile(
     rng = np.random.default_rng(0)
     dtype = next((p.dtype for p in model.parameters()), np.dtype(np.float32))
     shape = batch_size, image_size, image_size, channels
-    x = Tensor(rng.standard_normal(shape, dtype).transpose(0, 3, 1, 2))  # channels-last, as the loader gives it
+    x = Tensor(rng.standard_normal(shape, dtype).transpose(0, 3, 1, 2))  # channels-last, as from the loader
     with left_as_it_was(model):
         optimizer = optim.SGD(model.parameters(), LR, momentum=0.9, weight_decay=5e-4, nesterov=True)
         model.train()
@@ -410,15 +412,15 @@ def profile(
         labels = rng.integers(0, logits.shape[1], batch_size)
         for _ in range(WARMUP):
             _take_step(model, x, labels, optimizer)
-        peak = machine.peak_memory()  # before the arrays of the ceilings
+        peak = machine.peak_memory()  # before the arrays for measuring the ceilings
         before = machine.ceilings()
         taken = [_take_step(model, x, labels, optimizer) for _ in range(steps)]
         repeated = _repeat_steps(model, x, labels, optimizer, steps)
-    ceilings = Ceilings(*map(max, before, machine.ceilings()))  # what else the machine does may begin or end meanwhile
+    ceilings = Ceilings(*map(max, before, machine.ceilings()))  # other programs may disturb one of the two
     watches = [watch for watch, _ in taken]
     things, work = watches[0].things, watches[0].work
     if any(watch.things != things or watch.work != work for watch in watches):
-        raise ValueError("model: it did not do the same in every step, so there are no medians of what it did")
+        raise ValueError("model: its steps differ from each other, so there are no medians for its operations")
 
     def cost(account: Account) -> Cost:
         return Cost(median(watch.seconds[account] for watch in watches), *work.get(account, (0, 0)))
@@ -445,7 +447,7 @@ def profile(
 
 
 def _take_step(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD) -> tuple[_Stopwatch, float]:
-    """Its accounts, and the seconds from its start to its last lap."""
+    """The accounts of a step, and the seconds from its start to its last lap."""
     watch = _Stopwatch({id(p): name for name, p in model.named_parameters()})
     start = watch.at = time.perf_counter()
     with watching(watch):
@@ -459,12 +461,12 @@ def _take_step(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD) ->
 
 
 def _repeat_steps(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD, steps: int) -> list[float]:
-    """Seconds of steps as training takes them; none where they cannot be repeated."""
+    """Seconds of steps in the way that training runs them; empty if they cannot be repeated."""
     replay = Replay(model, lambda x, labels: ops.cross_entropy(model(x), labels))
     seconds = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # that they cannot be
-        for number in range(3 + steps):  # three until it repeats: see `Replay`
+        warnings.simplefilter("ignore", RuntimeWarning)  # the warning that they cannot
+        for number in range(3 + steps):  # the first three are not repeated yet: see `Replay`
             start = time.perf_counter()
             optimizer.zero_grad()
             replay(x, labels)
@@ -476,7 +478,7 @@ def _repeat_steps(model: Module, x: Tensor, labels: Array, optimizer: optim.SGD,
 
 @contextlib.contextmanager
 def left_as_it_was(model: Module) -> Iterator[None]:
-    """Put back what training changes: parameters, buffers, gradients and modes.
+    """Restore what training changes: parameters, buffers, gradients and modes.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a training says of itself on a terminal and in a notebook."""
+"""The progress of a training, on a terminal and in a notebook."""
 
 import importlib.util
 import time
@@ -13,34 +13,34 @@ from tinyres.parallel.launch import launch
 
 
 def console(width: int | None = None, *, stderr: bool = False) -> Console:
-    """Where text goes as it is: what looks like rich's markup or an emoji's name is some file's or class's own.
+    """A console that prints text unchanged: text that looks like rich's markup or emoji may be part of a name.
 
     Examples
     --------
     >>> console(80).print("[bold]: that many :cat:s")
     [bold]: that many :cat:s
     """
-    launched = launch()  # of several processes the first speaks, and each of its own errors
+    launched = launch()  # with several processes, only the first prints output, and each prints its errors
     quiet = launched is not None and launched.rank > 0 and not stderr
     return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr, quiet=quiet)
 
 
 def bars(out: Console, *columns: ProgressColumn) -> Progress:
-    """A progress bar on a terminal, or in a notebook with ipywidgets, which leaves nothing behind; elsewhere none, that
-    would leave an empty line, or a warning.
+    """A progress bar on a terminal, or in a notebook with ipywidgets; it disappears at the end. Elsewhere there is
+    none, since rich would leave an empty line, or a warning.
 
     Examples
     --------
     >>> with bars(console(80), BarColumn()) as bar:
     ...     bar.advance(bar.add_task("", total=2))
     """
-    widgets = importlib.util.find_spec("ipywidgets") is not None  # which rich needs there, and warns without
+    widgets = importlib.util.find_spec("ipywidgets") is not None  # rich needs it in notebooks, and warns without it
     shown = out.is_terminal or (out.is_jupyter and widgets)
     return Progress(*columns, console=out, transient=True, disable=not shown, speed_estimate_period=60)
 
 
 class ProgressBar(Callback):
-    """A progress bar for a training, and after each epoch a line with its results.
+    """Show a progress bar for a training, and a line of results after each epoch.
 
     Parameters
     ----------
@@ -53,11 +53,11 @@ class ProgressBar(Callback):
 
     def __init__(self, out: Console | None = None) -> None:
         self.out = out or console()
-        self.recent: deque[tuple[float, float]] = deque()  # (time, images so far), over the last ten seconds
+        self.recent: deque[tuple[float, float]] = deque()  # (time, images so far) in the last ten seconds
         self.progress: Progress | None = None
 
     def print(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         (self.progress.console if self.progress else self.out).print(text, soft_wrap=True)
 
     def on_train_begin(self, training: Training) -> None:
@@ -100,7 +100,7 @@ class ProgressBar(Callback):
         return self.print(f"Finishing the step, and saving. Ctrl-C again stops at once, and loses {loses}.")
 
     def on_epoch_end(self, training: Training, logs: Logs) -> None:
-        seconds = self.recent[-1][0] - self.since  # to the last step: without the validation
+        seconds = self.recent[-1][0] - self.since  # to the last step: validation does not count
         text = f"epoch {logs['epoch']:3.0f}"
         for split in ("train", "validation"):
             if f"{split}_loss" in logs:

@@ -1,7 +1,7 @@
-"""Every kernel once more in plain NumPy, a few lines each: the definition, and the oracle of the tests.
+"""Every kernel again in plain NumPy, a few lines each: the definition, and the expected result in tests.
 
-Shapes are PyTorch's: images (N, C, H, W), weights (O, C, KH, KW). Same names, arguments and results as
-`tinyres.kernels`; choose them with ``tr.use_backend("reference")``.
+Shapes are those of PyTorch: images (N, C, H, W), weights (O, C, KH, KW). Names, arguments and results are those of
+`tinyres.kernels`. Choose this backend with ``tr.use_backend("reference")``.
 """
 
 import math
@@ -18,7 +18,7 @@ def _windows(x, kernel_size, stride):
 
 
 def _split(x, axis, groups):
-    """Cut an axis of channels into (groups, channels of each)."""
+    """Split an axis of channels into (groups, channels of each)."""
     return x.reshape(*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
 
 
@@ -28,7 +28,7 @@ def _padded(x, padding, value=0):
 
 
 def _scatter(parts, x_shape, kernel_size, stride, padding):
-    """Transpose of `_windows` of `_padded`: add parts (N, C, OH, OW, KH, KW) up where they came from."""
+    """Transpose of `_windows` of `_padded`: add parts (N, C, OH, OW, KH, KW) to the pixels that they came from."""
     (kh, kw), (sh, sw), (ph, pw) = kernel_size, stride, padding
     n, c, height, width = x_shape
     oh, ow = parts.shape[2:4]
@@ -146,12 +146,12 @@ def max_pool2d(x, kernel_size, *, stride, padding):
     y = windows.max((4, 5))
     hit = _inside(x.shape, kernel_size, stride, padding) & (
         (windows == y[..., None, None]) | np.isnan(windows)
-    )  # padding is no maximum, not even of -inf
+    )  # padding is never the maximum, not even if all are -inf
     return y, hit.reshape(*y.shape, kernel_size[0] * kernel_size[1]).argmax(-1).astype(np.int32)
 
 
 def _inside(x_shape, kernel_size, stride, padding):
-    """Which taps of each window lie in the image, (1, 1, OH, OW, KH, KW)."""
+    """Which taps of each window are inside the image, (1, 1, OH, OW, KH, KW)."""
     return _windows(_padded(np.ones((1, 1, *x_shape[2:]), bool), padding), kernel_size, stride)
 
 

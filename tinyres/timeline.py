@@ -1,4 +1,7 @@
-"""When the processes of a training step compute, and when they exchange: how much of the one hides in the other."""
+"""When the processes of a training step compute and when they exchange, and how much of the exchange is hidden.
+
+An exchange is hidden if the process computes meanwhile.
+"""
 
 import itertools
 import json
@@ -14,15 +17,15 @@ from tinyres.parallel.gradients import Gradients
 from tinyres.parallel.world import world
 from tinyres.tensor import Tensor
 
-WARM_UP = 3  # steps before those that are looked at
+WARM_UP = 3  # steps before those that are recorded
 COLOURS = {"forward": "#8fb8de", "backward": "#2a6f97", "wait": "#d1495b", "update": "#6aa84f", "sum": "#d9822b"}
 
 
 class Span(NamedTuple):
-    """Something that a process did, in seconds since its step began.
+    """A part of a process's step, with its times in seconds since the step began.
 
-    ``what`` is one of ``"forward"``, ``"backward"``, ``"wait"``, ``"update"``, or ``"sum"``: of gradients, from when
-    the process had its part to when it noticed that it has all of it.
+    ``what`` is one of ``"forward"``, ``"backward"``, ``"wait"``, ``"update"``, or ``"sum"``. A sum of gradients lasts
+    from the moment when the process has its own part until it notices that the whole sum is complete.
     """
 
     what: str
@@ -31,7 +34,7 @@ class Span(NamedTuple):
 
 
 def record(model: Module, images: np.ndarray, labels: np.ndarray, steps: int = 10) -> list[list[Span]]:
-    """Of each process, what it did in a training step, on images and labels of its own: the step of median length.
+    """Record the training step of median length: for each process, its spans.
 
     Parameters
     ----------
@@ -77,7 +80,7 @@ def record(model: Module, images: np.ndarray, labels: np.ndarray, steps: int = 1
 
 
 def hidden(process: list[Span]) -> float:
-    """Part of the time of its sums in which a process computes, 0 to 1; 1 where there are none.
+    """Part of the time of its sums in which a process computes, 0 to 1; 1 if there are no sums.
 
     Examples
     --------
@@ -93,7 +96,7 @@ def hidden(process: list[Span]) -> float:
 
 
 def draw(timeline: list[list[Span]], title: str, path: str | Path) -> None:
-    """Two lines for each process, computing and exchanging, over milliseconds."""
+    """Draw two lines for each process, computing and exchanging, over milliseconds."""
     figure, axes = plots.subplots(width=10, height=1.2 + 0.9 * len(timeline))
     shown = set()
     for rank, process in enumerate(timeline):
