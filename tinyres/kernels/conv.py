@@ -194,8 +194,11 @@ class _Plan(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile, deep):
-    """Windows (kh, kw, sh, sw, top, left) of x (N, H, W, C), to place (top, left, row step, column step, rows, columns)
-    of y (N, OH, OW, O). Channels are (how many are read, the first of x, the first of y)."""
+    """Plan the windows (kh, kw, sh, sw, top, left) of x (N, H, W, C), and their places in y (N, OH, OW, O).
+
+    A place is (top, left, row step, column step, rows, columns). Channels are (how many are read, the first of x, the
+    first of y).
+    """
     kh, kw, sh, sw, top, left = window
     y_top, y_left, y_sh, y_sw, rows, cols = place
     c, x_channel, y_channel = channels
@@ -230,9 +233,11 @@ def _plan_correlation(x_shape, y_shape, itemsize, window, place, channels, tile,
 
 
 def _input_of(window, out_size, x_shape, channels):
-    """Three facts about the windows' input: whether they can be read directly from the image, the rows and columns that
-    they span, and the step from one pixel to the next. They can if all windows stay inside the image, and the numbers
-    under a row of a window are neighbours; rows and columns are then those of the image."""
+    """Whether windows can be read directly from the image, the rows and columns that they span, and the pixel step.
+
+    They can if all windows stay inside the image, and the numbers under a row of a window are neighbours; rows and
+    columns are then those of the image. The step is from one pixel to the next.
+    """
     kernel, stride, first, in_size = window[:2], window[2:4], window[4:], x_shape[1:3]
     spans = [(n - 1) * s + k for n, s, k in zip(out_size, stride, kernel, strict=True)]
     inside = all(f >= 0 and f + span <= size for f, span, size in zip(first, spans, in_size, strict=True))

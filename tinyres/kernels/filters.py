@@ -41,10 +41,10 @@ def room_for_filters(taps, array):
 def turn_filters(taps, first, channel, room):
     """Vectors of the output channels from `first` on, for a vector's number of input channels from `channel` on.
 
-    In memory the numbers of a filter are neighbours. Next to each other are also the filters of an output channel (in a
-    forward pass) or those of an input channel (for an input gradient). These runs of filters are first copied to
-    `near`, and transposed there: their distances are often powers of two, so in their own places they would all use the
-    same cache set. Vector `i * filter_size(taps) + j` of the result contains number j of the filters of input channel
+    In memory the numbers of a filter are neighbours. Also neighbours are the filters of one output channel (in a forward
+    pass), or those of one input channel (for an input gradient). These runs of filters are first copied to `near`, and
+    transposed there: their distances are often powers of two, so in their own places they would all use the same cache
+    set. Vector `i * filter_size(taps) + j` of the result contains number j of the filters of input channel
     `channel + i`.
     """
     near, turned = room
@@ -76,7 +76,7 @@ def pack_filters(taps, columns, packed, blocks):
         first, count = block * columns, min(columns, o - block * columns)
         if count < columns:
             packed[block] = 0
-        vectors = c // n * n if count == columns else 0  # channels that `turn_filters` handles
+        vectors = c // n * n if count == columns else 0  # channels that are packed in whole vectors
         for channel in range(0, vectors, n):
             for column in range(0, columns, n):
                 to = block * packed.shape[1] + channel * columns + column

@@ -71,8 +71,10 @@ def _take(dw, wide, groups):
 
 
 def _blocks(wide, weight, groups):
-    """Pairs of places in the merged weights and of weights: first for the first group in each merged one, then for the
-    second group in each, and so on."""
+    """Pairs of places in the merged weights and of weights.
+
+    The first pair is for the first group in each merged one, the next for the second group in each, and so on.
+    """
     o, c, kh, kw = weight.shape
     together = wide.shape[1] // c
     places = wide.reshape(groups // together, together, o // groups, together, c, kh, kw)

@@ -99,8 +99,10 @@ class Pool:
             return sum(region.size - sum(stop - start for start, stop in region.gaps) for region in self.regions)
 
     def unheld(self, array: np.ndarray) -> np.ndarray:
-        """The same elements, as an array that does not keep its memory reserved in this pool. For an array outside this
-        pool, the array itself."""
+        """The same elements, as an array that does not keep its memory reserved in this pool.
+
+        For an array outside this pool, it is the array itself.
+        """
         place = array.ctypes.data
         for region in self.regions:
             start = place - region.place
@@ -166,8 +168,10 @@ _scratch = _Scratch()
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """As `empty`, for memory that is not needed after the kernel. Each call of this thread with the same name returns
-    the same memory, which is faster and still in cache. If it is large, it comes from the pool.
+    """As `empty`, for memory that is not needed after the kernel.
+
+    Each call of this thread with the same name returns the same memory, which is faster and still in cache. If it is
+    large, it comes from the pool.
     """
     dtype = np.dtype(dtype)
     size = math.prod(shape) * dtype.itemsize

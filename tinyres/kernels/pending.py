@@ -94,8 +94,10 @@ def constants_of(zero, loading, channels, channel):
 
 @inner
 def loaded(zero, values, constants, row, stop):
-    """Six vectors of x, of rows `row`, `row + 1`, ..., after batch norm and ReLU; zeros for rows outside 0 to `stop`,
-    since padding is added after ReLU."""
+    """Six vectors of x, of rows `row`, `row + 1`, ..., after batch norm and ReLU.
+
+    Rows outside 0 to `stop` are zeros, since padding is added after ReLU.
+    """
     a, b, c, d, e, f = values
     return (
         inside(row, stop, _normalised(zero, a, constants)),

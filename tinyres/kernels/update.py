@@ -49,10 +49,11 @@ def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
 
 
 def _tables(kernel, in_place, **lists):
-    """For the parameters of each dtype: a table, with the size and the addresses of the arrays of a parameter in a row,
-    and a list of (name, array, copy) for arrays that are not in C order, since the table points to copies of them.
+    """For each dtype of the parameters, a table and a list of copies.
 
-    The result for the arrays of the last step is remembered: a repeated step has the same arrays.
+    A row of the table has the size and the addresses of the arrays of a parameter. The list has (name, array, copy) for
+    arrays that are not in C order, since the table points to copies of them. The result for the arrays of the last step
+    is remembered: a repeated step has the same arrays.
     """
     arrays = [array for many in lists.values() for array in many]
     key = kernel, *map(id, arrays[:1])

@@ -72,8 +72,11 @@ DOWN_COST = 1.2  # factor for a tile with stride 2, whose 81 planes leave room f
 
 
 def fits(weight_shape, channels, itemsize, *, stride, padding):
-    """Whether there is a Winograd form: for 3x3, stride 1, or stride 2 with padding 1, one group, and channels that
-    fill whole vectors."""
+    """Whether there is a Winograd form of the convolution.
+
+    There is one for 3x3 with stride 1, or with stride 2 and padding 1, for one group and channels that fill whole
+    vectors.
+    """
     o, c, kh, kw = weight_shape
     vector, window = WIDTH // itemsize, (tuple(stride), tuple(padding))
     form = window[0] == (1, 1) or window == ((2, 2), (1, 1))
@@ -201,8 +204,10 @@ def conv2d_weight_grad(dy, x, weight_shape, *, stride, padding):
 
 
 def _launch(form, loading, weight, taps, finish, y, corner):
-    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image. If the residual is
-    y itself, the result is added to y."""
+    """Convolve x (N, H, W, C) to y (N, OH, OW, O); the first window starts at `corner` of the image.
+
+    If the residual is y itself, the result is added to y.
+    """
     o, c, workers, x = taps.o, taps.c, get_num_threads(), loading.x
     tiles, tile = max(LEAST_TILES, STRIP_BYTES // (form.places**2 * (c + o) * x.itemsize)), Tile.of(x.dtype, o)
     blocks, most = o // tile.columns, -(-o // tile.columns // workers)  # blocks of the worker that has most of them

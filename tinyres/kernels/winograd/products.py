@@ -26,8 +26,10 @@ def turns(plan, channels, rows):
 
 @inner
 def _weight_plane(plane, plan):
-    """The plane of the weights for a plane of the input. If there are more planes of the input, the last of them are
-    untransformed pixels, which all use the same tap."""
+    """The plane of the weights for a plane of the input.
+
+    If there are more planes of the input, the last of them are untransformed pixels, which all use the same tap.
+    """
     return min(plane // plan.places, R - 1) * R + min(plane % plan.places, R - 1)
 
 

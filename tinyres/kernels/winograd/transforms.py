@@ -30,8 +30,10 @@ from tinyres.kernels.winograd.plan import R, block_start
 
 # ---------------------------------------------------------------- input
 def _column_transform(form, finish):
-    """line[:, column] = B^T d for each column of a row of tiles, with zeros outside the image. `place` is its row in
-    its image, and its start in flat x; `finish` is applied to what was read."""
+    """line[:, column] = B^T d for each column of a row of tiles, with zeros outside the image.
+
+    `place` is its row in its image, and its start in flat x; `finish` is applied to what was read.
+    """
     step, window, input_map = form.x_step, form.window, form.input
 
     @inner
