@@ -232,7 +232,7 @@ def test_numbers_are_those_of_an_ordinary_backward(visit, passes):
 def test_forward_shows_values_and_backward_gradients_too(visit, passes):
     page = visit(where="#forward-3")
     assert page.locator("#panel figure img").count() == 1 + 2  # bn1, its weight and its bias
-    assert "is known on the way back" in page.locator("#panel").inner_text()
+    assert "known in the backward pass" in page.locator("#panel").inner_text()
     assert page.locator(".code.pullback").count() == 0
     assert page.locator(".node.pending").count() == len(passes.steps) - 3
     page.keyboard.press("t")
@@ -241,7 +241,7 @@ def test_forward_shows_values_and_backward_gradients_too(visit, passes):
     assert page.locator(".code.model mark").inner_text() == "self.bn1(self.conv1(x), relu=True)"
     text = page.locator("#panel").inner_text()
     assert "Its gradient is a sum of 2, from" in text
-    assert "What is used twice gets both gradients." in text
+    assert "A value that is used twice gets both gradients." in text
     assert page.locator(".node.pending").count() == 0
 
 

@@ -107,8 +107,10 @@ def numbers(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def draw(records: Sequence[Record]) -> Any:
-    """Training loss and validation accuracy (training accuracy without validation images). The x-axis is minutes if all
-    runs have measured the time, else epochs."""
+    """Draw training loss and validation accuracy, or training accuracy without validation images.
+
+    The x-axis is minutes if all runs have measured the time, else epochs.
+    """
     timed = all(r.minutes for r in records)
     held = all(r.best is not None for r in records)
     figure, (left, right) = plots.subplots(1, 2, width=10.0, height=3.8)

@@ -6,7 +6,7 @@ function layout() {
   const BETWEEN = narrow ? 26 : 38, MARGIN = narrow ? 22 : 34, ROWS = 44;
   canvas.replaceChildren(); nodes.length = boxes.length = edges.length = 0;
 
-  // blocks in rows: a stage begins a new one
+  // blocks in rows: each stage begins a new row
   const stage = b => data.blocks[b].path.split(".")[0];
   let x = MARGIN, y = 16, bottom = 0, wide = 0;
   data.blocks.forEach((block, b) => {
@@ -86,7 +86,7 @@ function rounded(points, radius = 9) {
   return d + `L${points.at(-1)}`;
 }
 
-function follow(element) {   // into the middle, if it is near an edge; the page itself never moves
+function follow(element) {   // scroll a node near an edge to the middle; the page itself does not scroll
   const graph = $("graph"), box = graph.getBoundingClientRect(), node = element.getBoundingClientRect();
   const margin = Math.min(90, box.height / 4);
   if (node.top < box.top + margin || node.bottom > box.bottom - margin)

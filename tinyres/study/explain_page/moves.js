@@ -9,7 +9,7 @@ function show() {
   $("slider").value = at;
   $("slider").setAttribute("aria-valuetext", `${status}: ${nameOf(i)}`);
   for (const [id, end] of Object.entries({first: 0, back: 0, last: 2 * count - 1, forward: 2 * count - 1}))
-    $(id).setAttribute("aria-disabled", at === end);   // not `disabled`: what is disabled loses the focus
+    $(id).setAttribute("aria-disabled", at === end);   // not `disabled`: a disabled button loses the focus
   $("turn").querySelector("span").textContent = back ? "Forward" : "Backward";
   history.replaceState(null, "", `#${back ? "backward" : "forward"}-${passed}`);
 
@@ -18,7 +18,7 @@ function show() {
     const known = back || k <= i, carried = back && k >= i;
     const came = steps[k].received.filter(given => given.by >= i).length;
     const all = steps[k].received.length;
-    node.element.dataset.came = all > 1 ? `${came} of ${all}` : "";   // gradients that have come so far
+    node.element.dataset.came = all > 1 ? `${came} of ${all}` : "";   // gradients so far
     const kinds = {pending: !known, current: k === i, parent: parents.includes(k), carried: carried && k !== i,
       waiting: back && !carried && came > 0};
     for (const [kind, on] of Object.entries(kinds)) node.element.classList.toggle(kind, on);
@@ -44,7 +44,7 @@ function show() {
 }
 // ---------------------------------------------------------------- moving
 function go(to) { at = Math.max(0, Math.min(2 * count - 1, to)); show(); }
-function select(i) { stop(); go(isBack() ? 2 * count - 1 - i : i); }   // on the pass that is shown
+function select(i) { stop(); go(isBack() ? 2 * count - 1 - i : i); }   // in the current pass
 function stop() {
   if (timer) { clearInterval(timer); timer = null; say(); }
   playing();
@@ -54,7 +54,7 @@ function playing() {
   $("play").querySelector("span").textContent = timer ? "Pause" : "Play";
   $("play-icon").setAttribute("d", timer ? "M3 2h4v12H3zM9 2h4v12H9z" : "M4 2v12l9-6z");
 }
-function say() {   // to those who listen: not while it plays, which is faster than speech
+function say() {   // for screen readers; not while it plays, which is too fast for speech
   if (timer) return;
   const i = current(), block = data.blocks[blockOf[i]];
   $("said").textContent = `${$("status").textContent}: ${nameOf(i)}, in ${block.path ? "block " : "the "}${block.title}`;

@@ -1,25 +1,25 @@
 // ---------------------------------------------------------------- arrays, number by number
-// A view is an array as it is shown: {key, what, shape, weight, shown}. Those with one key have one chosen element.
+// A view is an array with its display: {key, what, shape, weight, shown}. Views with the same key share the chosen element.
 const chosen = new Map(), decoded = new Map();
-let watchers = [];   // what the panel shows of a chosen element: [key, function to call when it changes]
+let watchers = [];   // parts of the panel that show a chosen element: [key, function to call when it changes]
 
 const limit = data.largest ? `This page holds the numbers of each array of up to ${data.largest.toLocaleString("en")}, in the engine's own precision.`
-  : "This page shows pictures only: its network is too large for more.";
+  : "This page shows pictures only: its network has too many numbers.";
 function arrayOf({numbers}) {
   const packed = data.numbers[numbers];
   if (packed && !decoded.has(numbers)) {
     const bytes = Uint8Array.from(atob(packed.base64), letter => letter.charCodeAt(0));
     decoded.set(numbers, new (packed.bits === 64 ? Float64Array : Float32Array)(bytes.buffer));
   }
-  return decoded.get(numbers) ?? null;   // null: larger than what the page holds
+  return decoded.get(numbers) ?? null;   // null: the page has no numbers of larger arrays
 }
-function axesOf({shape, weight}) {   // sizes and names; of a batch, the one image there is
+function axesOf({shape, weight}) {   // sizes and names; a batch has only one image, so its axis is left out
   const sizes = !weight && (shape.length === 4 || shape.length > 1 && shape[0] === 1) ? shape.slice(1) : shape;
   const known = weight ? {1: ["number"], 2: ["output", "input"], 4: ["output", "input", "row", "column"]}
     : {1: ["number"], 3: ["channel", "row", "column"]};
   return sizes.map((size, k) => ({size, name: (known[sizes.length] ?? [])[k] ?? `axis ${k}`}));
 }
-function indexOf(view) {   // at first, of what is farthest from 0
+function indexOf(view) {   // at first, that of the number farthest from 0
   if (!chosen.has(view.key)) {
     const size = x => Number.isFinite(x) ? Math.abs(x) : -1, array = arrayOf(view.shown) ?? [];
     let left = array.reduce((best, x, k) => size(x) > size(array[best]) ? k : best, 0);
@@ -41,7 +41,7 @@ function choose(view, index) {
 function watch(view, update) { watchers.push([view.key, update]); update(); }
 
 // ---------------------------------------------------------------- elements and pixels
-function pixelOf(view) {   // of the chosen element: [x, y], or null where the picture leaves it out
+function pixelOf(view) {   // [x, y] of the chosen element, or null if it is not in the picture
   const {tile: [h, w], across, factor, width, height, photograph} = view.shown.picture, index = indexOf(view);
   const sizes = axesOf(view).map(a => a.size), flat = view.shape.length < 4;
   const row = flat ? offset(sizes.slice(0, -1), index.slice(0, -1)) : index.at(-2), column = index.at(-1) ?? 0;
@@ -51,7 +51,7 @@ function pixelOf(view) {   // of the chosen element: [x, y], or null where the p
   const x = tiles % across * (w + 1) + at(column, w), y = Math.floor(tiles / across) * (h + 1) + at(row, h);
   return x < width && y < height ? [x, y] : null;
 }
-function indexAt(view, x, y) {   // of the element at a pixel; a gap belongs to the tile before it
+function indexAt(view, x, y) {   // index of the element at a pixel; a gap belongs to the tile before it
   const {tile: [h, w], across, factor, photograph} = view.shown.picture, sizes = axesOf(view).map(a => a.size);
   if (view.shape.length < 4) {
     const flat = y * (sizes.at(-1) ?? 1) + x;
@@ -111,7 +111,7 @@ function explore(view, box, text) {   // a click or the arrow keys choose an ele
       width: 100 / width + "%", height: 100 / height + "%"});
   });
 }
-function readout(...views) {   // the chosen element's index, to be changed, and what each of the arrays has there
+function readout(...views) {   // inputs for the chosen index, and the number of each array there
   const [view] = views, axes = axesOf(view);
   const held = views.filter(v => arrayOf(v.shown));
   if (!held.length) {

@@ -1,4 +1,4 @@
-// ---------------------------------------------------------------- all about one step
+// ---------------------------------------------------------------- the panel for one step
 function goTo(i, norm) {
   const link = make("button", {class: "link grow"}, nameOf(i));
   link.addEventListener("click", () => select(i));
@@ -24,7 +24,7 @@ function heading(i) {
 }
 function pictures(i, back) {
   const {value: {picture: {width, height}}} = steps[i], views = [viewOf(i, "value"), ...(back ? [viewOf(i, "gradient")] : [])];
-  const later = make("div", {class: "wait", style: `aspect-ratio: ${Math.min(width / height, 4)}`}, "is known on the way back");
+  const later = make("div", {class: "wait", style: `aspect-ratio: ${Math.min(width / height, 4)}`}, "known in the backward pass");
   return [make("div", {class: "pictures"},
     make("div", {}, make("h3", {class: "f"}, "Value"), figure(views[0])),
     make("div", {}, make("h3", {class: "b"}, "Gradient of the loss"), back ? figure(views[1]) : later)), readout(...views)];
@@ -41,12 +41,12 @@ function formulas(i, back) {
   return [
     ...(forward.length ? [make("h3", {}, "What it computes"), lines("forward", !back)] : []),
     ...(back ? [] : workedOut(i, viewOf(i, "value"))),
-    ...(backward.length ? [make("h3", {}, "What it hands back"), lines("backward", back)] : []),
+    ...(backward.length ? [make("h3", {}, "The gradients of its inputs"), lines("backward", back)] : []),
     ...(where ? [make("p", {class: "note"}, where)] : []),
     ...(step.fused ? [make("p", {class: "note"}, "The engine computes batch norm, + and ReLU at the end of a block in one pass. " +
       "Here they are steps of their own, with the same numbers.")] : [])];
 }
-function summands(i) {   // of an addition, forward
+function summands(i) {   // the terms of an addition, forward
   const {op, inputs, shape: size} = steps[i];
   if (op !== "add" || inputs.some(({step}) => step === null || `${steps[step].shape}` !== `${size}`)) return [];
   const views = inputs.map(({step}) => ({...viewOf(step, "value"), key: `${i}`, word: nameOf(step)}));
@@ -61,7 +61,7 @@ function received(i) {
   const views = (fork ?? []).map((shown, k) => ({...viewOf(i, "gradient", shown), word: words[k]}));
   for (const view of views) view.what += `, ${view.word}`;
   return [make("h3", {}, `Its gradient is a sum of ${received.length}, from`), list, ...(fork ? sumOf(views, "gradient") : []),
-    make("p", {class: "note"}, `What is used twice gets both gradients. Norm of the sum: ${number(gradient.statistics.norm)}.`)];
+    make("p", {class: "note"}, `A value that is used twice gets both gradients. Norm of the sum: ${number(gradient.statistics.norm)}.`)];
 }
 function loss(i, back) {
   if (i !== count - 1) return [];
@@ -70,7 +70,7 @@ function loss(i, back) {
   return [...(back ? [make("p", {class: "note"}, "The loss itself: backward begins here, with dL/dL = 1.")] : []),
     make("h3", {}, "Most likely classes"), make("ul", {class: "list"}, ...likeliest)];
 }
-function given(i, back) {   // where its inputs come from, and parameters themselves
+function given(i, back) {   // the steps of its inputs, and its parameters themselves
   const {inputs} = steps[i];
   if (!inputs.length) return [];
   const items = inputs.map((given, k) => {
@@ -101,14 +101,14 @@ function source(step, back) {
   return [...(found.length ? [make("h3", {}, "Source")] : []), ...found.map(([key, title]) => {
     const {file, line, text, mark} = step.source[key], code = make("pre", {tabindex: 0, "aria-label": title}), letters = [...text];
     if (mark) code.append(letters.slice(0, mark[0]).join(""), make("mark", {}, letters.slice(...mark).join("")), letters.slice(mark[1]).join(""));
-    else code.append(text || "not to be read on this machine");
+    else code.append(text || "cannot be read on this machine");
     return make("div", {class: `code ${key}`}, make("p", {}, `${title}: ${file}:${line}`), code);
   })];
 }
 function foot() {
   const keys = make("p", {class: "keys"});
   keys.innerHTML = "<kbd>←</kbd> <kbd>→</kbd> step, <kbd>Home</kbd> <kbd>End</kbd> first and last, <kbd>space</kbd> play, " +
-    "<kbd>t</kbd> the same node on the other pass; " +
-    "on a picture that has the focus, <kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> the next number";
+    "<kbd>t</kbd> the same node in the other pass; " +
+    "on a selected picture, <kbd>←</kbd> <kbd>→</kbd> <kbd>↑</kbd> <kbd>↓</kbd> the next number";
   return [keys, make("p", {class: "keys"}, limit)];
 }

@@ -1,5 +1,5 @@
 // ---------------------------------------------------------------- a sum, as pictures and for one element
-function sumOf(views, word) {   // all but the last add up to the last
+function sumOf(views, word) {   // the last view is the sum of the others
   const held = views.every(view => arrayOf(view.shown)), line = make("output", {class: "equation"});
   const row = make("div", {class: "sum"});
   views.forEach((view, k) => row.append(...(k ? [make("span", {class: "sign"}, k === views.length - 1 ? "=" : "+")] : []),
@@ -13,8 +13,8 @@ function sumOf(views, word) {   // all but the last add up to the last
 }
 
 // ---------------------------------------------------------------- one number of a convolution
-const AT_ONCE = 3;   // input channels that are shown without being asked for
-function convolve(i, [o, row, column]) {   // the terms of y[o, row, column], by input channel, as `ops.conv2d` has them
+const AT_ONCE = 3;   // input channels that are shown at first
+function convolve(i, [o, row, column]) {   // the terms of y[o, row, column] by input channel, as in `ops.conv2d`
   const {inputs, convolution: {stride, padding, dilation, groups}} = steps[i];
   const [x, w] = inputs.map(valueOf), [outputs, channels, kh, kw] = inputs[1].shape;
   const [, , height, width] = shapeOf(inputs[0]), first = Math.floor(o / (outputs / groups)) * channels;
@@ -53,7 +53,7 @@ function workedOut(i, view) {
     fill();
     box.replaceChildren(...terms.slice(0, AT_ONCE).map(channel), ...(rest.length ? [more] : []), total(i, index, terms, view));
   });
-  return [make("h3", {}, "The chosen number, worked out"), box];
+  return [make("h3", {}, "The chosen number, step by step"), box];
 }
 function total(i, index, terms, view) {
   const {inputs, convolution: {bias, relu}} = steps[i];
