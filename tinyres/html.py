@@ -40,8 +40,11 @@ def of_tensor(array: np.ndarray[Any, Any], *, requires_grad: bool = False) -> st
 
 
 class Part(NamedTuple):
-    """A module. `arrays` are its own, each with a shape and a word such as "buffer"; `parameters` also counts the
-    numbers of the modules in it."""
+    """A module in the tree of `of_module`.
+
+    `arrays` are its own, each with a shape and a word such as "buffer". `parameters` also counts the numbers of the
+    modules in it.
+    """
 
     name: str
     kind: str

@@ -26,13 +26,9 @@ def console(width: int | None = None, *, stderr: bool = False) -> Console:
 
 
 def bars(out: Console, *columns: ProgressColumn) -> Progress:
-    """A progress bar on a terminal, or in a notebook with ipywidgets; it disappears at the end. Elsewhere there is
-    none, since rich would leave an empty line, or a warning.
+    """A progress bar on a terminal, or in a notebook with ipywidgets; it disappears at the end.
 
-    Examples
-    --------
-    >>> with bars(console(80), BarColumn()) as bar:
-    ...     bar.advance(bar.add_task("", total=2))
+    Elsewhere there is none, since rich would leave an empty line, or a warning.
     """
     widgets = importlib.util.find_spec("ipywidgets") is not None  # rich needs it in notebooks, and warns without it
     shown = out.is_terminal or (out.is_jupyter and widgets)
