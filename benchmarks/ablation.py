@@ -1,17 +1,20 @@
-"""What each part of a recipe is worth: eight parts, each in half of sixteen trainings, so that every one of them tells
-something of all parts.
+"""The effect of each part of a recipe, from sixteen trainings: eight parts, each in half of the trainings.
+
+Every training gives information on all parts.
 
     python benchmarks/ablation.py --results ablation.jsonl
     python benchmarks/ablation.py --results ablation.jsonl --runs 0 1 2 3
 
-With and without a part, three seeds each, would be 48 trainings. Here an effect is the mean of the eight runs that have
-the part less that of the eight that have not, in which every other part is there as often as not. It is as precise as
-with sixteen trainings for each part alone, and no sum of two parts' own effects can look like it: a 2^(8-4) design of
-resolution IV (Box, Hunter and Hunter, "Statistics for Experimenters", 1978, chapter 12). Four runs at a time have the
-same seed and so the same initial weights and validation images, with each part in two of them.
+Trainings with and without each part, with three seeds each, would be 48 trainings. Here an effect is the mean of the
+eight runs with the part minus the mean of the eight runs without it. In both halves, every other part is present in
+four of the eight runs. The effect is as precise as with sixteen trainings for each part alone, and no sum of the own
+effects of two parts can be confused with it. This is a 2^(8-4) design of resolution IV (Box, Hunter and Hunter,
+"Statistics for Experimenters", 1978, chapter 12). Groups of four runs have the same seed, and so the same initial
+weights and validation images, with each part in two of them.
 
-Accuracies are of the validation images, after the last epoch: this is to choose. The results are those of accuracy.py;
-what is there is not trained again. The table needs all runs; --runs trains some of them.
+Accuracies are those of the validation images after the last epoch, since they are for choosing a recipe. The format of
+the results is that of accuracy.py; runs in the file are not trained again. The table needs all runs; --runs trains some
+of them.
 """
 
 import argparse
@@ -41,10 +44,11 @@ BASE = {
 
 
 def design() -> tuple[np.ndarray, np.ndarray]:
-    """Which of sixteen runs has which part, bool (16, 8), and the seed of each, int (16,).
+    """The parts of each of the sixteen runs, bool (16, 8), and the seed of each, int (16,).
 
-    Four parts in all combinations; each of the others where an odd number of three of those are, another three for
-    each. Seeds go by products of two: no part has to do with them.
+    The first four parts occur in all combinations. Each of the other four is present if an odd number of three of the
+    first four are, with a different three for each. Seeds depend on products of two parts, so no part is correlated
+    with them.
     """
     full = (np.arange(16)[:, None] >> np.arange(4)) & 1
     a, b, c, d = full.T
@@ -55,20 +59,20 @@ def design() -> tuple[np.ndarray, np.ndarray]:
 
 
 def settings_of(parts: np.ndarray) -> dict[str, Any]:
-    """What a run sets besides the base."""
+    """The settings of a run that differ from the base."""
     return {k: v for part, on in zip(PARTS.values(), parts, strict=True) if on for k, v in part.items()}
 
 
 def name_of(parts: np.ndarray) -> str:
-    """What a run is called in the results."""
+    """The name of a run in the results."""
     return " ".join(["ablation", *(f"{k}={json.dumps(v)}" for k, v in settings_of(parts).items())])
 
 
 def effects(parts: np.ndarray, seeds: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
-    """What each part adds to the score, and the standard error of each of these numbers.
+    """The effect of each part on the score, and the standard error of an effect.
 
-    Least squares of scores = level of the seed + half an effect, plus or minus. What that leaves is noise, and
-    interactions: 16 - 4 - 8 = 4 degrees of freedom.
+    Least squares of scores = level of the seed plus or minus half of each effect. The rest is noise and interactions:
+    16 - 4 - 8 = 4 degrees of freedom.
     """
     levels = seeds[:, None] == np.unique(seeds)
     columns = np.concatenate([levels, parts - 0.5], 1)
@@ -79,7 +83,7 @@ def effects(parts: np.ndarray, seeds: np.ndarray, scores: np.ndarray) -> tuple[n
 
 
 def report(runs: list[dict[str, Any]]) -> Iterator[str]:
-    """The effects, largest first."""
+    """The table of effects, the largest first."""
     parts, seeds = design()
     scores = 100 * np.array([run["epochs"][-1]["accuracy"] for run in runs])
     found, error = effects(parts, seeds, scores)

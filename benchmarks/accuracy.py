@@ -1,14 +1,14 @@
-"""Train a recipe here and in PyTorch: how accurate both get, and in how many minutes.
+"""Train a recipe here and in PyTorch, and compare the accuracy and the minutes of both.
 
     python benchmarks/accuracy.py --recipe default --seeds 0 1 2 3 4 --results accuracy.jsonl
     python benchmarks/accuracy.py --results accuracy.jsonl --plot accuracy.png
     python benchmarks/accuracy.py --recipe fast --set ema=0.99 --split validation --who tinyres --results tried.jsonl
 
-Both train on the same images in the same order and variation, made by the same loader, at the same learning rates, from
-weights of their own. Each epoch is timed with all that belongs to it (images, steps, the validation of the recipe and,
-here, the checkpoint); then the test images are looked at, with the clock stopped. They choose nothing: the accuracy
-that counts is that after the last epoch. Who is still choosing looks at the validation images. Each run is a line of
-the results; what is there is not trained again, so that many sessions can add to it.
+Both train on the same images, in the same order and with the same augmentation, from the same loader, with the same
+learning rates. Their initial weights differ. Each epoch is timed with everything that belongs to it: images, steps, the
+validation of the recipe and, here, the checkpoint. Then the clock is stopped, and the test images are evaluated. They
+choose nothing: the accuracy that counts is the one after the last epoch. To choose a recipe, use the validation images.
+Each run is a line of the results. Runs in the file are not trained again, so the file can grow over many sessions.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from measuring import OURS, machine, parse
 import tinyres as tr
 from tinyres import train as training
 
-Epoch = Callable[[], tuple[float, float]]  # trains an epoch; its training loss, and the validation accuracy after it
-Test = Callable[[bool], float]  # accuracy on the images to test on, or of the mean over both sides of each
+Epoch = Callable[[], tuple[float, float]]  # trains an epoch; gives training loss and validation accuracy
+Test = Callable[[bool], float]  # accuracy on the images of the split; True: mean with mirror images
 ACCURACIES = (0.8, 0.85, 0.9)
 LEFT_OUT = ("shortcut", "optimizer", "clip_norm", "zero_init_residual", "weights", "freeze", "shards", "lr_batch_size")
-"""Settings that the loop for PyTorch takes at their defaults alone."""
+"""Settings that the loop for PyTorch supports only with their default values."""
 
 
-# ---------------------------------------------------------------- who trains
+# ---------------------------------------------------------------- contenders
 def as_they_are(split: tuple[np.ndarray, np.ndarray], data: training.Data) -> tr.data.Loader:
     return tr.data.Loader(*split, tr.evaluation.BATCH, mean=data.mean, std=data.std, shuffle=False)
 
@@ -112,7 +112,7 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
 
 
 def ours_in_its_memory(net: Any, config: training.Config, classes: int) -> tr.models.ResNet:
-    """Our network of the same names whose arrays are those of one of PyTorch's: what changes one changes both."""
+    """Our network with the same names, whose arrays share PyTorch's memory: a change of one changes both."""
     with tr.nn.init.nothing_drawn():
         same = tr.models.create(config.model, num_classes=classes, **config.model_options)
     theirs = {name: tensor.detach().numpy() for name, tensor in net.state_dict().items()}
@@ -126,7 +126,7 @@ def ours_in_its_memory(net: Any, config: training.Config, classes: int) -> tr.mo
 
 
 def groups_of(net: Any, same: tr.models.ResNet, config: training.Config) -> list[dict[str, Any]]:
-    """The groups that our optimizer would have, of PyTorch's parameters."""
+    """The groups that our optimizer would have, with PyTorch's parameters."""
     theirs = dict(net.named_parameters())
     names = {parameter: name for name, parameter in same.named_parameters()}
     groups = training.parameter_groups(same, config)
@@ -134,7 +134,7 @@ def groups_of(net: Any, same: tr.models.ResNet, config: training.Config) -> list
 
 
 def run(who: str, config: training.Config, data: training.Data, split: str) -> dict[str, Any]:
-    """Train, and note minutes, training loss and accuracy after each epoch."""
+    """Train, and record minutes, training loss and accuracy after each epoch."""
     use_threads(who, tr.num_threads())
     maker = ours if who == OURS else torch_in(who)
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +152,7 @@ def run(who: str, config: training.Config, data: training.Data, split: str) -> d
 
 
 def train(who: str, recipe: str, settings: dict[str, Any], split: str, results: Path) -> dict[str, Any]:
-    """Train by these settings, and add what came of it to the results; or take it from there, where it is known."""
+    """Train with these settings, and add the result to the file; if the file has it already, read it."""
     config = training.Config(**settings)
     asked = {"recipe": recipe, "split": split, "who": who, "config": dataclasses.asdict(config) | {"data": None}}
     if known := [r for r in read(results) if asked.items() <= r.items()]:
@@ -164,25 +164,25 @@ def train(who: str, recipe: str, settings: dict[str, Any], split: str, results: 
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """All runs that are known."""
+    """All runs in the file."""
     return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
 
-# ---------------------------------------------------------------- what came out
+# ---------------------------------------------------------------- results
 def minutes_to(accuracy: float, epochs: list[dict[str, float]]) -> float | None:
-    """Until the test accuracy is so high, and stays so at the end of each epoch after that."""
+    """Minutes until the accuracy is at least this high at the end of this epoch and of all later ones."""
     below = [i for i, epoch in enumerate(epochs) if epoch["accuracy"] < accuracy]
     first = below[-1] + 1 if below else 0
     return epochs[first]["minutes"] if first < len(epochs) else None
 
 
 def kind_of(run: dict[str, Any]) -> tuple[str, str, str]:
-    """Recipe, who trained, and what was looked at."""
+    """The recipe, the contender, and the split."""
     return run["recipe"], run["who"], run["split"]
 
 
 def report(runs: list[dict[str, Any]]) -> Iterator[str]:
-    """For each recipe and contender the mean, the standard deviation, all seeds, and minutes."""
+    """A table: for each recipe and contender the mean, the standard deviation, all seeds, and minutes."""
     yield (
         "| recipe | who | of | seeds | accuracy, % | each | both sides | minutes | to 80, 85, 90 % |\n"
         + "|---" * 9
@@ -204,7 +204,7 @@ def report(runs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def plot(runs: list[dict[str, Any]], path: str) -> None:
-    """Accuracy against minutes, a line for each run."""
+    """Draw accuracy against minutes, with a line for each run."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -230,7 +230,7 @@ def plot(runs: list[dict[str, Any]], path: str) -> None:
 
 
 def setting(text: str) -> Any:
-    """A value as JSON has it; a word without quotes is a text."""
+    """A value in JSON; a word without quotes is a text."""
     try:
         return json.loads(text)
     except ValueError:

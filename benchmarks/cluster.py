@@ -1,17 +1,18 @@
-"""Past the machines at hand: the exchange of `tinyres.parallel` on 1 to 4,096 nodes, simulated by SimGrid.
+"""Simulate the exchange of `tinyres.parallel` on 1 to 4,096 nodes, more than we have, with SimGrid.
 
     python benchmarks/exchange.py --json resnet20.json
     python benchmarks/exchange.py --model resnet50 --batch-size 16 --json resnet50.json
     python benchmarks/cluster.py resnet20.json resnet50.json --output docs/cluster.png
 
-needs SimGrid's Python (Debian's python3-simgrid; `pip install simgrid` compiles it, where its library is). A node is
-the machine that the files were measured on: one process on all its cores, which computes as they say. Nodes are joined
-by a fat tree of two levels, in racks of 32, with half as many links up from a rack as there are nodes in it.
+This needs SimGrid for Python (Debian's python3-simgrid; `pip install simgrid` compiles it if its library is installed).
+A node is the machine of the measured files: one process on all its cores, whose computing times are those in the files.
+Nodes are connected by a fat tree of two levels, in racks of 32. A rack has half as many uplinks as nodes.
 
-A sum of n bytes over P nodes is P - 1 rounds in which each node sends n / P bytes to the one k places on (Alltoall),
-and P - 1 in which each hands n / P on to its neighbour (Allgather). SimGrid gives the time of a round, with all its
-messages on their ways through the tree; of the P - 1 a few are simulated, and stand for the others. To each come the
-software's time for a message, and for each byte what copying and adding have taken where it was measured.
+A sum of n bytes over P nodes has P - 1 rounds in which each node sends n / P bytes to the node k places after it
+(Alltoall), and P - 1 rounds in which each sends n / P bytes to its neighbour (Allgather). SimGrid gives the time of a
+round, with the paths of all its messages through the tree. A few of the P - 1 rounds are simulated, and represent the
+others. Each round also takes the software's time for a message, and for each byte the measured time of copying and
+adding.
 """
 
 import argparse
@@ -25,22 +26,22 @@ import numpy as np
 from exchange import compute_time, step_time
 from measuring import number, save
 
-RACK = 32  # nodes of a rack
-UP = 16  # and its links up
-SAMPLE = 6  # rounds that stand for all of their kind
-FAR_APART = 1, 2**20  # bytes of a message in the two simulations of a round: its time is linear between
+RACK = 32  # nodes in a rack
+UP = 16  # uplinks of a rack
+SAMPLE = 6  # simulated rounds, which represent all of their kind
+FAR_APART = 1, 2**20  # bytes of a message in the two simulations of a round; the time between them is interpolated
 NODES = [2**e for e in range(13)]
-BATCH = {"resnet20": (128, 4096), "resnet50": (16, 8192)}  # of each node, and of all where that is held fixed
-AIM = 0.8  # the efficiency that "scales" means
+BATCH = {"resnet20": (128, 4096), "resnet50": (16, 8192)}  # batch of each node, and total batch if that is constant
+AIM = 0.8  # the efficiency that counts as scaling
 
 
 class Network(NamedTuple):
-    """Links of a cluster, and the software that uses them; figures as they are usual."""
+    """Links of a cluster, and the software that uses them, with typical figures."""
 
     name: str
     bandwidth: float  # bytes per second
-    link: float  # seconds that a link takes
-    message: float  # seconds of software for a message
+    link: float  # latency of a link in seconds
+    message: float  # software's seconds for a message
 
 
 NETWORKS = Network("10 Gbit/s, TCP", 1.25e9, 1e-6, 20e-6), Network("100 Gbit/s, RDMA", 12.5e9, 0.5e-6, 3e-6)
@@ -50,9 +51,9 @@ class Variant(NamedTuple):
     """Another way to exchange."""
 
     name: str
-    racks: bool = False  # first within racks, then between those of one place in each rack
+    racks: bool = False  # first within racks, then between nodes with the same place in each rack
     bits: int = 32
-    bucket: int = 0  # bytes that are summed together at least; 0: as now
+    bucket: int = 0  # least number of bytes that are summed together; 0: as it is now
 
 
 VARIANTS = (
@@ -73,7 +74,7 @@ class Round(NamedTuple):
 
 
 def rounds(nodes: int, network: Network) -> dict[str, Round]:
-    """Of each kind of round its mean, simulated in a process of its own, as SimGrid wants it."""
+    """The mean of each kind of round, simulated in a process of its own, as SimGrid requires."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_simulate, (nodes, network))
 
@@ -137,7 +138,7 @@ def sample(rng: np.random.Generator, size: int) -> list[int]:
 
 # ---------------------------------------------------------------- a step
 class Cluster(NamedTuple):
-    """So many nodes, with a network between them, and its rounds."""
+    """A number of nodes, the network between them, and its rounds."""
 
     nodes: int
     network: Network
@@ -145,12 +146,12 @@ class Cluster(NamedTuple):
 
 
 def sum_time(size: float, at: Cluster, racks: bool, local: float) -> float:
-    """Seconds of a sum of so many bytes; `local` is what a node takes for a byte."""
+    """Seconds of a sum of this many bytes; `local` is the time that a node needs for a byte."""
     if at.nodes == 1:
         return 0.0
 
     def both(kind: str, size: float, members: int) -> float:
-        """Alltoall and Allgather of so many members."""
+        """Alltoall and Allgather with this many members."""
         scatter, gather = at.by[kind], at.by[f"{kind} neighbour"]
         start = 2 * at.network.message + scatter.start + gather.start
         return (members - 1) * (start + size / members * (scatter.byte + gather.byte + 2 * local))
@@ -161,7 +162,7 @@ def sum_time(size: float, at: Cluster, racks: bool, local: float) -> float:
 
 
 def merged(buckets: list[int], ready: list[float], least: int) -> tuple[list[int], list[float]]:
-    """Neighbours summed together until they have so many bytes; ready with the last of them."""
+    """Merge neighbouring sums until each has at least `least` bytes. A merged sum is ready when its last part is."""
     sizes: list[int] = []
     when: list[float] = []
     for size, at in zip(buckets, ready, strict=True):
@@ -174,7 +175,7 @@ def merged(buckets: list[int], ready: list[float], least: int) -> tuple[list[int
 
 
 def efficiency(figures: dict[str, Any], at: Cluster, variant: Variant, batch: float, alone: float) -> float:
-    """Images per second of all nodes with a batch each, to as many times those of a node alone with one of `alone`."""
+    """Images per second of all nodes, divided by this many times those of a single node with a batch of `alone`."""
     terms = figures["node_compute"]
     compute, one = compute_time(terms, batch), compute_time(terms, alone)
     sizes, ready = merged(figures["buckets"], figures["ready"], variant.bucket)
@@ -183,7 +184,7 @@ def efficiency(figures: dict[str, Any], at: Cluster, variant: Variant, batch: fl
     return float(batch / took / (alone / one))
 
 
-Curves = dict[tuple[str, str, str, str], list[float]]  # of (model, network, kind, variant): efficiency by nodes
+Curves = dict[tuple[str, str, str, str], list[float]]  # for (model, network, kind, variant): efficiency by nodes
 
 
 def simulate(files: list[dict[str, Any]], nodes: list[int]) -> Curves:
@@ -201,9 +202,9 @@ def simulate(files: list[dict[str, Any]], nodes: list[int]) -> Curves:
     return curves
 
 
-# ---------------------------------------------------------------- what came out
+# ---------------------------------------------------------------- results
 def reach(values: list[float], nodes: list[int]) -> str:
-    """Up to how many nodes the efficiency is at least AIM, and what it is at the end."""
+    """The largest number of nodes with an efficiency of at least AIM, and the efficiency with the most nodes."""
     good = [p for p, value in zip(nodes, values, strict=False) if value >= AIM]
     return f"{max(good)} ({number(values[-1])} on {nodes[len(values) - 1]})"
 

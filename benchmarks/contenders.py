@@ -1,7 +1,7 @@
-"""The works of the benchmarks, and who does them: a training step here, and in PyTorch in each of its modes.
+"""The networks and batches of the benchmarks, and the contenders: a training step here, and in PyTorch's modes.
 
-PyTorch's networks are those of `tests/support/twin.py`, which the tests hold equal to ours. Each library is imported
-only where it is needed, since a process that measures its memory must not hold the others.
+PyTorch's networks are those of `tests/support/twin.py`; the tests check that they equal ours. Each library is imported
+only when it is needed, since a process that measures its memory must not contain the other libraries.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from measuring import OURS, Call
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `support` is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the folder of `support`
 
 JAX = "jax"
 MODES = ("eager", "channels-last", "compile", "compile+channels-last")
@@ -48,7 +48,7 @@ WORKS = (
 
 # ---------------------------------------------------------------- options
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Which work."""
+    """Options that choose a network and a batch."""
     parser.add_argument("--model", help="resnet20 by default")
     parser.add_argument("--stem", choices=("cifar", "imagenet"), help="the model's own by default")
     parser.add_argument("--image-size", type=int, help="what the stem is for by default")
@@ -56,7 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_modes(parser: argparse.ArgumentParser, default: Sequence[str] = MODES, others: Sequence[str] = ()) -> None:
-    """Who competes."""
+    """Options that choose the contenders."""
     text = " and ".join(["PyTorch's modes", *others]) + " that compete"
     parser.add_argument("--modes", nargs="*", choices=(*MODES, *others), default=default, help=text)
 
@@ -76,7 +76,7 @@ def works_of(args: argparse.Namespace, default: Sequence[Work]) -> Sequence[Work
 
 
 def need_mpiexec(parser: argparse.ArgumentParser) -> str:
-    """What starts several processes, or an error of the command line."""
+    """The launcher of several processes; exits with an error message if there is none."""
     from tinyres.parallel.launch import mpiexec
 
     if (found := mpiexec()) is None:
@@ -86,14 +86,14 @@ def need_mpiexec(parser: argparse.ArgumentParser) -> str:
 
 # ---------------------------------------------------------------- networks and batches
 def batch(work: Work) -> tuple[np.ndarray, np.ndarray]:
-    """Images in PyTorch's order of memory, and labels."""
+    """Images in PyTorch's memory order, and labels."""
     rng = np.random.default_rng(0)
     images = rng.standard_normal((work.batch_size, 3, work.image_size, work.image_size), np.float32)
     return images, rng.integers(0, work.classes, work.batch_size)
 
 
 def channels_last(x: np.ndarray) -> np.ndarray:
-    """(N, C, H, W) in channels-last memory, as our loader gives it."""
+    """(N, C, H, W) in channels-last memory, as from our loader."""
     return x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
 
 
@@ -113,23 +113,23 @@ def torch_net(work: Work) -> Any:
 
 
 def in_mode(mode: str, net: Any, x: Any, **options: bool) -> tuple[Any, Any, Any]:
-    """A network in one of MODES, its input, and the function from the one to logits; options are the compiler's."""
+    """A network in one of MODES, its input, and the function from input to logits; options are the compiler's."""
     import torch
 
     if "channels-last" in mode:
         net, x = net.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
-    # fullgraph: better left out than measured where it silently falls back to eager
+    # fullgraph: an error is better than a measurement of an unnoticed fallback to eager mode
     return net, x, torch.compile(net, dynamic=False, fullgraph=True, options=options) if "compile" in mode else net
 
 
 def use_threads(who: str, n: int) -> None:
-    """Set the number of threads of one library. Contenders do so at each call, since they may differ in it."""
+    """Set the number of threads of one library. This happens at each call, since contenders may differ in it."""
     if who.startswith(OURS):
         import tinyres as tr
 
         if tr.num_threads() != n:  # setting it takes milliseconds
             tr.set_num_threads(n)
-    elif who == JAX:  # XLA has as many as the machine has cores
+    elif who == JAX:  # XLA uses as many as there are cores
         if n != os.cpu_count():
             raise ValueError(f"JAX: got {n} threads, expected as many as there are cores")
     else:
@@ -168,7 +168,7 @@ def _our_training(work: Work, threads: int) -> Call:
 
 
 def our_step(net: Any, x: Any, labels: np.ndarray, optimizer: Any, gradients: Any = None) -> float:
-    """A step, of which several processes take a part each where there are `gradients` that they share."""
+    """A step. With `gradients`, several processes share the step, and each computes a part."""
     import tinyres as tr
 
     optimizer.zero_grad()

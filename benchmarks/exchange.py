@@ -1,18 +1,19 @@
-"""What a step on several processes is made of: computing, by batch, and exchange, by bytes and processes.
+"""The parts of a step on several processes: computing, by batch size, and exchange, by bytes and processes.
 
     python benchmarks/exchange.py --json resnet20.json                       # needs tinyres[mpi]
     python benchmarks/exchange.py --model resnet50 --batch-size 16 --json resnet50.json
 
-Two processes compute at once, each on a core of its own and on parts of several sizes; four and eight share these two
-cores. Computing is fitted to the figures of two, exchange to those of 2, 4 and 8, each for itself,
+Two processes compute at the same time, each on a core of its own and on parts of several sizes; four and eight
+processes share these two cores. A formula for computing is fitted to the figures of two processes, and one for exchange
+to those of 2, 4 and 8 separately:
 
     compute(b) = start + b image,    exchange(n, P) = 2 (P - 1) latency + 2 (P - 1) / P n byte,
 
-and a step is predicted for 2, 4 and 8, and measured:
+From these a step is predicted for 2, 4 and 8 processes, and compared with the measured step:
 
     step(P) = max(P / 2, 1) compute(B / P) + exchange of what is still under way when that ends.
 
-`cluster.py` takes the terms from the file, and goes on from there to networks of machines.
+`cluster.py` reads the terms from the file, and predicts larger networks of machines.
 """
 
 import argparse
@@ -32,9 +33,9 @@ PROCESSES = 2, 4, 8
 BYTES = [2**e for e in range(12, 25, 2)]
 
 
-# ---------------------------------------------------------------- what a process does
+# ---------------------------------------------------------------- the work of a process
 def exchanges(turns: int) -> dict[int, list[float]]:
-    """Seconds of a sum over all processes alone, by its bytes."""
+    """Seconds of sums over all processes without other work, by number of bytes."""
     import tinyres as tr
     from tinyres.parallel.exchange import Exchange, Shards
     from tinyres.parallel.world import world
@@ -54,7 +55,7 @@ def exchanges(turns: int) -> dict[int, list[float]]:
 
 
 def steps(work: Work, turns: int) -> dict[str, Any]:
-    """Seconds of a step on a part of this batch size, of computing alone and with the exchange, in turns."""
+    """Seconds of a step on a part of this batch size, with computing only and with the exchange, in turns."""
     import tinyres as tr
     from tinyres.parallel.world import world
 
@@ -76,7 +77,7 @@ def steps(work: Work, turns: int) -> dict[str, Any]:
             took = time.perf_counter() - start
             if turn:
                 seconds[kind].append(took)
-                if gradients and gradients.exchange.log:  # one process alone exchanges nothing
+                if gradients and gradients.exchange.log:  # a single process exchanges nothing
                     ready.append([begun - start for begun, _ in gradients.exchange.log[: len(gradients.buckets)]])
     buckets = [sum(p.data.nbytes for p in bucket) for bucket in found["step"][-1].buckets]
     when = np.median(np.array(ready) / np.array(seconds["compute"])[:, None], 0).tolist() if ready else []
@@ -84,7 +85,7 @@ def steps(work: Work, turns: int) -> dict[str, Any]:
 
 
 def serve(args: argparse.Namespace, work: Work) -> None:
-    """All measurements of this many processes, printed by the first."""
+    """All measurements with this number of processes; the first one prints them."""
     import tinyres as tr
     from tinyres.parallel.launch import launch
 
@@ -101,23 +102,23 @@ def serve(args: argparse.Namespace, work: Work) -> None:
 
 # ---------------------------------------------------------------- the model
 def fit_compute(sizes: list[int], seconds: list[float]) -> dict[str, float]:
-    """Seconds that a step takes however few images there are, and those of an image: least squares of ratios."""
+    """Seconds of a step that do not depend on the images, and seconds for an image: least squares of ratios."""
     start, image = _fit(np.array([[1.0, b] for b in sizes]), np.array(seconds))
     return {"start": start, "image": image}
 
 
 def fit_exchange(rows: list[tuple[int, int, float]]) -> dict[str, float]:
-    """Seconds of a message, and of a byte, from (processes, bytes, seconds)."""
+    """Seconds for a message, and for a byte, from (processes, bytes, seconds)."""
     terms = [[2 * (p - 1), 2 * (p - 1) / p * n] for p, n, _ in rows]
     latency, byte = _fit(np.array(terms), np.array([seconds for *_, seconds in rows]))
     return {"latency": latency, "byte": byte}
 
 
 def _fit(terms: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
-    """Coefficients that are not negative, for which relative errors are least."""
+    """Coefficients that are not negative, with the smallest relative errors."""
     scaled, ones = terms / seconds[:, None], np.ones(len(seconds))
     both = np.linalg.lstsq(scaled, ones, rcond=None)[0]
-    for i in np.flatnonzero(both < 0):  # then the other alone
+    for i in np.flatnonzero(both < 0):  # then use the other one only
         both[i], both[1 - i] = 0, np.linalg.lstsq(scaled[:, [1 - i]], ones, rcond=None)[0][0]
     return float(both[0]), float(both[1])
 
@@ -131,17 +132,21 @@ def exchange_time(terms: dict[str, float], size: float, processes: int) -> float
 
 
 def step_time(compute: float, ready: list[float], exchanges: list[float]) -> float:
-    """When the last sum is there: each begins when its gradients are final and the sum before it has ended. `ready` is
-    when that is, as a part of computing alone; the exchange itself delayed the last ones a little, beyond 1."""
+    """The time when the last sum is complete.
+
+    Each sum begins when its gradients are final and the sum before it has ended. `ready` has the times when gradients
+    are final, divided by the time of computing alone. The last ones can be a little above 1, since the exchange itself
+    delayed them.
+    """
     end = 0.0
     for when, takes in zip(ready, exchanges, strict=True):
         end = max(end, min(1, when) * compute) + takes
     return max(compute, end)
 
 
-# ---------------------------------------------------------------- what came out
+# ---------------------------------------------------------------- results
 def print_compute(figures: dict[str, Any]) -> None:
-    """Fit computing, of one of two processes and of one alone on all cores."""
+    """Fit computing, for one of two processes, and for one process on all cores."""
     for name, measured in (("compute", figures["jobs"][CORES]["steps"]), ("node_compute", figures["node"]["steps"])):
         terms = fit_compute([s["batch_size"] for s in measured], [median(s["compute"]) for s in measured])
         figures[name] = terms
@@ -164,7 +169,7 @@ def print_exchange(figures: dict[str, Any]) -> None:
 
 
 def print_steps(figures: dict[str, Any], batch_size: int) -> None:
-    """Whole steps beside what the model says of them."""
+    """Print measured steps beside the predictions of the model."""
     parts = {p: {s["batch_size"]: s for s in found["steps"]} for p, found in figures["jobs"].items()}
     two = parts[CORES][batch_size // CORES]
     figures |= {"buckets": two["buckets"], "ready": two["ready"], "check": []}
@@ -217,7 +222,7 @@ def main() -> None:
     introduce(figures["machine"])
     halves = [work.batch_size // p for p in (1, *PROCESSES)]
     figures["jobs"] = {p: job(p, 1, halves if p == CORES else [work.batch_size // p]) for p in PROCESSES}
-    figures["node"] = job(1, CORES, halves)  # one process on all cores: what cluster.py has many of
+    figures["node"] = job(1, CORES, halves)  # one process on all cores: a node of cluster.py
 
     print_compute(figures)
     print_exchange(figures)

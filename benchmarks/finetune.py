@@ -1,11 +1,11 @@
-"""Pictures of some classes learnt from weights that have seen others, and learnt from scratch, in as many epochs.
+"""Compare fine-tuning with training from scratch, on pictures of other classes, with the same number of epochs.
 
     python benchmarks/finetune.py --data DIR --seeds 0 1 2
 
-Six classes of CIFAR-10, enlarged, are what a ResNet-18 is trained on first, in a smaller size to save time; its weights
-are written as torchvision names them. The other four are a folder of pictures, of which a few are there to learn from.
-`tinyres train --recipe finetune` begins with the weights; "from scratch" has the default recipe on these pictures, for
-as many epochs. The pictures that are tested chose nothing: both take the weights of the last epoch.
+First, a ResNet-18 is trained on six classes of CIFAR-10, enlarged, but to a smaller size to save time; its weights are
+written with torchvision's names. The other four classes become a folder of pictures, with a few training pictures for
+each class. `tinyres train --recipe finetune` starts from the weights; "from scratch" uses the default recipe on these
+pictures, for as many epochs. The test pictures choose nothing: both use the weights of the last epoch.
 """
 
 import argparse
@@ -20,15 +20,15 @@ from PIL import Image
 import tinyres as tr
 from tinyres import train as training
 
-FIRST = (0, 1, 2, 4, 7, 8)  # airplane, automobile, bird, deer, horse, ship: seen before
-VALIDATION = 20  # pictures of each class, as `tinyres train` wants some
-THEN = (3, 5, 6, 9)  # cat, dog, frog, truck: the pictures that somebody has
+FIRST = (0, 1, 2, 4, 7, 8)  # airplane, automobile, bird, deer, horse, ship: for the first training
+VALIDATION = 20  # pictures of each class, since `tinyres train` needs some
+THEN = (3, 5, 6, 9)  # cat, dog, frog, truck: the classes of the folder
 
 
 def write(
     folder: Path, split: str, images: np.ndarray, labels: np.ndarray, classes: tuple[int, ...], side: int
 ) -> None:
-    """PNG files of some classes, enlarged, in a folder for each."""
+    """Write PNG files of some classes, enlarged, in a folder for each class."""
     for k in classes:
         place = folder / split / tr.data.CLASSES[k]
         place.mkdir(parents=True, exist_ok=True)
@@ -39,14 +39,14 @@ def write(
 
 
 def some(images: np.ndarray, labels: np.ndarray, of_each: slice, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """These of each class's images, in a random order."""
+    """This slice of each class's images, in a random order."""
     rng = np.random.default_rng(seed)
     index = np.concatenate([rng.permutation(np.flatnonzero(labels == k))[of_each] for k in range(10)])
     return images[index], labels[index]
 
 
 def folder_of(root: Path, args: argparse.Namespace, n: int, classes: tuple[int, ...], side: int, seed: int) -> Path:
-    """So many pictures of each class to learn from, and others that they are tested on."""
+    """A data set folder with `n` training pictures of each class, and other pictures for the test."""
     train, test = (tr.data.cifar10(args.data, split) for split in ("train", "test"))
     write(root, "train", *some(*train, slice(n), seed), classes, side)
     write(root, "val", *some(*train, slice(n, n + VALIDATION), seed), classes, side)
@@ -55,7 +55,7 @@ def folder_of(root: Path, args: argparse.Namespace, n: int, classes: tuple[int, 
 
 
 def run(config: training.Config, folder: Path) -> tuple[float, float, training.Run]:
-    """Accuracy on the pictures to test on, and minutes of training."""
+    """Train; return the accuracy on the test pictures, the minutes of training, and the run."""
     trained = training.Run(config, folder)
     start = time.perf_counter()
     trained.train_to(trained.total_steps)

@@ -1,11 +1,10 @@
-"""Time a batch norm that is computed within the convolutions around it, beside the same in passes of its own, in turns.
+"""Time a batch norm that the convolutions around it compute, compared with separate passes, in turns.
 
     python benchmarks/fusion.py --simd avx2
 
-What is timed is the forward pass of a batch norm with ReLU and of the convolution that follows, whose result is
-measured for the batch norm after that: "apart" as three kernels, statistics last; "fused" as one. "loading" and
-"storing" fuse one half each. Arrays are in cache as far as they fit. Results are equal to the bit, but for the
-statistics.
+The timed work is the forward pass of a batch norm with ReLU and of the next convolution, whose result is measured for
+the batch norm after it. "apart" uses three kernels, statistics last; "fused" uses one. "loading" and "storing" fuse one
+half each. Arrays are in cache as far as they fit. Results are equal to the last bit, except the statistics.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from tinyres.kernels import batch_norm_apply, batch_norm_statistics, conv2d, con
 from tinyres.kernels.pending import Pending
 
 SHAPES = ((128, 16, 32), (128, 32, 16), (128, 64, 8), (64, 64, 32), (64, 128, 16), (16, 64, 56), (16, 128, 28))
-AT_LEAST = 0.02  # seconds that a call is repeated for
+AT_LEAST = 0.02  # seconds; shorter calls are repeated for as long
 
 
 def contenders(n: int, channels: int, size: int) -> dict[str, Call]:

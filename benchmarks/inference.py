@@ -3,10 +3,10 @@
     python benchmarks/inference.py                        # ResNet-20 at 32 px; ResNet-18 and -50 at 224 px
     python benchmarks/inference.py --model resnet56       # one work: see --help
 
-All contenders have the same weights, and batch norms folded into the convolutions: ours by `tr.nn.fuse`, PyTorch's by
-`torch.fx`, onnxruntime's by exporting the fused network. PyTorch runs in inference mode, and its compiler may take the
-weights for constants ("freezing", faster than without). Before anything is timed, all logits are compared with the
-twin's in float64, batch norms unfolded. Reported are images per second, median and middle half.
+All contenders have the same weights, and batch norms are folded into the convolutions: ours by `tr.nn.fuse`, PyTorch's
+by `torch.fx`, onnxruntime's by exporting the fused network. PyTorch runs in inference mode, and its compiler may treat
+the weights as constants ("freezing", which is faster). Before the measurement, all logits are compared with those of
+the twin in float64, without folding. The results are images per second, median and middle half.
 """
 
 import argparse
@@ -46,16 +46,16 @@ from measuring import (
     ratio,
     save,
 )
-from support.nets import randomised  # of the tests
+from support.nets import randomised  # from the tests
 
 ONNX = "onnxruntime"
 LISTED = [work for work in WORKS if work.model == "resnet20" or work.image_size == 224]
-LISTED.append(Work("resnet18", "imagenet", 224, 1))  # one picture: how long its answer takes
-AT_LEAST = 0.1  # seconds of a turn: a shorter call is repeated
-TOLERANCE = 1e-4  # of logits, in the Euclidean norm
+LISTED.append(Work("resnet18", "imagenet", 224, 1))  # one picture: the time until its answer
+AT_LEAST = 0.1  # seconds of a turn: shorter calls are repeated
+TOLERANCE = 1e-4  # for the Euclidean norm of differences of logits
 
 
-# ---------------------------------------------------------------- who competes
+# ---------------------------------------------------------------- contenders
 def inference(who: str, net: Any, work: Work, threads: int) -> Call:
     """A function that returns the logits of a batch, computed by a network with the weights of `net`."""
     use_threads(who, threads)
@@ -118,7 +118,7 @@ def twin_of(net: Any, work: Work) -> Any:
 
 # ---------------------------------------------------------------- one work
 def check(contenders: dict[str, Call], net: Any, work: Work) -> dict[str, float]:
-    """Relative distance of each contender's logits from those of float64, for the first images of the batch."""
+    """Relative distance of each contender's logits from those in float64, for the first images of the batch."""
     import torch
 
     some = batch(work)[0][:2]

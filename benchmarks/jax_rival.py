@@ -1,7 +1,8 @@
-"""ResNets of basic blocks in JAX, as its users would write them: a function of parameters, compiled as a whole.
+"""ResNets of basic blocks in JAX, in the style of its users: a function of parameters, compiled as a whole.
 
-Images are (N, H, W, C) and kernels (H, W, I, O), in which XLA's convolutions for CPUs are fastest. Parameters are those
-of our own network, by their names; the running statistics, which no gradient needs, are kept as in the others.
+Images are (N, H, W, C) and kernels (H, W, I, O), the order in which XLA's convolutions for CPUs are fastest. Parameters
+are those of our own network, with their names. The running statistics, which need no gradient, are updated as in the
+other contenders.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ State = dict[str, Any]
 
 
 def parameters_of(net: Any) -> tuple[State, State]:
-    """What is trained, and the running statistics, of one of our networks."""
+    """The trained parameters and the running statistics of one of our networks."""
     trained, running = {}, {}
     for name, array in net.state_dict().items():
         if name.endswith("num_batches_tracked"):

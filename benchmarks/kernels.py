@@ -3,12 +3,13 @@
     python benchmarks/kernels.py --json kernels.json                    # all, a few minutes
     python benchmarks/kernels.py --only "64->64" --algorithm direct     # some of them, by one of our algorithms
 
-A convolution's rate is in GFLOP/s, counted as a direct one, 2 N O OH OW C KH KW operations, whatever the algorithm
-saves. PyTorch's is the better of its two orders of memory; gradients are those of `aten.convolution_backward`. Batch
-norm is that of training, with the statistics and a ReLU, in GB/s: one reading of x and one writing of y forward; x and
-dy read, dx written backward. Short calls are repeated for 10 ms, so arrays are in cache as far as they fit. Errors are
-root mean squares relative to the result in float64; one of 1e-3 behind a ReLU is a single gradient that passed where,
-exactly, it should not have. The ceilings are a matrix product, and copying arrays.
+A convolution's rate is in GFLOP/s. It counts the operations of a direct convolution, 2 N O OH OW C KH KW, even if the
+algorithm needs fewer. PyTorch's rate is the better one of its two memory orders; its gradients are those of
+`aten.convolution_backward`. Batch norm is measured in training, with its statistics and a ReLU, in GB/s: forward it
+reads x and writes y once; backward it reads x and dy and writes dx. Short calls are repeated for 10 ms, so arrays are
+in cache as far as they fit. Errors are root mean squares relative to the result in float64. After a ReLU, an error of
+1e-3 is a single gradient that passed where the exact one does not. The ceilings are a matrix product, and copying
+arrays.
 """
 
 import argparse
@@ -26,11 +27,11 @@ import tinyres as tr
 from tinyres import backend
 
 ORDERS = ("contiguous", "channels-last")
-AT_LEAST = 0.01  # seconds that a call is repeated for
+AT_LEAST = 0.01  # seconds; shorter calls are repeated for as long
 
 
 class Conv(NamedTuple):
-    """A square convolution that keeps the image's size, but for its stride."""
+    """A square convolution that keeps the size of the image, apart from its stride."""
 
     n: int
     c: int
@@ -80,13 +81,13 @@ NORMS = [Norm(128, 16, 32), Norm(128, 64, 8), Norm(64, 64, 32), Norm(64, 512, 4)
 
 
 class Case(NamedTuple):
-    """One kernel to be timed."""
+    """A kernel to be timed."""
 
     name: str
     operation: str
     unit: str
-    amount: float  # floating-point operations or, of batch norm, bytes
-    moved: int  # bytes that must be moved at least: both operands in, the result out
+    amount: float  # floating-point operations, or bytes for a batch norm
+    moved: int  # least number of bytes that must be moved: both operands in, the result out
     calls: dict[str, Call]
     exact: Callable[[], np.ndarray]  # its result in float64
 
@@ -121,7 +122,7 @@ def convolutions(conv: Conv) -> Iterator[Case]:
         "input gradient": (lambda: ours.conv2d_input_grad(our_dy, w, x.shape, **options), gradient(0)),
         "weight gradient": (lambda: ours.conv2d_weight_grad(our_dy, our_x, w.shape, **options), gradient(1)),
     }
-    if c == 3:  # nobody asks for the gradient of an image
+    if c == 3:  # the gradient of an image is not needed
         del operations["input gradient"]
     for operation, (our_call, torch_call) in operations.items():
         calls, exact = torch_calls(torch_call, x, w, dy)
@@ -129,7 +130,7 @@ def convolutions(conv: Conv) -> Iterator[Case]:
 
 
 def torch_calls(call: Callable[..., Any], *arrays: np.ndarray) -> tuple[dict[str, Call], Callable[[], np.ndarray]]:
-    """PyTorch's contenders, one for each order of memory, and the result in float64."""
+    """PyTorch's contenders, one for each memory order, and the result in float64."""
     import torch
 
     tensors = [torch.from_numpy(a) for a in arrays]
@@ -167,7 +168,7 @@ def norms(norm: Norm) -> Iterator[Case]:
         y = torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True)
         return torch.nn.functional.relu(y, inplace=True)
 
-    graphs: dict[int, Any] = {}  # of the forward pass, by its input: only backward is to be timed
+    graphs: dict[int, Any] = {}  # graphs of the forward pass, by input, since only backward is timed
 
     def torch_backward(x: Any, weight: Any, bias: Any, dy: Any) -> Any:
         if id(x) not in graphs:
@@ -186,12 +187,14 @@ def norms(norm: Norm) -> Iterator[Case]:
 
 # ---------------------------------------------------------------- ceilings
 def ceilings(turns: int, threads: int) -> dict[str, float]:
-    """GFLOP/s of a float32 matrix product, the better of two libraries', and GB/s of reading and writing arrays that
-    fit the last cache and that do not."""
+    """GFLOP/s of a float32 matrix product, the better one of two libraries, and GB/s of reading and writing arrays.
+
+    The arrays are some that fit the last cache, and some that do not.
+    """
     import torch
 
     a = torch.randn(2048, 2048)
-    small, large = torch.ones(2, 2**19), torch.ones(2, 2**26)  # two arrays, of 2 MiB and of 256 MiB
+    small, large = torch.ones(2, 2**19), torch.ones(2, 2**26)  # two arrays each, of 2 MiB and of 256 MiB
     array = a.numpy()
     calls = {
         "NumPy": lambda: array @ array,

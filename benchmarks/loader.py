@@ -1,10 +1,10 @@
-"""What making batches costs beside a training step, and whether a step ever waits for one.
+"""The time of making batches compared with a training step, and whether a step ever waits for a batch.
 
     python benchmarks/loader.py --steps 100
 
-Batches of 32 x 32 images are made alone first, on one thread; then an epoch's beginning is trained, once with batches
-that the loader makes meanwhile and once with one batch that is there, in turns. Waiting is the time in which the loop
-asks for a batch and has none yet.
+First, batches of 32 x 32 images are made without other work, on one thread. Then the first steps of an epoch are run,
+in turns: with batches that the loader makes meanwhile, and with one batch that is already there. Waiting is the time
+from the loop's request for a batch until the batch is there.
 """
 
 import argparse
@@ -27,7 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def batches(batch_size: int, kind: str) -> Iterator[Any]:
-    """Of as many random images as CIFAR-10 has, without end."""
+    """Batches of as many random images as CIFAR-10 has, without end."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (50_000, 3, 32, 32), np.uint8), rng.integers(0, 10, 50_000)
     how = {"augment": tr.data.Augment(), **KINDS[kind]}
@@ -36,7 +36,7 @@ def batches(batch_size: int, kind: str) -> Iterator[Any]:
 
 
 class Steps:
-    """Training steps of a network, on batches that come from somewhere."""
+    """Training steps of a network, on batches from any source."""
 
     def __init__(self, name: str) -> None:
         tr.manual_seed(0)
@@ -45,7 +45,7 @@ class Steps:
         self.replay = tr.Replay(self.model, lambda x, y: tr.ops.cross_entropy(self.model(x), y))
 
     def take(self, source: Iterator[Any], steps: int) -> tuple[float, float]:
-        """Seconds of so many steps, and of them those of waiting."""
+        """Seconds of this many steps, and the seconds of waiting among them."""
         waited, start = 0.0, time.perf_counter()
         for _ in range(steps):
             asked = time.perf_counter()

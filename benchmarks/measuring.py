@@ -1,9 +1,9 @@
-"""What all benchmarks share: contenders that take turns, medians with the middle half, and which machine it was.
+"""Shared by all benchmarks: contenders that take turns, medians with the middle half, and facts about the machine.
 
-A contender is a function without arguments. Contenders take turns, so that what else the machine does hits all of them
-alike, and each runs once before it is timed, which brings its data back into the caches that the others have filled and
-lets the others' idle threads fall asleep. Two contenders are compared turn by turn: the spread of a ratio is that of
-the turns' ratios.
+A contender is a function without arguments. Contenders take turns, so that other work on the machine affects all of
+them equally. Each runs once before it is timed: this brings its data back into the caches that the others have filled,
+and lets the others' idle threads fall asleep. Two contenders are compared turn by turn: the spread of a ratio is the
+spread of the turns' ratios.
 """
 
 import argparse
@@ -25,9 +25,9 @@ import numpy as np
 OURS = "tinyres"
 LIBRARIES = ("numpy", "numba", "torch", "onnxruntime", "jax")
 
-# What lowers the others to an instruction set, as TINYRES_SIMD does us. onnxruntime has nothing of the kind: it uses
-# all that the processor has. Of torch.compile's code this holds the vectors that it writes itself; it asks the C++
-# compiler for the host's instructions all the same.
+# The variables that limit the other libraries to an instruction set, as TINYRES_SIMD limits ours. onnxruntime has no
+# such setting: it uses all instructions of the processor. For torch.compile's code, the setting limits the vectors that
+# it writes itself; it still tells the C++ compiler to use all instructions of the processor.
 RIVALS = {
     "avx512": {"ONEDNN_MAX_CPU_ISA": "ALL", "ATEN_CPU_CAPABILITY": "avx512", "XLA_FLAGS": "--xla_cpu_max_isa=AVX512"},
     "avx2": {
@@ -47,12 +47,12 @@ RIVALS = {
 }
 
 Call = Callable[[], Any]
-Seconds = dict[str, list[float]]  # of each turn of each contender
+Seconds = dict[str, list[float]]  # for each contender, the seconds of each turn
 
 
 # ---------------------------------------------------------------- instruction sets
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Arguments, with --simd: where that or TINYRES_SIMD says so, the process begins anew with all of us lowered."""
+    """Parse arguments, with --simd: if it or TINYRES_SIMD is set, the process restarts with all libraries limited."""
     parser.add_argument("--simd", choices=RIVALS, help="use no more than these instructions, here and in the rivals")
     args = parser.parse_args()
     simd = args.simd or os.environ.get("TINYRES_SIMD", "")
@@ -64,12 +64,14 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 # ---------------------------------------------------------------- turns
 def prepare(makers: Mapping[str, Callable[[], Call]]) -> dict[str, Call]:
-    """Make the contenders and run each three times: it compiles, and memory settles. A rival that cannot be made, for
-    example where torch.compile finds no C++ compiler, is left out, with a line that says so."""
+    """Make the contenders and run each three times, so that it is compiled and its memory use is stable.
+
+    A rival that cannot be made, for example because torch.compile finds no C++ compiler, is left out, with a message.
+    """
     import torch
 
     gc.collect()
-    torch._dynamo.reset()  # forget what it compiled for earlier contenders: it gives up after eight of one function
+    torch._dynamo.reset()  # forget earlier contenders: it gives up after eight versions of one function
     ready = {}
     for who, make in makers.items():
         print(f"preparing {who} ...", file=sys.stderr, flush=True)
@@ -87,8 +89,10 @@ def prepare(makers: Mapping[str, Callable[[], Call]]) -> dict[str, Call]:
 
 
 def in_turns(contenders: Mapping[str, Call], turns: int, at_least: float = 0.0) -> Seconds:
-    """Seconds of one call, of each contender, `turns` times. A call shorter than `at_least` seconds is repeated for
-    as long, and counts as their mean."""
+    """Seconds of one call of each contender, measured `turns` times.
+
+    A call shorter than `at_least` seconds is repeated for as long, and the mean counts.
+    """
     repeats = {}
     for who, call in contenders.items():
         repeats[who] = max(1, math.ceil(at_least / timed(call, 1))) if at_least else 1
@@ -111,7 +115,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-# ---------------------------------------------------------------- what came out
+# ---------------------------------------------------------------- results
 class Spread(NamedTuple):
     """Median and middle half of n values."""
 
@@ -130,12 +134,12 @@ class Spread(NamedTuple):
 
 
 def number(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Three digits, or more if there are more before the point."""
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
 def rates(amount: float, seconds: Iterable[float]) -> Spread:
-    """Amount per second, e.g. images per second for a batch."""
+    """Amount per second, for example images per second for a batch."""
     return Spread.of(amount / s for s in seconds)
 
 
@@ -146,7 +150,7 @@ def best_of(seconds: Seconds) -> str | None:
 
 
 def ratio(seconds: Seconds, slow: str, fast: str) -> Spread:
-    """How many times as fast `fast` is as `slow`, turn by turn."""
+    """How many times as fast as `slow` `fast` is, turn by turn."""
     return Spread.of(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
 
 
@@ -161,9 +165,9 @@ def compared(amount: float, seconds: Seconds) -> dict[str, Any]:
     }
 
 
-# ---------------------------------------------------------------- which machine it was
+# ---------------------------------------------------------------- facts about the machine
 def machine(threads: int) -> dict[str, Any]:
-    """Hardware and versions: a figure without them says nothing."""
+    """Hardware and versions, without which a figure says nothing."""
     import llvmlite.binding
 
     import tinyres
@@ -178,13 +182,13 @@ def machine(threads: int) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": threads,
         "system": platform.platform(),
-        "load": os.getloadavg()[0],  # where others keep a core busy, two threads wait for each other most of the time
+        "load": os.getloadavg()[0],  # if another program keeps a core busy, two threads often wait
         "versions": versions,
     }
 
 
 def introduce(what: dict[str, Any]) -> None:
-    """Print what `machine` found."""
+    """Print the facts that `machine` returned."""
     versions = ", ".join(f"{name} {version}" for name, version in what["versions"].items())
     print(f"{what['processor']}, {what['simd']}, {what['threads']} of {what['cores']} cores; {versions}")
 

@@ -1,14 +1,15 @@
-"""One process, several threads, and several processes, here and in PyTorch, in the same run, in turns.
+"""Compare one process, several threads and several processes, here and in PyTorch, in the same run, in turns.
 
     python benchmarks/parallel.py --json parallel.json                      # needs tinyres[mpi] and PyTorch
     python benchmarks/parallel.py --model resnet18 --stem cifar --steps 5
 
-Five contenders train a network, with the steps of train_step.py: one process on one thread, one on as many threads as
-there are processes (P), P processes of one thread on the same batch together (strong scaling), and on a batch each
-(weak scaling), and PyTorch's DistributedDataParallel, by gloo, on the same batch as those of strong scaling, in
-channels-last memory. Reported are images per second, and how many times as many as one process of one thread takes.
+Five contenders train a network, with the steps of train_step.py: (1) one process on one thread; (2) one process on as
+many threads as there are processes (P); (3) P processes with one thread each that share the same batch (strong
+scaling); (4) P processes with a batch each (weak scaling); (5) PyTorch's DistributedDataParallel with gloo, on the
+batch of strong scaling, in channels-last memory. The results are images per second, and their ratio to those of one
+process on one thread.
 
-Each contender is a job of its own, that waits for its turn asleep.
+Each contender is a job of its own, which sleeps until its turn.
 """
 
 import argparse
@@ -37,12 +38,12 @@ from contenders import (
 )
 from measuring import OURS, Call, Spread, introduce, machine, parse, rates, ratio, save
 
-NAP = 0.001  # seconds that a process sleeps between two looks at whether it is its turn
+NAP = 0.001  # seconds of sleep between two checks whether it is this process's turn
 
 
-# ---------------------------------------------------------------- what a process of a job does
+# ---------------------------------------------------------------- the work of a job's process
 def ours(work: Work, threads: int, weak: bool) -> tuple[Call, Callable[[], bool]]:
-    """A step of this process's part of a batch, and what waits for the next turn."""
+    """A step on this process's part of a batch, and a function that waits for the next turn."""
     import tinyres as tr
     from tinyres.parallel.launch import launch
 
@@ -64,7 +65,7 @@ def ours(work: Work, threads: int, weak: bool) -> tuple[Call, Callable[[], bool]
 
         go = np.array([tr.parallel.rank() == 0 and bool(sys.stdin.readline())])
         request = MPI.COMM_WORLD.Ibcast(go)
-        while not request.Test():  # else MPI would wait busily
+        while not request.Test():  # MPI would wait without sleeping
             time.sleep(NAP)
         return bool(go[0])
 
@@ -99,7 +100,7 @@ def theirs(work: Work, threads: int) -> tuple[Call, Callable[[], bool]]:
 
 
 def serve(args: argparse.Namespace, work: Work) -> None:
-    """Take one step for each line of the input, and say how long it took."""
+    """Take one step for each line of the input, and print how long it took."""
     who, threads = args.job.split(":")
     step, turn = theirs(work, int(threads)) if who == "ddp" else ours(work, int(threads), who == "weak")
     step()
@@ -113,7 +114,7 @@ def serve(args: argparse.Namespace, work: Work) -> None:
 
 # ---------------------------------------------------------------- the jobs
 class Job:
-    """A contender: processes that take a step each time they are told to."""
+    """A contender: processes that take a step each time they get a line."""
 
     def __init__(self, job: str, processes: int, launcher: str | None) -> None:
         line = [sys.executable, *sys.argv, "--job", job]
@@ -121,7 +122,7 @@ class Job:
         environment = os.environ | {"OMP_NUM_THREADS": "1"} if job.endswith(":1") else dict(os.environ)
         self.all: list[Any] = []
         if job.startswith("ddp"):
-            for rank in reversed(range(processes)):  # the first one last: it is the one that is talked to
+            for rank in reversed(range(processes)):  # the first one last: this program talks to it
                 own = {
                     "RANK": str(rank),
                     "WORLD_SIZE": str(processes),
@@ -180,7 +181,7 @@ def main() -> None:
     for _ in range(args.steps):
         for who, job in running.items():
             job.step()  # brings its data back into the caches
-            seconds[who].append(job.step() / images[who])  # of one image
+            seconds[who].append(job.step() / images[who])  # seconds of one image
     for job in running.values():
         job.end()
     print(

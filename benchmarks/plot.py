@@ -1,13 +1,13 @@
-"""Draw what train_step.py and kernels.py have measured: speed beside PyTorch's best, and the roofline of convolutions.
+"""Draw the results of train_step.py and kernels.py: speed beside PyTorch's best mode, and the roofline of convolutions.
 
     python benchmarks/train_step.py --all --json train_step.json
     python benchmarks/kernels.py --json kernels.json
     python benchmarks/plot.py train_step.json kernels.json --output docs/speed.png
 
-Left, images per second divided by those of PyTorch's best mode, a group of bars for each work; whiskers are the middle
-half. Right, each convolution's GFLOP/s over its floating-point operations per byte that must be moved, below the
-ceilings of the same run (Williams, Waterman and Patterson, "Roofline", 2009). Operations are counted as direct
-convolution: what lies above the ceiling of a matrix product needs fewer.
+Left: images per second divided by those of PyTorch's best mode, with a group of bars for each work; whiskers show the
+middle half. Right: each convolution's GFLOP/s against the floating-point operations per byte that must be moved, below
+the ceilings of the same run (Williams, Waterman and Patterson, "Roofline", 2009). Operations are counted as direct
+convolution: a point above the ceiling of a matrix product belongs to an algorithm that needs fewer.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from measuring import OURS, number
 
 COLOURS = {OURS: "#1f6fb4", **dict(zip(MODES, ("#e3e3e3", "#cdcdcd", "#b5b5b5", "#9a9a9a"), strict=True))}
-OPERATIONS = {  # colour, marker, and a shift, since the three of a layer have the same operations per byte
+OPERATIONS = {  # colour, marker, and a shift, since a layer's three operations have the same operations per byte
     "forward": ("#1f6fb4", "o", 0.96),
     "input gradient": ("#d9822b", "s", 1.0),
     "weight gradient": ("#3d9a50", "^", 1.04),
@@ -72,7 +72,7 @@ def describe(work: dict[str, Any]) -> str:
 
 
 def draw_roofline(axes: Axes, figures: dict[str, Any]) -> None:
-    """Convolutions' GFLOP/s over operations per byte, ours filled, PyTorch's best hollow."""
+    """Draw convolutions' GFLOP/s against operations per byte: ours filled, PyTorch's best hollow."""
     kernels = [kernel for kernel in figures["kernels"] if kernel["unit"] == "GFLOP/s"]
     intensities = [kernel["amount"] / kernel["moved"] for kernel in kernels]
     for kernel, intensity in zip(kernels, intensities, strict=True):

@@ -1,12 +1,12 @@
-"""How a training step grows with the batch, the depth and the threads, here and in PyTorch, in the same run, in turns.
+"""How the time of a training step grows with batch, depth and threads, here and in PyTorch, in one run, in turns.
 
     python benchmarks/scaling.py --json scaling.json                        # all three; most of it is compiling
     python benchmarks/scaling.py --batches --depths --modes channels-last   # the threads only
 
-Steps are those of train_step.py: ResNet-20 with batches of 8 to 256, 20 to 110 layers at batch 128, and ResNet-20 at
-batch 128 on one thread and on all cores. Reported are images per second, and how many times as many that is as in the
-first line; median and middle half. Along the threads all lines take turns, copies of a contender that differ in their
-threads only, and are compared turn by turn. Two cores should give 1.85 times as many.
+Steps are those of train_step.py: ResNet-20 with batches of 8 to 256; networks of 20 to 110 layers with batch 128; and
+ResNet-20 with batch 128 on one thread and on all cores. The results are images per second, and their ratio to the first
+line; median and middle half. For the threads, all lines take turns. They are copies of a contender that differ only in
+their threads, and they are compared turn by turn. Two cores should give a ratio of 1.85.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from measuring import OURS, Seconds, Spread, compared, in_turns, introduce, mach
 
 RESNET20 = WORKS[0]
 
-Points = dict[int, tuple[Work, Seconds]]  # by the batch, the depth or the threads
+Points = dict[int, tuple[Work, Seconds]]  # by batch, depth or threads
 
 
 def growing(works: dict[int, Work], who: list[str], steps: int, threads: int) -> Points:
-    """One work after the other, on all threads."""
+    """Time one work after the other, on all threads."""
     points = {}
     for at, work in works.items():
         contenders = prepare({name: partial(training, name, work, threads) for name in who})
@@ -33,7 +33,7 @@ def growing(works: dict[int, Work], who: list[str], steps: int, threads: int) ->
 
 
 def spreading(work: Work, who: list[str], steps: int, threads: list[int]) -> Points:
-    """One work, on each number of threads in turns."""
+    """Time one work on each number of threads, in turns."""
     copies = {(name, n): f"{name}, threads: {n}" for n in threads for name in who}
     contenders = prepare({copy: partial(training, name, work, n) for (name, n), copy in copies.items()})
     seconds = in_turns(contenders, steps)

@@ -1,10 +1,11 @@
-"""Run a study with several seeds, and keep its numbers with the machine that they come from.
+"""Run a study with several seeds, and store its numbers together with facts about the machine.
 
     python benchmarks/studies.py batch-norm --seeds 0 1 2 3 4 -- --dataset cifar10
     python benchmarks/studies.py degradation --seeds 0 1 2 --keep study -- --dataset cifar10 --epochs 12
 
-What follows -- are options of `tinyres study NAME`. Each seed is a line of benchmarks/results/study-NAME.jsonl; what is
-there is not run again. `python benchmarks/tables.py` makes the tables of the documentation from these lines.
+The options after -- are those of `tinyres study NAME`. Each seed is a line of benchmarks/results/study-NAME.jsonl;
+seeds in the file are not run again. `python benchmarks/tables.py` makes the tables of the documentation from these
+lines.
 """
 
 import argparse
@@ -23,19 +24,21 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def path_of(study: str, results: Path = RESULTS) -> Path:
-    """Where the numbers of a study are."""
+    """The file with the numbers of a study."""
     return results / f"study-{study}.jsonl"
 
 
 def read(study: str, results: Path = RESULTS) -> list[dict[str, Any]]:
-    """The lines of a study, one for each seed; none, where it has not been run."""
+    """The lines of a study, one for each seed; empty if it has not been run."""
     path = path_of(study, results)
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def run(study: str, options: list[str], seed: int, keep: Path | None = None) -> dict[str, Any]:
-    """The numbers of one seed, as the command writes them. What else it writes is kept where it is wanted: a study that
-    was stopped goes on from there."""
+    """The numbers of one seed, as the command writes them.
+
+    With `keep`, its other files are kept, so that a study that was stopped continues where it stopped.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = temporary if keep is None else str(keep / f"{study}-{seed}")
         numbers = Path(temporary) / "numbers.json"
@@ -45,7 +48,7 @@ def run(study: str, options: list[str], seed: int, keep: Path | None = None) -> 
 
 
 def without_data(options: list[str]) -> list[str]:
-    """Options but the folder of the data: a place on one machine."""
+    """The options without the data folder, which is a place on one machine."""
     place = options.index("--data") if "--data" in options else len(options)
     return options[:place] + options[place + 2 :]
 

@@ -1,9 +1,9 @@
-"""The tables of the documentation, made again from the results that are stored.
+"""Make the tables of the documentation from the stored results.
 
     python benchmarks/tables.py               # all of them, each under the page that has it
     python benchmarks/tables.py --pictures docs    # and the pictures of the studies
 
-Each function gives the lines of one table, or the part of them that is figures. A test compares them with the page.
+Each function returns the lines of one table, or their part with figures. A test compares them with the page.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tinyres.study.probe import Moment
 
 
 def power(value: float) -> str:
-    """To two digits; as a power of ten where that is shorter."""
+    """Two digits, or a power of ten if that is shorter."""
     if 0.01 <= value < 100_000:
         return f"{float(f'{value:.2g}'):,.10g}"
     digits, exponent = f"{value:.1e}".split("e")
@@ -37,13 +37,13 @@ def seeds_of(results: str, who: str) -> list[dict[str, Any]]:
 
 
 def accuracies(runs: list[dict[str, Any]]) -> tuple[str, str]:
-    """Mean and standard deviation after the last epoch, and each."""
+    """Mean and standard deviation after the last epoch, and each accuracy."""
     found = [100 * run["epochs"][-1]["accuracy"] for run in runs]
     return f"{np.mean(found):.2f} +- {np.std(found, ddof=1):.2f}", ", ".join(f"{a:.2f}" for a in found)
 
 
 def minutes() -> Iterator[str]:
-    """`fast`, here and in PyTorch."""
+    """Lines for the recipe `fast`, here and in PyTorch."""
     for who, name in (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0")):
         runs = seeds_of("accuracy.jsonl", who)
         mean, each = accuracies(runs)
@@ -55,13 +55,13 @@ def minutes() -> Iterator[str]:
 
 
 def equality() -> Iterator[str]:
-    """`default`, here and in PyTorch."""
+    """Lines for the recipe `default`, here and in PyTorch."""
     for who, name in (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0")):
         yield f"| {name} | {' | '.join(accuracies(seeds_of('equality.jsonl', who)))} |"
 
 
 def parts() -> Iterator[str]:
-    """Figures of what each part of a recipe is worth."""
+    """Figures on the effect of each part of a recipe."""
     parts, seeds = ablation.design()
     runs = {(run["recipe"], run["seed"]): run for run in accuracy.read(studies.RESULTS / "ablation.jsonl")}
     chosen = [runs[ablation.name_of(row), seed] for row, seed in zip(parts, seeds, strict=True)]
@@ -73,13 +73,13 @@ def parts() -> Iterator[str]:
 
 # ---------------------------------------------------------------- docs/studies.md
 def between(values: Iterable[float], write: Callable[[float], str] = power) -> str:
-    """The least and the most, or the one number that all are as they are written."""
+    """The smallest and the largest number, or only one if both are written in the same way."""
     values = list(values)
     return " to ".join(dict.fromkeys(map(write, (min(values), max(values)))))
 
 
 def flows() -> Iterator[str]:
-    """What a layer leaves of the gradient's norm, and all of them, at initialisation."""
+    """The part of the gradient's norm that one layer keeps, and that all layers keep, at initialisation."""
     found = defaultdict(list)
     for line in studies.read("gradient-flow"):
         for net in line["numbers"]["networks"]:
@@ -91,7 +91,7 @@ def flows() -> Iterator[str]:
 
 
 def quotients() -> Iterator[str]:
-    """How exact a difference quotient of `exp` is: the best step, its error, and slopes."""
+    """The accuracy of a difference quotient of `exp`: the best step, its error, and slopes."""
     curves = [line["numbers"]["curves"]["exp"] for line in studies.read("gradcheck")]
     for dtype in ("float64", "float32"):
         some = [curve[dtype] for curve in curves]
@@ -104,7 +104,7 @@ def quotients() -> Iterator[str]:
 
 
 def splits() -> Iterator[str]:
-    """The gradient at the forks of `resnet56`: through the shortcut by through the branch, and their cosine."""
+    """The gradient at the forks of `resnet56`: its part through the shortcut, divided by that through the branch."""
     for place, when in ((0, "at the start"), (-1, "after 100 steps")):
         moments = [line["numbers"]["moments"][place] for line in studies.read("skip-path")]
         blocks = [[skip_path.Split(**split) for split in moment["measured"]] for moment in moments]
@@ -114,7 +114,7 @@ def splits() -> Iterator[str]:
 
 
 def norms() -> Iterator[str]:
-    """What all layers do to the gradient, with batch norm and without, over all seeds."""
+    """The factor of all layers for the gradient, with batch norm and without, over all seeds."""
     products = defaultdict(list)
     for line in studies.read("batch-norm"):
         for point in line["numbers"]["points"]:
@@ -125,7 +125,7 @@ def norms() -> Iterator[str]:
 
 
 def identity() -> Iterator[str]:
-    """What the identity path keeps in each stage, and its part of all that arrives, over all seeds."""
+    """The part of the norm that the identity path keeps in each stage, and its share of the whole, over all seeds."""
     stages = defaultdict(lambda: defaultdict(list))
     for line in studies.read("identity-path"):
         for net in line["numbers"]["networks"]:
@@ -137,13 +137,13 @@ def identity() -> Iterator[str]:
 
 
 def draw_norms() -> Any:
-    """Of the first seed."""
+    """Draw the first seed."""
     line = studies.read("batch-norm")[0]
     return batch_norm.draw([batch_norm.Point(**point) for point in line["numbers"]["points"]])
 
 
 def draw_identity() -> Any:
-    """Of the first seed."""
+    """Draw the first seed."""
     nets = studies.read("identity-path")[0]["numbers"]["networks"]
     paths = []
     for net in nets:

@@ -5,12 +5,12 @@
     python benchmarks/train_step.py --all --json train_step.json      # the five works of the list
 
 A step is forward, loss, backward and the optimizer's update (SGD, Nesterov momentum 0.9, weight decay 5e-4), on a batch
-that lies in memory. Reported are images per second, median and middle half, and the ratio to PyTorch's best mode.
+in memory. The results are images per second, median and middle half, and the ratio to PyTorch's best mode.
 
-Memory is measured in a process for each contender, by the most that it has held at any time (VmHWM). That includes the
-libraries' code; "added" is what the steps needed on top of what the process held with its model, optimizer and batch
-made: activations, gradients, momentum, and the compiler or compiled code that the first step loads. Start-up, for
-the first work only, is the time from importing the library to the end of the first step.
+Memory is measured in a process of its own for each contender: the most that it has held at any time (VmHWM). This
+includes the libraries' code. "added" is the memory that the steps need beyond that of the process with model, optimizer
+and batch: activations, gradients, momentum, and the compiler or compiled code that the first step loads. Start-up is
+measured for the first work only: the time from importing the library to the end of the first step.
 """
 
 import argparse
@@ -33,7 +33,7 @@ Alone = dict[str, float]
 
 # ---------------------------------------------------------------- memory and start-up, in a process of their own
 def child(who: str, work: Work, threads: int) -> Alone:
-    """One contender alone, from its imports on."""
+    """Measure one contender alone, starting with its imports."""
     start = time.perf_counter()
     step = training(who, work, threads)
     made = memory("VmRSS")
@@ -46,8 +46,8 @@ def child(who: str, work: Work, threads: int) -> Alone:
 
 
 def memory(field: str) -> float:
-    """What this process holds (VmRSS) or has held at most (VmHWM), in MiB."""
-    try:  # getrusage's maximum is inherited from the parent process on Linux
+    """The memory that this process holds now (VmRSS), or its maximum so far (VmHWM), in MiB."""
+    try:  # on Linux, the child inherits getrusage's maximum from its parent
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
     except (OSError, StopIteration):
@@ -55,7 +55,7 @@ def memory(field: str) -> float:
 
 
 def alone(who: str, work: Work, threads: int, cache: str | None = None) -> Alone:
-    """Run `child` in a new process, with its usual or a given cache of compiled code."""
+    """Run `child` in a new process, with the usual cache of compiled code, or another one."""
     environment = dict(os.environ)
     if cache is not None:
         environment |= {"TINYRES_CACHE": cache, "TORCHINDUCTOR_CACHE_DIR": cache}
@@ -69,7 +69,7 @@ def alone(who: str, work: Work, threads: int, cache: str | None = None) -> Alone
 
 
 def start_up(modes: list[str], work: Work, threads: int) -> dict[str, Alone]:
-    """Import and first step with an empty cache of compiled code and, for ours, with the one this has filled."""
+    """Import and first step with an empty cache of compiled code and, for ours, with the cache that this filled."""
     found = {}
     with tempfile.TemporaryDirectory() as cache:
         found["tinyres, empty cache"] = alone(OURS, work, threads, cache)
@@ -84,7 +84,7 @@ def start_up(modes: list[str], work: Work, threads: int) -> dict[str, Alone]:
 def measure(work: Work, modes: list[str], steps: int, threads: int) -> tuple[Seconds, dict[str, Alone]]:
     contenders = prepare({who: partial(training, who, work, threads) for who in (OURS, *modes)})
     seconds = in_turns(contenders, steps)
-    del contenders  # their memory, before others ask for theirs
+    del contenders  # free their memory before others are measured
     return seconds, {who: alone(who, work, threads) for who in seconds}
 
 
@@ -125,7 +125,7 @@ def main() -> None:
     print(f"{args.steps} steps each, in turns; median (middle half)")
     for work in works:
         figures["works"].append(report(work, *measure(work, args.modes, args.steps, args.threads)))
-        save(args.json, figures)  # after each: the whole list takes long
+        save(args.json, figures)  # after each work, since the whole list takes long
     if not args.no_start_up:
         figures["start_up"] = start_up(args.modes, works[0], args.threads)
         print(f"\nimport and first step, {works[0]}:")
