@@ -1,16 +1,16 @@
-"""Kill a training run at random moments, and see that nothing was lost.
+"""Kill a training run at random moments, and check that nothing is lost.
 
     python reliability/crash.py                 # 200 kills, about ten minutes
     python reliability/crash.py --kills 20 --seed 1
     python reliability/crash.py --processes 4   # one of several processes under mpiexec; other numbers go on
 
-A small network trains and saves itself after each step, and three kills of four (SIGKILL: no handler, no clean-up) wait
-until a file is half written. After each, the newest checkpoint must load, and hold, to the last bit, the state that
-a run that nobody killed has at this step; then the run is resumed, and killed again, until it is done. Its final
+A small network trains and saves itself after each step. Three of four kills (SIGKILL: no handler, no clean-up) wait
+until a file is half written. After each kill, the newest checkpoint must load, and must contain, to the last bit, the
+state of an undisturbed run at this step. Then the run is resumed, and killed again, until it is complete. Its final
 checkpoint and metrics must be those of the undisturbed run.
 
-Of several processes a random one is killed. All must be gone within ten seconds; a random number of processes that
-divides the first goes on.
+With several processes, a random one is killed. All must end within ten seconds. The run then continues with a random
+number of processes that divides the original number.
 """
 
 import argparse
@@ -32,12 +32,12 @@ from tinyres.parallel.launch import launch, mpiexec
 from tinyres.runs import holds_run
 
 EPOCHS = 6
-SHARDS = int(os.environ.get("SHARDS", "1"))  # of each batch
-LONGEST = 10  # seconds until all processes are gone, once one is
+SHARDS = int(os.environ.get("SHARDS", "1"))  # in each batch
+LONGEST = 10  # seconds until all processes must have ended after one was killed
 
 
 def install_network() -> None:
-    """Two blocks on pictures of 16 pixels: a few milliseconds a step."""
+    """Make a network of two blocks for pictures of 16 pixels: a step takes a few milliseconds."""
     models.FAMILY["tiny"] = {
         "block": models.BasicBlock, "layers": [1, 1], "widths": (8, 16), "shortcut": "A", "num_classes": 10,
     }  # fmt: skip
@@ -54,14 +54,14 @@ def new_run(folder: Path) -> train.Run:
 
 
 class Told(train.Callback):
-    """A callback that says when steps begin, and keeps what each step leads to."""
+    """A callback that reports when steps begin, and stores the state after each step."""
 
     def __init__(self, tell: bool) -> None:
         self.tell, self.states = tell, {}
 
     def on_train_begin(self, run: train.Run) -> None:
         if self.tell:
-            sys.stdout.write(f"training {os.getpid()}\n")  # at once, so that lines of several do not mix
+            sys.stdout.write(f"training {os.getpid()}\n")  # in one write, so that lines of several processes do not mix
             sys.stdout.flush()
 
     def on_batch_end(self, run: train.Run, logs: dict[str, float]) -> None:
@@ -81,7 +81,7 @@ def child(folder: Path) -> None:
 
 
 def victims(folder: Path, processes: int) -> tuple[subprocess.Popen, list[int]]:
-    """Start a run, or go on with it; the numbers of its processes, once all of them train."""
+    """Start or resume a run; return the numbers of its processes when all of them train."""
     line = [sys.executable, __file__, "--child", folder]
     if processes > 1:
         line = [mpiexec(), "-n", str(processes), *line]
@@ -117,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as base:
         whole = Path(base) / "whole"
         told = Told(tell=False)
-        new_run(Path(base) / "first").train_to(1)  # compiles
+        new_run(Path(base) / "first").train_to(1)  # compiles the kernels
         began = time.perf_counter()
         new_run(whole).fit(told, every=train.Every(steps=1))
         duration = time.perf_counter() - began
@@ -138,12 +138,12 @@ def main() -> None:
 
 
 def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> None:
-    """Kill and resume one run until it is done, or until there were kills enough; then let it go on to its end."""
+    """Kill and resume one run until it is complete, or there were enough kills; then let it continue to its end."""
     while counts["kills"] < kills:
         fitting = [n for n in range(1, SHARDS + 1) if SHARDS % n == 0]
         process, pids = victims(folder, chance.choice(fitting) if folder.exists() else SHARDS)
         time.sleep(chance.uniform(0, longest))
-        if chance.random() < 0.75:  # when it is next seen to write
+        if chance.random() < 0.75:  # at the moment when it next writes
             while process.poll() is None and not any(folder.glob(".*.part")):
                 pass
             time.sleep(chance.uniform(0, 0.001))
@@ -151,7 +151,7 @@ def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> Non
             os.kill(chance.choice(pids), signal.SIGKILL)
         killed = time.monotonic()
         _, errors = process.communicate()
-        if process.returncode == 0:  # it was done before
+        if process.returncode == 0:  # it was complete before
             compare(folder, whole)
             return
         if process.returncode != -signal.SIGKILL and len(pids) == 1:
@@ -173,13 +173,13 @@ def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> Non
         if (folder / "previous.safetensors").exists():
             checkpoints.load(folder / "previous.safetensors")
         counts["resumed"] += 1
-    process, _ = victims(folder, SHARDS)  # what is left of the last run, undisturbed
+    process, _ = victims(folder, SHARDS)  # the rest of the last run, undisturbed
     process.communicate()
     compare(folder, whole)
 
 
 def compare(folder: Path, whole: Path) -> None:
-    """Of checkpoints the content: in which order safetensors writes the names in its header is left to chance."""
+    """Compare results. For checkpoints, only the contents: the order of names in safetensors' header is random."""
     for name in ("last.safetensors", "best.safetensors"):
         found, expected = (checkpoints.state_digest(*checkpoints.load(run / name)) for run in (folder, whole))
         if found != expected:

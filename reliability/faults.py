@@ -1,14 +1,15 @@
-"""Let each system call of a save fail, and see that nothing is lost and the error is clear.
+"""Let each system call of a save fail, and check that nothing is lost and the error is clear.
 
     python reliability/faults.py                # needs strace, and the right to trace; a minute
     python reliability/faults.py --call fsync   # the calls of this name only
 
-A child process saves a checkpoint over an older one, which becomes previous. Its system calls are counted first; then,
-once for each of them and each of ENOSPC (disk full), EACCES (not allowed) and EIO (disk broken), strace lets this one
-call fail. Either the save succeeds all the same, or it raises an OSError that names the file and says what is there
-now. In both cases the files must be whole, and what was saved before must be in one of them.
+A child process saves a checkpoint over an older one, which is kept as the previous one. First, its system calls are
+counted. Then, for each call and each of the errors ENOSPC (disk full), EACCES (not allowed) and EIO (disk broken),
+strace lets this one call fail. Either the save succeeds nevertheless, or it raises an OSError that names the file and
+says what the folder contains now. In both cases all files must be whole, and one of them must contain what was saved
+before.
 
-At last a save into a file system that is really full, where one can be mounted: a tmpfs of 256 KiB.
+Finally, it saves to a file system that is really full, if one can be mounted: a tmpfs of 256 KiB.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from tinyres import checkpoints
 
 ERRORS = ("ENOSPC", "EACCES", "EIO")
 MEMORY = ("brk", "futex", "madvise", "mmap", "mprotect", "mremap", "munmap", "rt_sig", "exit", "getpid", "clock")
-"""What is not about files, by the beginnings of names."""
-BEGIN, END = "/tinyres-begin", "/tinyres-end"  # looked for, and found in the trace
+"""Beginnings of names of system calls that are not about files."""
+BEGIN, END = "/tinyres-begin", "/tinyres-end"  # the program looks for these files, to mark the trace
 LAST, PREVIOUS = "last.safetensors", "previous.safetensors"
 
 
@@ -41,7 +42,7 @@ def save(folder: Path, step: int) -> None:
 
 
 def traced(folder: Path, *options: str) -> tuple[str, str]:
-    """Save step 3 in a child under strace. Returns what the child has to say, and the trace."""
+    """Save step 3 in a child under strace. Returns the child's output, and the trace."""
     (told, tell), (wait, go) = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -75,7 +76,7 @@ def traced(folder: Path, *options: str) -> tuple[str, str]:
 
 
 def calls(trace: str) -> list[tuple[str, int]]:
-    """The system calls of the save: a name, and which one of this name it is since strace looks."""
+    """The system calls of the save: a name, and its count among the calls of this name since strace began."""
     seen: Counter[str] = Counter()
     found, inside = [], False
     for line in trace.splitlines():
@@ -100,7 +101,7 @@ def prepared(base: Path, name: str) -> Path:
 
 
 def judge(folder: Path, answer: str, error: int, what: str) -> str:
-    """What became of the save; the program ends where something is lost or unclear."""
+    """The outcome of the save. The program ends if something is lost or unclear."""
     steps = {path.name: checkpoints.load(path)[1]["step"] for path in folder.glob("*.safetensors")}
     if answer == "saved":
         outcome, expected = "saved all the same", ({LAST: 3, PREVIOUS: 2},)
@@ -116,12 +117,12 @@ def judge(folder: Path, answer: str, error: int, what: str) -> str:
         if not what.startswith("unlink"):
             sys.exit(f"{what}: left {list(folder.glob('.*'))}")
         outcome += ", a leftover"
-    save(folder, 4)  # and life goes on
+    save(folder, 4)  # the next save must succeed
     return outcome
 
 
 def full_disk(base: Path) -> int:
-    """Save larger and larger checkpoints into 256 KiB, until they do not fit. Returns how many were refused."""
+    """Save larger and larger checkpoints to 256 KiB, until they do not fit. Returns how many were refused."""
     folder = base / "full"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]

@@ -1,16 +1,16 @@
-"""Load files that were made or damaged to do harm, and see that nothing worse happens than a documented exception.
+"""Load files that were made or damaged to do harm, and check that the worst result is a documented exception.
 
     python reliability/hostile.py                        # all nasties, 100,000 random damages: a few minutes
     python reliability/hostile.py --mutations 1000 --seed 1
     python reliability/hostile.py --only "cifar10 archive" png
 
-Every kind of file that tinyres reads: checkpoints, weights, configurations, CIFAR's archives and folders, pictures.
-First the nasties that were made by hand: bombs, absurd shapes, paths that climb out. Then small good files after some
-random changes, which half of the time get past the outermost check, such as a checksum or a compression. Last, each bit
-of a checkpoint's arrays is turned over. Loading must end, in less than five seconds of the processor's time and 1,200
-MiB of memory (a picture that claims as many pixels as are allowed, 179 million, takes three of these and 1,000 of
-those), with a result that can be used or with an exception that the function's docstring names; and each bit must be
-noticed.
+It covers every kind of file that tinyres reads: checkpoints, weights, configurations, CIFAR's archives and folders,
+pictures. First come files made by hand, the nasties: bombs, absurd shapes, paths that lead out of the folder. Then come
+small good files after some random changes; half of these are made so that they pass the outermost check, such as a
+checksum or a compression. Last, each bit of a checkpoint's arrays is flipped. Loading must end with a usable result, or
+with an exception that the function's docstring names. It may take at most five seconds of processor time and 1,200 MiB
+of memory. (A picture that claims the largest allowed number of pixels, 179 million, takes three seconds and 1,000 MiB.)
+Each flipped bit must be noticed.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from PIL import Image
 
 import tinyres as tr
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # where `support` is
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the folder of `support`
 from support.damage import MEMORY_DISK, Kind, Nasty, kinds, nasties, small_world, taken_apart
 
-MEMORY = 1200  # MiB beyond what the process has before it loads anything
+MEMORY = 1200  # MiB beyond the memory of the process before it loads anything
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
     tr.set_num_threads(1)
     if options.pixels:
         Image.MAX_IMAGE_PIXELS = options.pixels // 2  # twice as many are refused
-    warnings.simplefilter("ignore")  # Pillow's, about damage
+    warnings.simplefilter("ignore")  # warnings of Pillow about damage
     with small_world(), tempfile.TemporaryDirectory(dir=MEMORY_DISK) as folder, np.errstate(all="ignore"):
         every = kinds()
         if unknown := {*(options.only or ())} - every.keys():
@@ -81,12 +81,12 @@ def main() -> None:
 
 
 def peak() -> int:
-    """The most memory that the process has had so far, in MiB."""
+    """The most memory that the process has held so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def by_hand(chosen: dict[str, Kind], places: dict[str, Path], most: float) -> list[dict]:
-    """Load every nasty, and compare what is said of it with what should be."""
+    """Load every nasty, and compare the message with the expected one."""
     rows = []
     for nasty in nasties():
         for name in (name for name in nasty.kinds if name in chosen):
@@ -118,7 +118,7 @@ def by_hand(chosen: dict[str, Kind], places: dict[str, Path], most: float) -> li
 
 
 def expected(nasty: Nasty, message: str | None, path: Path) -> bool:
-    """Whether this is what should be said of a file: nothing, or something that names it."""
+    """Whether this is an expected outcome for a file: no error, or a message that names the file."""
     if message is None or nasty.message is None:
         return message == nasty.message
     return path.name in message and re.search(nasty.message, message, re.DOTALL) is not None
@@ -154,7 +154,7 @@ def at_random(chosen: dict[str, Kind], places: dict[str, Path], options: argpars
 
 
 def every_bit(kind: Kind, content: bytes, folder: Path, step: int) -> dict[str, int]:
-    """Turn over each bit of a checkpoint's arrays, or each `step`-th, one at a time."""
+    """Flip each bit of a checkpoint's arrays, or each `step`-th, one at a time."""
     size = 8 * len(taken_apart(content)[1])
     damaged = bytearray(content)
     noticed = 0

@@ -1,12 +1,13 @@
-"""Interrupt training at random moments, and see that it ends at once, leaves no thread and loses nothing.
+"""Interrupt training at random moments, and check that it ends at once, leaves no thread and loses nothing.
 
     python reliability/interrupt.py                 # 30 interrupts of each kind, about three minutes
     python reliability/interrupt.py --interrupts 5 --seed 1
 
-Two kinds of victim get one SIGINT, as from Ctrl-C. `tinyres train` must say where it stopped and exit with code 130,
-without a traceback; resumed and interrupted again until it is done, it must end in the undisturbed run's state. A loop
-over a `Loader` in Python must see KeyboardInterrupt, and have no other thread left once it is handled, at most for the
-second that a batch takes. Both must end within seconds, and leave no process of their group.
+Two kinds of programs get one SIGINT, as from Ctrl-C. `tinyres train` must say where it stopped and exit with code 130,
+without a traceback. It is resumed and interrupted again until it is complete, and must then have the state of an
+undisturbed run. A loop over a `Loader` in Python must get KeyboardInterrupt. When this has been handled, no other
+thread may be left for longer than the second that a batch takes. Both must end within seconds, and leave no process of
+their group.
 """
 
 import argparse
@@ -28,24 +29,24 @@ from crash import install_network
 import tinyres as tr
 from tinyres import checkpoints, cli, ops
 
-PROMPTLY = 10  # seconds, on a busy machine: a step takes milliseconds
+PROMPTLY = 10  # seconds, for a busy machine: a step takes milliseconds
 STOPPED = "Stopped and saved at step"
 
 
-# ---------------------------------------------------------------- victims
+# ---------------------------------------------------------------- interrupted programs
 def command_line(folder: Path) -> None:
     install_network()
     options = {"dataset": "shapes", "model": "tiny", "epochs": 6, "batch-size": 20, "validation": 20, "lr": 0.05}
     recipe = [text for name, value in options.items() for text in (f"--{name}", str(value))]
     resume = ["--resume"] if (folder / "config.json").exists() else []
     sys.argv = ["tinyres", "train", *(resume or recipe), "--threads", "1", "--out", str(folder)]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a background job
     print("begun", flush=True)
     cli.main()
 
 
 def python_loop(_: Path) -> None:
-    """Epochs that are left early, an exception now and then, and at last the interrupt, wherever it comes."""
+    """Epochs that are left early, an exception now and then, and at last the interrupt, at any moment."""
     tr.set_num_threads(1)
     net = tr.models.ResNet(tr.models.BasicBlock, [1], widths=(8,))
     rng = np.random.default_rng(0)
@@ -70,13 +71,13 @@ def python_loop(_: Path) -> None:
     except KeyboardInterrupt:
         pass
     until = time.monotonic() + 1
-    while (left := started_threads()) and time.monotonic() < until:  # one that was told to end may have a batch in hand
+    while (left := started_threads()) and time.monotonic() < until:  # one that was told to end may still finish a batch
         time.sleep(0.01)
     print("left:", *left)
 
 
 def started_threads() -> list[str]:
-    """All but the main one, and those that the interrupt kept from starting."""
+    """All threads except the main one and those that the interrupt kept from starting."""
     return [t.name for t in threading.enumerate() if t is not threading.main_thread() and t.ident is not None]
 
 
@@ -95,7 +96,7 @@ def start(kind: str, folder: Path) -> subprocess.Popen:
 
 
 def interrupt(process: subprocess.Popen, after: float, again: bool = False) -> tuple[str, str, float]:
-    """What it printed, its errors, and how long it took to end after the last signal."""
+    """Its output, its errors, and the time that it took to end after the last signal."""
     time.sleep(after)
     process.send_signal(signal.SIGINT)
     began = time.perf_counter()
@@ -131,7 +132,7 @@ def interrupt_command(base: Path, n: int, chance: random.Random, counts: Counter
         while not done and counts["command"] < n:
             process = start("command", folder)
             output, errors, took = interrupt(process, chance.uniform(0, duration / 2))
-            # the interpreter, which has nothing left to do but exit, lets the signal end it
+            # the interpreter, which only has to exit, lets the signal end it
             done = process.returncode == 0 or (process.returncode == -signal.SIGINT and "Test accuracy" in output)
             check((done or process.returncode == 130) and "Traceback" not in errors, process, output, errors)
             if not done:
@@ -149,7 +150,7 @@ def interrupt_command(base: Path, n: int, chance: random.Random, counts: Counter
 
 
 def results(folder: Path) -> tuple[str, ...]:
-    """All that a run has led to; not the files themselves, whose metadata is in no fixed order."""
+    """All results of a run. The files themselves are not compared, since the order of their metadata is not fixed."""
     states = (checkpoints.state_digest(*checkpoints.load(folder / f"{n}.safetensors")) for n in ("last", "best"))
     return *states, (folder / "metrics.jsonl").read_text()
 
@@ -158,7 +159,7 @@ def interrupt_python(base: Path, n: int, chance: random.Random, counts: Counter,
     for _ in range(n):
         process = start("python", base)
         output, errors, took = interrupt(process, chance.uniform(0, 1), again=True)
-        # Python drops what is raised while it closes a generator that nobody refers to any more, and says so
+        # Python reports and ignores an exception that is raised while it closes a generator without references
         ignored = "Exception ignored in: <generator object Loader._prefetch" in errors
         check(
             process.returncode == 0 and output.strip() == "left:" and ignored == bool(errors), process, output, errors

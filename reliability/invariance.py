@@ -2,9 +2,10 @@
 
     python reliability/invariance.py            # two to four minutes
 
-Each run is a process of its own, since a process has one threading layer for life. What is compared is the SHA-256 of
-all that a checkpoint holds: weights, batch norm's statistics, momentum, losses. A layer that Numba cannot load here is
-named and left out; TBB comes with `pip install tbb`, and its library must be where the system looks for libraries.
+Each run is a process of its own, since a process can use only one threading layer. The runs are compared by the SHA-256
+of everything in a checkpoint: weights, batch norm's statistics, momentum, losses. A layer that Numba cannot load is
+named and left out. TBB comes with `pip install tbb`; its library must be in a folder where the system looks for
+libraries.
 """
 
 import argparse
@@ -32,7 +33,7 @@ THREADS = (1, 2, 3, 4)
 
 
 def child(model: str, threads: int) -> None:
-    """Print the threading layer that was used, and the digest of the state after some steps."""
+    """Print the threading layer in use, and the digest of the state after some steps."""
     tr.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
         run = train.Run(train.Config(dataset="shapes", model=model, **WORKS[model]), folder)
@@ -41,7 +42,7 @@ def child(model: str, threads: int) -> None:
 
 
 def digest(model: str, layer: str, threads: int) -> str | None:
-    """Of a child's state; None where the layer cannot be loaded."""
+    """The digest of a child's state, or None if the layer cannot be loaded."""
     environment = {**os.environ, "NUMBA_THREADING_LAYER": layer, "NUMBA_NUM_THREADS": str(max(THREADS))}
     command = [sys.executable, __file__, "--child", model, str(threads)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

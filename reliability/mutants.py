@@ -1,13 +1,13 @@
-"""Break the gradients on purpose, one small edit at a time, and see that the tests notice each.
+"""Break the gradients on purpose, one small edit at a time, and check that the tests notice each.
 
     python reliability/mutants.py                    # all of them, 10 to 30 minutes
     python reliability/mutants.py --only pool        # those with this word in their names
     python reliability/mutants.py --list
 
-The faults are those of `tinyres.testing.mutants`. Each is put into a copy of the package, where the tests that should
-notice are run until one fails, or hangs, or takes Python with it. Before that, the copy is tested as it is: a test that
-fails anyway would notice everything. A mutant that lives is a hole in the tests: the exit code is 1. One that does not
-even compile is a mistake in the table, and ends the run.
+The faults are those of `tinyres.testing.mutants`. Each is put into a copy of the package. There, the tests that should
+notice it run until one fails, hangs, or ends Python. Before that, the copy is tested without faults, since a test that
+always fails would notice everything. A mutant that no test notices shows a gap in the tests: the exit code is 1. One
+that does not compile is a mistake in the table, and ends the run.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tinyres.testing.mutants import MUTANTS
 from tinyres.testing.mutation import Failure, Mutant, first_failure
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 5 * 60  # seconds: what takes longer hangs
+LIMIT = 5 * 60  # seconds: tests that take longer hang
 NO_FAULT = ("numba.core.errors", "SyntaxError", "IndentationError", "NameError", "ImportError")
 
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def try_all(mutants: list[Mutant], folder: Path, jobs: int) -> list[dict]:
-    """Each job has a folder that stays the same: Numba finds what it has compiled by the path of its source."""
+    """Each job has a fixed folder, since Numba finds its compiled code by the path of the source."""
     free, results = queue.SimpleQueue[Path](), []
     for job in range(jobs):
         free.put(folder / str(job))
@@ -87,7 +87,7 @@ def try_all(mutants: list[Mutant], folder: Path, jobs: int) -> list[dict]:
 
 
 def refresh(copy: Path) -> None:
-    """Copy the package and its tests anew."""
+    """Copy the package and its tests again."""
     shutil.rmtree(copy, ignore_errors=True)
     for name in ("tinyres", "tests"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -95,9 +95,9 @@ def refresh(copy: Path) -> None:
 
 
 def failure_of(copy: Path, tests: str) -> Failure | None:
-    """The first of the tests that fails."""
+    """The first test that fails, or None."""
     file, _, expression = tests.partition(" ")
-    cache = copy.parent / "cache"  # of all copies: in it, each version of the kernels has its own folder
+    cache = copy.parent / "cache"  # for all copies: each version of the kernels has its own folder in it
     try:
         return first_failure(copy, [f"tests/{file}", "-k", expression], {"TINYRES_CACHE": str(cache)}, limit=LIMIT)
     except ValueError as error:

@@ -1,13 +1,13 @@
-"""Break the gradients on purpose, one small edit at a time, and see which properties notice.
+"""Break the gradients on purpose, one small edit at a time, and find the properties that notice it.
 
     python reliability/properties.py                    # faults of tape, tensors and operations
     python reliability/properties.py --kernels          # those of kernels and of replay too, which have to be compiled
     python reliability/properties.py --only softmax     # those with this word in their names
 
-`reliability/mutants.py` asks whether anything notices; this asks what does. The properties are those of
-`tests/support/properties.py`; each is tried on a sample of its tests, and where one of these fails, the property has
-noticed the mutant. A blank says that the sample has not. Results go into docs/evidence/mutants.json, mutant by mutant,
-beside what it holds of others; `python tests/support/properties.py` puts them on the page.
+`reliability/mutants.py` checks whether any test notices a fault; this program finds which tests do. The properties are
+those of `tests/support/properties.py`. Each property runs a sample of its tests; if one of these fails, the property
+has noticed the mutant. A blank means that the sample has not. Results are written to docs/evidence/mutants.json, mutant
+by mutant; those of other mutants stay in the file. `python tests/support/properties.py` puts them on the page.
 """
 
 import argparse
@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from support.properties import EXAMPLES, PROPERTIES
 
 FILES = sorted({f"tests/test_{test.partition('.')[0]}.py" for p in PROPERTIES for test in p.tests})
-BELOW = ("kernels/", "reference")  # tests of kernels run nothing that is above these
+BELOW = ("kernels/", "reference")  # tests of kernels run no code above these
 NOT_OF_KERNELS = [file for file in FILES if file != "tests/test_kernels.py"]
 RESULT = ROOT / "docs" / "evidence" / "mutants.json"
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 @contextlib.contextmanager
 def fault(mutant: Mutant, package: Path) -> Iterator[None]:
-    """Put it in, and out again: all other files stay compiled."""
+    """Put the fault in, and take it out again: all other files stay compiled."""
     path = package / mutant.file
     right, compiled = path.read_text(), Path(importlib.util.cache_from_source(str(path)))
     mutant.apply(package)
@@ -87,7 +87,7 @@ def fault(mutant: Mutant, package: Path) -> Iterator[None]:
 
 
 def failures(copy: Path, files: list[str]) -> dict[str, list[str] | None]:
-    """For each property the first test that fails, and what it says."""
+    """For each property, the first test that fails, with its error; None if all pass."""
     found = copy.parent / "found.json"
     found.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "support.properties"]
@@ -107,7 +107,7 @@ def failures(copy: Path, files: list[str]) -> dict[str, list[str] | None]:
 
 
 def surroundings() -> dict[str, object]:
-    """What the results were measured with."""
+    """The settings and versions of the measurement."""
     packages = {name: version(name) for name in ("numpy", "numba", "hypothesis")}
     return {
         "command": "python reliability/properties.py",
