@@ -1,4 +1,4 @@
-"""The whole engine in thirty lines of use: a tiny network learns XOR, and the tape is printed.
+"""The engine in thirty lines: a tiny network learns XOR, and the tape is printed.
 
 python examples/backprop.py
 """
@@ -16,7 +16,7 @@ def main():
 
     for step in range(201):
         loss = tr.ops.cross_entropy(net(x), target)
-        if step == 0:  # what backward() will walk through, from the loss to the parameters
+        if step == 0:  # the nodes that backward() will visit, from the loss to the parameters
             node = loss._node
             while isinstance(node, tr.tape.Node):
                 print(node)

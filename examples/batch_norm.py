@@ -1,4 +1,4 @@
-"""What batch norm does to the product of factors: weights of half and twice the size, with it and without.
+"""The product of all layers' factors, with batch norm and without, for weights of half and twice the size.
 
 python examples/batch_norm.py
 """

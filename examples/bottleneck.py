@@ -1,4 +1,4 @@
-"""Why ResNet-50 is built of bottlenecks: what one costs beside two 3x3 convolutions, as numbers and a picture.
+"""Why ResNet-50 has bottlenecks: their cost beside two 3x3 convolutions, as numbers and a picture.
 
 python examples/bottleneck.py
 """

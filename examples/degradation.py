@@ -1,9 +1,9 @@
-"""The experiment that residual networks come from: train nets of two depths, without shortcuts and with them.
+"""The experiment behind residual networks: train nets of two depths, without shortcuts and with them.
 
     python examples/degradation.py
 
-This takes half a minute, and is too short to show more than how it is done. For the paper's effect give it CIFAR-10,
-depths 20 and 56, and an hour: `tinyres study degradation` does that.
+This takes half a minute, and only shows how it is done. To see the paper's effect, use CIFAR-10, depths 20 and 56, and
+an hour: `tinyres study degradation` does this.
 """
 
 from tinyres import plots, train
@@ -12,7 +12,7 @@ from tinyres.study import degradation
 
 def main():
     recipe = train.Config(**degradation.RECIPE | {"dataset": "shapes", "subset": 200, "epochs": 2, "batch_size": 50})
-    curves = degradation.degradation(recipe, "degradation", ("plain20", "resnet20"))  # run again, it is only read
+    curves = degradation.degradation(recipe, "degradation", ("plain20", "resnet20"))  # a second run only reads it
     for curve in curves:
         train_errors = ", ".join(f"{error:.0%}" for error in curve.train)
         print(f"{curve.model}: training error {train_errors} after each epoch, test error {curve.test[-1]:.0%}")

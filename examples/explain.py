@@ -1,9 +1,9 @@
-"""Backprop, step by step: what comes in, goes out and comes back at each operation of a residual block.
+"""Backprop, step by step: the inputs, results and gradients of each operation of a residual block.
 
     python examples/explain.py
 
-Prints one line for each step of the backward pass of a small residual network, and writes a page on which to walk
-through both passes, explain.html; that needs jinja2: pip install 'tinyres[report]'.
+Prints one line for each step of the backward pass of a small residual network, and writes explain.html, a page to step
+through both passes. The page needs jinja2: pip install 'tinyres[report]'.
 """
 
 from pathlib import Path

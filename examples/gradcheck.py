@@ -1,4 +1,4 @@
-"""Which step makes a gradient check sharp? Each order of magnitude of it, in float64 and in float32.
+"""Which step makes a gradient check accurate? One step for each order of magnitude, in float64 and in float32.
 
 python examples/gradcheck.py
 """

@@ -1,9 +1,9 @@
-"""The vanishing gradient, measured: what is left of it at the first of 18 layers.
+"""The vanishing gradient, measured: how much of it is left at the first of 18 layers.
 
     python examples/gradient_flow.py
 
-With sigmoids and without batch norm each layer leaves less than a third of the gradient's norm; shortcuts leave more,
-and ReLU with batch norm does not let it vanish at all.
+With sigmoids and without batch norm, each layer keeps less than a third of the gradient's norm. With shortcuts it keeps
+more, and with ReLU and batch norm the gradient does not vanish.
 """
 
 import tinyres as tr

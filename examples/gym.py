@@ -1,4 +1,4 @@
-"""Level 1 of the gym, solved by a program: start, check, mend, check again.
+"""Level 1 of the gym, solved by a program: start, check, repair, check again.
 
     python examples/gym.py
 

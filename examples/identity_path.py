@@ -1,4 +1,4 @@
-"""ReLU after the sum, or activation first? What the shortcuts alone carry back through each stage.
+"""ReLU after the sum, or activation first? The part of the gradient that comes through shortcuts only, by stage.
 
 python examples/identity_path.py
 """

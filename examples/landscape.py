@@ -1,9 +1,9 @@
-"""What the loss is around a network: walk away from the trained weights in two random directions.
+"""The loss around a trained network: change its weights in two random directions.
 
     python examples/landscape.py
 
-A small net is trained for a moment with shortcuts, and another one without; `tinyres study landscape` does this with
-networks of 56 layers, or with runs of yours.
+A small net is trained for a short time with shortcuts, and another one without. `tinyres study landscape` does this
+with networks of 56 layers, or with runs of your own.
 """
 
 import tinyres as tr
@@ -23,7 +23,7 @@ def main():
         optimizer = tr.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
         loader = tr.data.Loader(images, labels, 32, mean=mean, std=std, seed=0)
         for epoch in range(30):
-            optimizer.set_lr(0.05 * (1 - epoch / 30))  # small steps at the end: batch norm's running means catch up
+            optimizer.set_lr(0.05 * (1 - epoch / 30))  # small steps at the end make running means accurate
             for x, y in loader.epoch(epoch):
                 optimizer.zero_grad()
                 tr.ops.cross_entropy(model(tr.Tensor(x)), y).backward()

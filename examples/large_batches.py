@@ -3,8 +3,9 @@
     python examples/large_batches.py                          # on the shapes, a minute: how it is done
     python examples/large_batches.py --dataset cifar10 --epochs 4 --seeds 0 1 2     # an hour on two cores
 
-The learning rate grows with the batch after a warm-up, batch norm and biases do not decay, and blocks begin as their
-shortcuts. Beside it, the largest batch at the rate of the smallest. A run that is there already is only read.
+The learning rate grows with the batch after a warm-up, batch norm and biases do not decay, and each block begins as its
+shortcut. For comparison, the largest batch is also trained with the rate of the smallest. A run that exists already is
+only read.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A batch that takes less memory: keep what goes into each block, and compute the block again in the backward pass.
+"""A batch that takes less memory: keep only the input of each block, and compute the block again in backward.
 
 python examples/memory.py
 """
@@ -10,7 +10,7 @@ from tinyres.study import memory
 
 
 def gradients(checkpoint):
-    """Of a function of our own; `tr.checkpoint` takes anything that can be called twice."""
+    """Gradients of a function of our own; `tr.checkpoint` takes any function that can be called twice."""
     w = tr.Tensor([0.5, -1.5], requires_grad=True)
     loss = checkpoint(lambda w: tr.ops.tanh(w * w).sum(), w)
     loss.backward()
@@ -24,7 +24,7 @@ def main():
 
     images, labels = tr.data.shapes(32)
     x = tr.Tensor((images / 128 - 1).astype(np.float32))
-    net.recompute(1)  # each block, from now on
+    net.recompute(1)  # each block, from this call on
     tr.ops.cross_entropy(net(x), labels).backward()
 
     print("without:", gradients(lambda fn, *args: fn(*args)))
