@@ -1,7 +1,7 @@
-"""The reference of the command line, written from the commands themselves: what `--help` says, on one page.
+"""The reference of the command line on one page, made from the help texts of the commands.
 
-`commands.md` has the line ``% commands``, and gets the reference in its place. Options are Sphinx's own objects: each
-has an anchor, stands in the index, and can be linked, as {option}`tinyres train --epochs`.
+`commands.md` has the line ``% commands``, which is replaced by the reference. Options are Sphinx's own objects: each
+has an anchor and an entry in the index, and can be linked, as {option}`tinyres train --epochs`.
 """
 
 import inspect
@@ -14,11 +14,11 @@ from typer.main import get_command
 from tinyres import cli, models
 
 PAGE, PLACE = "commands", "% commands"
-FIRST = "Arguments", "Options"  # headings of what has none
+FIRST = "Arguments", "Options"  # headings for parameters without a panel
 
 
 def commands(command: Any = None, words: tuple[str, ...] = ("tinyres",)) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """All commands in the order of --help, each with the words that call it; the whole command line first."""
+    """All commands in the order of --help, each with the words that call it; the whole command line is first."""
     command = get_command(cli.app) if command is None else command
     yield words, command
     for name, below in getattr(command, "commands", {}).items():
@@ -52,7 +52,7 @@ def _section(words: tuple[str, ...], command: Any) -> Iterator[str]:
             if not getattr(parameter, "hidden", False):
                 plain = FIRST[parameter.param_type_name == "option"]
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or plain, []).append(parameter)
-        for heading in (FIRST[0], *(h for h in panels if h not in FIRST), FIRST[1]):  # --help itself comes last
+        for heading in (FIRST[0], *(h for h in panels if h not in FIRST), FIRST[1]):  # --help itself is last
             if panels[heading]:
                 yield from ("", f"```{{rubric}} {heading}", "```")
                 for parameter in panels[heading]:
@@ -103,18 +103,18 @@ def described(parameter: Any, context: Any) -> str:
 
 
 def default_of(parameter: Any) -> str | None:
-    """As it would be typed; None where there is none, or where the help says it in words."""
+    """The default as one types it; None if there is none, or if the help text describes it."""
     default = parameter.default
     if default is None or not parameter.show_default or callable(default):
         return None
-    if getattr(parameter, "is_flag", False):  # an option without its opposite is off unless given
+    if getattr(parameter, "is_flag", False):  # an option without an opposite is off by default
         sides = parameter.opts if default else parameter.secondary_opts
         return sides[0] if parameter.secondary_opts else None
     return str(default)
 
 
 def text(said: str) -> str:
-    """Plain text with `code` in it, as Markdown; options are code as well, or their hyphens would become a dash."""
+    """Plain text with `code` in it, as Markdown. Options become code too, since their hyphens would become a dash."""
     parts = said.split("`")
     for i in range(0, len(parts), 2):
         parts[i] = re.sub(r"([*_<>\[\]|$\\{}])", r"\\\1", parts[i])
@@ -123,13 +123,13 @@ def text(said: str) -> str:
 
 
 def insert(app: Any, docname: str, source: list[str]) -> None:
-    """Put the reference where the page asks for it."""
+    """Put the reference in the place that the page has for it."""
     if docname == PAGE:
         source[0] = source[0].replace(f"\n{PLACE}\n", f"\n{reference()}\n")
 
 
 def always(app: Any, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """Read the page in each build: what it depends on is the whole command line."""
+    """Read the page in each build, since it depends on the whole command line."""
     return [PAGE]
 
 

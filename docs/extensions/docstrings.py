@@ -1,4 +1,4 @@
-"""What the API's pages show beside the docstrings themselves: formulas, types, a summary, levels of the gym."""
+"""Additions to the docstrings on the API's pages: formulas, types, a summary, levels of the gym."""
 
 import ast
 import copy
@@ -17,8 +17,8 @@ KINDS = {"class": "Class", "exception": "Error", "function": "Function", "data":
 
 
 def setup(app):
-    app.connect("autodoc-process-docstring", set_formulas, priority=400)  # before napoleon, which writes lines anew
-    app.connect("autodoc-process-docstring", point_to_the_gym, priority=600)  # after it
+    app.connect("autodoc-process-docstring", set_formulas, priority=400)  # before napoleon, which rewrites the lines
+    app.connect("autodoc-process-docstring", point_to_the_gym, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", write_types)
     app.connect("viewcode-follow-imported", find_source)
     app.connect("doctree-read", mark_types)
@@ -30,18 +30,18 @@ def setup(app):
 # ---------------------------------------------------------------- formulas
 def set_formulas(app, what, name, obj, options, lines):
     """Indented paragraphs of a docstring's text are formulas; code stands after ``::``."""
-    if (getattr(obj, "__module__", None) or name).startswith("tinyres"):  # not what a module has imported
+    if (getattr(obj, "__module__", None) or name).startswith("tinyres"):  # not names that a module imports
         lines[:] = with_formulas(lines)
 
 
 # ---------------------------------------------------------------- types
 def write_types(app, what, name, obj, options, signature, result):
-    """Signatures as the source has them: `Array`, where the interpreter knows of ``numpy.ndarray[Any, ...]``."""
+    """Signatures as in the source: `Array`, where the interpreter shows ``numpy.ndarray[Any, ...]``."""
     return as_written(obj) if what in {"class", "exception", "function", "method"} else None
 
 
 def as_written(obj):
-    """Parameters and result of a function, class or property, from its source; None where there is none.
+    """Parameters and result of a function, class or property, from its source; None if there is no source.
 
     Examples
     --------
@@ -62,19 +62,19 @@ def as_written(obj):
     if definition is None:
         return None
     arguments = definition.args.posonlyargs or definition.args.args
-    if arguments and arguments[0].arg in {"self", "cls", "draw"}:  # who calls does not give them
+    if arguments and arguments[0].arg in {"self", "cls", "draw"}:  # callers do not pass it
         del arguments[0]
     parameters = "" if getter else f"({ast.unparse(definition.args)})"
     return parameters, "" if definition.returns is None or inspect.isclass(obj) else ast.unparse(definition.returns)
 
 
 def _getter(value):
-    """The function of a property, also of one that keeps its value."""
+    """The function of a property, even if it is a cached one."""
     return getattr(value, "fget", None) or (value.func if isinstance(value, functools.cached_property) else None)
 
 
 def _fields(cls):
-    """Of a named tuple or a data class, ``name: type = default``, those of its bases first."""
+    """The fields of a named tuple or a data class, ``name: type = default``, those of its bases first."""
     found = {}
     for base in reversed(cls.__mro__):
         for node in getattr(_definition(base), "body", []):
@@ -87,11 +87,11 @@ def _fields(cls):
 
 
 def _definition(value):
-    """Where a function or class of this package is defined, as a tree; None for those of others."""
+    """The syntax tree of a function or class of this package; None for those of other packages."""
     if not (getattr(value, "__module__", None) or "").startswith("tinyres"):
         return None
     tree = _source(value.__module__)
-    parts = value.__qualname__.rpartition("<locals>.")[2].split(".")  # Hypothesis puts its own function around one
+    parts = value.__qualname__.rpartition("<locals>.")[2].split(".")  # Hypothesis wraps a function in one of its own
     aliases = {
         node.targets[0].id: node.value
         for node in tree.body
@@ -100,7 +100,7 @@ def _definition(value):
     for part in parts:
         named = [node for node in tree.body if getattr(node, "name", None) == part]
         if not named:
-            return None  # made by a data class, say
+            return None  # for example, a data class made it
         tree = named[0]
     return _Shown(aliases).visit(copy.deepcopy(tree))
 
@@ -111,7 +111,7 @@ def _source(module):
 
 
 class _Shown(ast.NodeTransformer):
-    """Types as a reader needs them: without quotation marks, and what a private name stands for."""
+    """Types for a reader: without quotation marks, and with the types that private names stand for."""
 
     def __init__(self, aliases):
         self.aliases = aliases
@@ -144,9 +144,9 @@ class _Unalias(ast.NodeTransformer):
 
 
 def mark_types(app, doctree):
-    """Sphinx takes any class of that name anywhere, and warns where there are two: `find_type` knows which is meant."""
+    """Mark types for `find_type`, since Sphinx would take any class of this name, and warn if there are two."""
     for signature in doctree.findall(addnodes.desc_signature):
-        if signature.parent["objtype"] == "property":  # the one kind that is not asked for its signature
+        if signature.parent["objtype"] == "property":  # a property has no event for its signature
             owner = functools.reduce(
                 getattr, signature["class"].split("."), importlib.import_module(signature["module"])
             )
@@ -157,12 +157,12 @@ def mark_types(app, doctree):
             link.attributes.pop("refspecific", None)
             link["in_signature"] = True
         for value in list(signature.findall(addnodes.desc_annotation)):
-            if value.astext().startswith(" = ") and len(value.astext()) > 80:  # a table: the source shows it better
+            if value.astext().startswith(" = ") and len(value.astext()) > 80:  # a table: read it in the source
                 value.parent.remove(value)
 
 
 def find_type(app, env, node, contnode):
-    """The class that a type in a signature means: on the same page where it is there, else the only one there is."""
+    """The class that a type in a signature means: one on the same page, else the only one with this name."""
     if not node.get("in_signature"):
         return None
     python, end = env.get_domain("py"), "." + node["reftarget"]
@@ -176,7 +176,7 @@ def find_type(app, env, node, contnode):
 
 # ---------------------------------------------------------------- sources
 def find_source(app, module, name):
-    """The module in which a name is defined. Properties do not know theirs; their class does."""
+    """The module that defines a name. A property does not know its module, so it is that of its class."""
     value = importlib.import_module(module)
     for part in name.split("."):
         owner, value = value, getattr(value, part, None)
@@ -185,7 +185,7 @@ def find_source(app, module, name):
 
 # ---------------------------------------------------------------- summaries
 def summarise(app, doctree):
-    """Put a table before the names of a module: each with the first line of its docstring, a kind after the other."""
+    """Put a table before the names of a module: the first line of each docstring, grouped by kind."""
     if not app.env.docname.startswith("api/"):
         return
     for section in list(doctree.findall(nodes.section)):
@@ -220,7 +220,7 @@ def _row(*cells):
 
 # ---------------------------------------------------------------- the gym
 def point_to_the_gym(app, what, name, obj, options, lines):
-    """At the end of an operation with a broken gradient in the gym, where to practise it."""
+    """At the end of an operation, link to the levels of the gym in which its gradient is broken."""
     module, _, op = name.rpartition(".")
     levels = [str(level.number) for level in LEVELS if level.op == op]
     if module == "tinyres.ops" and levels:

@@ -1,4 +1,4 @@
-"""``{drawn} graphs.scalar``: a drawing of ``figures/``, made as the page is read, over a caption."""
+"""``{drawn} graphs.scalar``: a drawing of ``figures/``, made when the page is read, with a caption below."""
 
 import importlib
 
@@ -7,7 +7,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 class Drawn(SphinxDirective):
-    """The directive: a function's name, with its module's; the text is the caption."""
+    """The directive: its argument is a function with its module, its text is the caption."""
 
     required_arguments, has_content = 1, True
 

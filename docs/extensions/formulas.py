@@ -1,14 +1,14 @@
-"""Formulas, from how one types them in a docstring to LaTeX: ``dL/dx_k = (g_k - 1/P sum_j g_j) / sqrt(var + eps)``.
+"""Formulas of docstrings in LaTeX: ``dL/dx_k = (g_k - 1/P sum_j g_j) / sqrt(var + eps)`` is typed as plain text.
 
-A docstring is read in a terminal first, so its formulas are plain text. The notation:
+A docstring is often read in a terminal, so its formulas are plain text. The notation:
 
 - ``x_i``, ``x[n,c]`` and ``sum_{n,i}`` have a subscript, ``x^2`` and ``x^(a + b)`` a power, ``f'(0)`` a prime.
-- What stands side by side is a product. Names of one letter are variables; longer ones stand for one thing each, or are
-  words: both are set upright. Greek letters are written as names: ``gamma``.
-- ``a/b`` without blanks divides a by b alone; with blanks, ``a b / c`` divides the product before it, up to a sum.
-- ``dL/dx`` is a partial derivative, ``sqrt(...)`` a root, ``|x|`` a size, ``[i = k]`` is 1 where that is so and else 0.
+- Neighbouring terms are a product. Names of one letter are variables; longer names are one symbol each, or words:
+  both are set upright. Greek letters are written as names: ``gamma``.
+- ``a/b`` without blanks divides only a by b; with blanks, ``a b / c`` divides the whole product before it.
+- ``dL/dx`` is a partial derivative, ``sqrt(...)`` a root, ``|x|`` a size, ``[i = k]`` is 1 if this holds and else 0.
 - ``v <- a v`` gives v a new value. Three blanks separate formulas; each gets a line of its own.
-- A part in brackets without a relation is a remark, and so is one with a comma before its first relation.
+- A part in brackets without a relation is a remark; so is a part with a comma before its first relation.
 """
 
 import re
@@ -21,7 +21,7 @@ SYMBOLS = {**{name: "\\" + name for name in GREEK}, "eps": r"\varepsilon", "sum"
 PREPOSITIONS = {"about", "of", "over", "with"}
 RELATIONS = {"=": "=", "<-": r"\leftarrow", "->": r"\to", "<=": r"\le", ">=": r"\ge", "!=": r"\ne", "<": "<", ">": ">"}
 FENCES = {"(": ")", "[": "]", "{": "}"}
-LONG = 62  # characters: from then on, each further = of a formula begins a line
+LONG = 62  # characters: in a longer formula, each further = begins a line
 
 TOKEN = re.compile(
     r"(?P<number>\d+(?:\.\d+)?)|(?P<name>[A-Za-z]+(?:_[A-Za-z]{2,})*)"
@@ -30,7 +30,7 @@ TOKEN = re.compile(
 
 
 class Token(NamedTuple):
-    """A name, number or sign; `apart`: a blank is before it."""
+    """A name, number or sign; `apart`: whether there is a blank before it."""
 
     kind: str
     text: str
@@ -38,7 +38,7 @@ class Token(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """LaTeX, and of what kind it is; `inner` is what was in brackets, which a fraction does not need."""
+    """LaTeX and its kind; `inner` is the text in brackets, which a fraction does not need."""
 
     latex: str
     kind: str
@@ -48,7 +48,7 @@ class Operand(NamedTuple):
 def with_formulas(lines):
     r"""The lines of a docstring, with each formula as a ``math`` directive.
 
-    An indented paragraph of its text, or of its notes, is a formula, unless ``::`` before it says that it is code.
+    An indented paragraph of its text, or of its notes, is a formula. After ``::`` it is code.
 
     Examples
     --------
@@ -85,12 +85,12 @@ def to_latex(text: str) -> str:
     Returns
     -------
     str
-        LaTeX for a formula that stands alone.
+        LaTeX for a displayed formula.
 
     Raises
     ------
     ValueError
-        For what is no formula in this notation.
+        For a text that is not a formula in this notation.
 
     Examples
     --------
@@ -112,8 +112,8 @@ def to_latex(text: str) -> str:
 
 
 def _rows(formula):
-    """A formula in LaTeX, with & before the relation at which it is lined up, if it has one."""
-    parts = _Parser(formula).whole()  # LaTeX and relations in turns
+    """A formula in LaTeX, with & before the relation where it is aligned, if it has one."""
+    parts = _Parser(formula).whole()  # alternately LaTeX and a relation
     if len(parts) == 1:
         return [f"& {parts[0]}"]
     if ", " in parts[0]:
@@ -164,9 +164,9 @@ class _Parser:
     def fail(self, expected="an operand"):
         raise ValueError(f"formula: got {self.token.text or 'its end'!r} in {self.text!r}, expected {expected}")
 
-    # ------------------------------------------------------------ from what binds least to what binds most
+    # ------------------------------------------------------------ from the weakest binding to the strongest
     def relations(self, ends):
-        """Sums, with the relations between them; commas, full stops and colons belong to what is before them."""
+        """Sums, with the relations between them; commas, full stops and colons belong to the term before them."""
         parts = [""]
         while self.token.text not in ends:
             text = self.token.text
@@ -184,7 +184,7 @@ class _Parser:
 
     def sum(self):
         if self.token.text in {"+", "-"}:
-            latex = f"{{{self.take()}{self.product()}}}"  # as the first in a group, it is a sign and no operator
+            latex = f"{{{self.take()}{self.product()}}}"  # at the start of a group, it is not an operator
         else:
             latex = self.product()
         while self.token.text in {"+", "-"}:
@@ -192,7 +192,7 @@ class _Parser:
         return latex
 
     def product(self):
-        """Factors side by side; ``/`` with blanks around it makes a fraction of those before it."""
+        """Factors side by side; ``/`` with blanks around it makes a fraction of all factors before it."""
         done, factors = "", [self.factor()]
         while True:
             if self.token.text == "*":
@@ -216,11 +216,11 @@ class _Parser:
     def begins_a_factor(self):
         token = self.token
         if token.text in {"|", "||"}:
-            return not (self.bars and self.bars[-1] == token.text and not token.apart)  # else it closes
+            return not (self.bars and self.bars[-1] == token.text and not token.apart)  # else it closes the size
         return token.kind in {"name", "number"} or token.text in {"(", "["}
 
     def hyphen(self):
-        """Of ``round-off``: no blank on either side."""
+        """As in ``round-off``: no blank on either side."""
         near = not (self.token.apart or self.following.apart) and self.tokens[self.at - 1].kind == "name"
         return near and self.token.text == "-" and len(self.following.text) > 1
 
@@ -238,7 +238,7 @@ class _Parser:
         return _fraction([above], under)
 
     def operand(self):
-        """An atom with all that is close to it: subscript, power, prime, argument."""
+        """An atom with everything attached to it: subscript, power, prime, argument."""
         token = self.token
         name, atom = token.text, self.atom()
         if name == "sqrt":
@@ -267,7 +267,7 @@ class _Parser:
         return Operand(latex, kind, inner)
 
     def script(self):
-        """What is below or above the line: in brackets, or one atom, which may have a sign."""
+        """A subscript or a power: in brackets, or one atom, which may have a sign."""
         if self.token.text in {"{", "("}:
             return self.closed(FENCES[self.take()], ",")
         sign = self.take() if self.token.text == "-" else ""
@@ -297,7 +297,7 @@ class _Parser:
         return self.fail()
 
     def closed(self, end, comma=None):
-        """What is before a closing bracket, which is taken away."""
+        """The text before a closing bracket; the bracket is removed."""
         latex = " ".join(self.relations({end}))
         self.take(end)
         return latex.replace(", ", comma) if comma else latex
@@ -306,20 +306,20 @@ class _Parser:
 def _name(text):
     if text in SYMBOLS:
         return Operand(SYMBOLS[text], "sum" if text == "sum" else "letter")
-    if len(text) == 1 or (len(text) == 2 and text[0] == "d"):  # dy: one letter's gradient
+    if len(text) == 1 or (len(text) == 2 and text[0] == "d"):  # dy: the gradient of a letter
         return Operand(text, "letter")
     kind = "preposition" if text in PREPOSITIONS else "word"
     return Operand(rf"\text{{{text}}}", kind)
 
 
 def _partial(name, latex):
-    """``dlogits_j``: the partial derivative's half of it."""
+    """``dlogits_j``: its half of a partial derivative."""
     whole, rest = _name(name).latex, _name(name[1:]).latex
     return r"\partial " + rest + latex.removeprefix(whole)
 
 
 def _product(factors):
-    """A small space beside words, and beside fractions and sums, which are letters only to the eye."""
+    """A small space beside words, and beside fractions and sums, which only look like letters."""
     latex = factors[0].latex
     for before, factor in pairwise(factors):
         apart = {before.kind, factor.kind} & {"word", "preposition", "call", "derivative", "size"}
@@ -328,7 +328,7 @@ def _product(factors):
 
 
 def _fraction(above, below):
-    """A fraction; of a derivative, or a product with one, a slash: fractions of fractions are hard to read."""
+    """A fraction. If a factor is a derivative, use a slash, since fractions in fractions are hard to read."""
     if not above:
         raise ValueError("formula: got nothing before a /, expected a product")
     under = below.inner or below.latex

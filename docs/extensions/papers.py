@@ -1,4 +1,4 @@
-"""Titles of papers, in quotation marks on any page, become links to the papers: ``papers.md`` says where they are."""
+"""Titles of papers in quotation marks become links to the papers, on any page; ``papers.md`` has the addresses."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def setup(app):
 
 
 def listed(text):
-    """Title -> address of each paper on the page, or None where it has none.
+    """Title -> address of each paper on the page, or None if it has none.
 
     Examples
     --------
@@ -26,7 +26,7 @@ def listed(text):
 
 
 def paper(papers, title):
-    """The full title of the paper that is cited by its title, or by the beginning of it; None where there is none.
+    """The full title of a paper that is cited by its title or its beginning; None if there is none.
 
     Examples
     --------
@@ -42,7 +42,7 @@ def _words(title):
 
 
 def link_titles(app, doctree):
-    """A title in quotation marks becomes a link, except in code and where it is one."""
+    """Turn a title in quotation marks into a link, except in code and in links."""
     if app.env.docname == "papers":
         return
     app.env.note_dependency("papers.md")

@@ -1,4 +1,4 @@
-"""The pages of two networks to step through, written into the site as it is finished."""
+"""The pages for stepping through two networks, written to the site at the end of a build."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tinyres.study import explain, page
 
 
 def step_through(app, exception):
-    """Write what explain.md links to. Like what notebooks show, it is of this version."""
+    """Write the pages that explain.md links to. Like the output of notebooks, they are made by this version."""
     if exception or app.builder.format != "html":
         return
     folder, classes = Path(app.outdir, "explain"), tr.data.SHAPES_CLASSES

@@ -1,4 +1,4 @@
-"""Residual blocks, as one run of them has recorded it: operations, shapes and weights."""
+"""Residual blocks, with the operations, shapes and weights recorded in a run of each."""
 
 import numpy as np
 from figures.svg import Drawing
@@ -9,7 +9,7 @@ STEP, WIDE = 52, 216
 
 
 def _column(drawing: Drawing, x: float, title: str, block: tr.nn.Module, image: tr.Tensor) -> None:
-    """One block from top to bottom, with the shortcut beside it."""
+    """Draw one block from top to bottom, with the shortcut beside it."""
     seen, module = [], {name: m for name, m in block.named_modules() if name}
     handles = [
         m.register_forward_hook(lambda m, inputs, y, name=name: seen.append((name, y.shape)))

@@ -1,4 +1,4 @@
-"""What a convolution does with an image: windows as rows of a matrix (im2col), and Winograd's tile."""
+"""Two ways to compute a convolution: windows as rows of a matrix (im2col), and Winograd's tile."""
 
 import numpy as np
 from figures.svg import Box, Drawing, number
@@ -13,7 +13,7 @@ CELL = 30
 def _grid(
     drawing: Drawing, left: float, top: float, array, lit=lambda i, j: False, text="", wide=CELL, title=""
 ) -> Box:
-    """A matrix as squares with a number in each, those that are lit in another colour."""
+    """Draw a matrix as squares with a number in each; those that are `lit` have another colour."""
     rows, columns = array.shape
     if title:
         drawing.text(left + wide * columns / 2, top - 14, title, "strong")
@@ -35,7 +35,7 @@ def im2col() -> str:
     image, weight = _digits((4, 4)), np.array([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]])
     y = tr.ops.conv2d(tr.Tensor(image[None, None]), tr.Tensor(weight[None, None])).data[0, 0]
     windows = np.lib.stride_tricks.sliding_window_view(image, (3, 3)).reshape(4, 9)
-    assert np.array_equal((windows @ weight.ravel()).reshape(2, 2), y)  # or the drawing would not be true
+    assert np.array_equal((windows @ weight.ravel()).reshape(2, 2), y)  # checks that the drawing is true
     drawing = Drawing(700, 312, "A 4 by 4 image, its four windows as rows of a matrix, the weights, and the result")
     picture = _grid(drawing, 1, 28, image, lambda i, j: i < 3 and j >= 1, "value", title="x, (4, 4)")
     _grid(drawing, 16, 205, weight, title="w, (3, 3)")
@@ -54,7 +54,7 @@ def winograd() -> str:
     """A tile of 4 x 4 outputs by 36 products, with the maps that the kernels use."""
     d, g = _digits((6, 6)), np.array([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]])
 
-    def twice(one_dimension, array):  # of the columns, and of the rows of that
+    def twice(one_dimension, array):  # first the columns, then the rows of the result
         return np.array(one_dimension(*np.array(one_dimension(*array)).T)).T
 
     v, u = twice(maps.same_input, d), twice(maps.same_weight, g)

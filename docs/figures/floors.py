@@ -1,4 +1,4 @@
-"""A step of training on its way down the floors of the package, counted as it ran."""
+"""A training step on the floors of the package, with counts from a run."""
 
 import numpy as np
 from figures.svg import Box, Drawing
@@ -7,7 +7,7 @@ import tinyres as tr
 
 
 def counts() -> dict[str, int]:
-    """Of one step of ResNet-20: modules that were called, operations on the tape, kernels that were launched."""
+    """Counts for one step of ResNet-20: called modules, operations on the tape, launched kernels."""
     images, labels = tr.data.shapes(8)
     tr.manual_seed(0)
     net, calls, recorded = tr.models.resnet20(), [], []
@@ -31,12 +31,12 @@ def counts() -> dict[str, int]:
     forward = {row.name: row.multiply_adds for row in tr.models.summarize(net)}
     return {
         "modules": len(calls), "operations": len(recorded), "launches": len(step._noted.launches),
-        "multiply_adds": 3 * sum(forward.values()) - forward["conv1"],  # nobody asks for the gradient of an image
+        "multiply_adds": 3 * sum(forward.values()) - forward["conv1"],  # the gradient of an image is not needed
     }  # fmt: skip
 
 
 def step() -> str:
-    """The floors from the loop to the kernels, with what a step does on each."""
+    """The floors from the loop to the kernels, with the work of a step on each."""
     n = counts()
     floors = [
         ("train, loop", "1 step: a batch, forward, backward, update"),

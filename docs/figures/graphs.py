@@ -1,4 +1,4 @@
-"""Computations as graphs: what each step gave, and the gradient on its way back, as the engine has computed them."""
+"""Computations as graphs: the value and the gradient of each step, as computed by the engine."""
 
 import numpy as np
 from figures.svg import Drawing, number, numbers
@@ -7,12 +7,12 @@ import tinyres as tr
 
 
 class Graph:
-    """A computation that is drawn as it runs: values are added one by one, and `backward` notes every gradient.
+    """A computation that is drawn while it runs: values are added one by one, and `backward` records every gradient.
 
     Parameters
     ----------
     title : str
-        What the drawing shows, for those who cannot see it.
+        Describes the drawing, for readers who cannot see it.
     """
 
     def __init__(self, title: str) -> None:
@@ -24,7 +24,7 @@ class Graph:
         return tensor
 
     def backward(self, last: tr.Tensor, dy=None) -> None:
-        """Run the gradients back, and write down what each step hands to each of its inputs."""
+        """Compute the gradients, and record the gradient that each step gives to each of its inputs."""
         self.nodes = {id(tensor._node or tensor): name for name, _, tensor, _, _ in self.values}
         self.gradients = {}
         for name, _, tensor, _, _ in self.values:
@@ -48,7 +48,7 @@ class Graph:
         node.pullback = noted
 
     def draw(self, column: float = 126, row: float = 104) -> str:
-        """As SVG, columns and rows this far apart."""
+        """The graph as SVG, with these distances between columns and rows."""
         columns, rows = (max(value[i] for value in self.values) for i in (3, 4))
         drawing = Drawing(column * (columns + 1), row * (rows + 1), self.title)
         boxes = {}
@@ -82,7 +82,7 @@ def scalar() -> str:
 
 
 def matrices() -> str:
-    """``Y = X + relu(X W1) W2``, and what makes ``Y[0, 0] + Y[1, 1]`` larger."""
+    """``Y = X + relu(X W1) W2``, and the gradients of ``Y[0, 0] + Y[1, 1]``."""
     graph = Graph("Graph of Y = X + relu(X W1) W2 for matrices")
     x, w1, w2, dy = (
         np.array(v, np.float64)

@@ -1,12 +1,12 @@
-"""Drawings as SVG that is part of its page: in the page's colours, light or dark, and as text that can be found."""
+"""Drawings as SVG inside a page: in the page's colours, light or dark, and with text that can be searched."""
 
 from html import escape
 
-LINE, LETTER = 17, 7.4  # pixels: height of a line of text, and width of a letter at most
+LINE, LETTER = 17, 7.4  # pixels: height of a line of text, and largest width of a letter
 
 
 def number(value: float) -> str:
-    """As it is written in a drawing: rounded to hundredths, with a true minus.
+    """A number in a drawing: rounded to hundredths, with a real minus sign.
 
     >>> number(-0.75), number(3.0), number(1 / 3), number(-1e-17)
     ('−0.75', '3', '0.33', '0')
@@ -15,7 +15,7 @@ def number(value: float) -> str:
 
 
 def numbers(array) -> list[str]:
-    """Rows of a matrix, its columns one below the other.
+    """Rows of a matrix, with aligned columns.
 
     >>> import numpy as np
     >>> numbers(np.array([[1.0, -2.5], [0.0, 3.0]]))
@@ -27,29 +27,29 @@ def numbers(array) -> list[str]:
 
 
 class Box:
-    """A place that lines begin and end at: its middle and its size."""
+    """A place where lines begin and end: its middle and its size."""
 
     def __init__(self, x: float, y: float, width: float, height: float) -> None:
         self.x, self.y, self.width, self.height = x, y, width, height
 
     def edge_to(self, x: float, y: float) -> tuple[float, float]:
-        """The point of the border on the way from the middle to another point."""
+        """The point of the border in the direction of another point."""
         dx, dy = x - self.x, y - self.y
         share = 1 / max(abs(dx) / (self.width / 2), abs(dy) / (self.height / 2), 1e-9)
         return self.x + share * dx, self.y + share * dy
 
 
 class Drawing:
-    """What was drawn, written by ``str()``.
+    """A drawing; ``str()`` gives its SVG.
 
-    Classes of what is drawn are those of ``_static/tinyres.css``: `value`, `gradient`, `note`, `strong`, `soft`.
+    Classes of the parts are those of ``_static/tinyres.css``: `value`, `gradient`, `note`, `strong`, `soft`.
     """
 
     def __init__(self, width: float, height: float, title: str) -> None:
         self.width, self.height, self.title, self.parts = width, height, title, []
 
     def text(self, x: float, y: float, text: str, kind: str = "", anchor: str = "middle") -> None:
-        """A line of text, its middle at this height; blanks are kept."""
+        """Write a line of text with its middle at this height; blanks are kept."""
         place = f'x="{x:.5g}" y="{y:.5g}" class="{kind}" text-anchor="{anchor}" xml:space="preserve"'
         self.parts.append(f"<text {place}>{escape(text)}</text>")
 
@@ -59,7 +59,7 @@ class Drawing:
         )
 
     def box(self, x: float, y: float, lines: list[tuple[str, str]], kind: str = "") -> Box:
-        """Lines of text, each with its class, in a frame that is as large as they need."""
+        """Draw lines of text, each with its class, in a frame of the size that they need."""
         width = max(LETTER * max(len(text) for _, text in lines) + 16, 44)
         box = Box(x, y, width, LINE * len(lines) + 12)
         self.rect(x - box.width / 2, y - box.height / 2, box.width, box.height, kind)
@@ -68,14 +68,14 @@ class Drawing:
         return box
 
     def arrow(self, start: Box, end: Box, label: str = "", kind: str = "gradient") -> None:
-        """From border to border, with a label in the middle."""
+        """Draw an arrow from border to border, with a label in the middle."""
         (x0, y0), (x1, y1) = start.edge_to(end.x, end.y), end.edge_to(start.x, start.y)
         self.parts.append(f'<path d="M{x0:.5g} {y0:.5g} L{x1:.5g} {y1:.5g}" marker-end="url(#tip)"/>')
         if label:
             self.text((x0 + x1) / 2, (y0 + y1) / 2, label, f"on-line {kind}")
 
     def way_round(self, start: Box, end: Box, right: float, label: str = "", kind: str = "value") -> None:
-        """An arrow from one box's right side to another's, by the way of `right`, a place beside both."""
+        """Draw an arrow from one box's right side to another's, around by `right`, a place beside both."""
         x0, x1 = start.x + start.width / 2, end.x + end.width / 2
         self.parts.append(
             f'<path d="M{x0:.5g} {start.y:.5g} H{right:.5g} V{end.y:.5g} H{x1:.5g}" marker-end="url(#tip)"/>'

@@ -1,4 +1,4 @@
-"""The tape of a residual block, as it stands when the forward pass is over."""
+"""The tape of a residual block at the end of the forward pass."""
 
 import numpy as np
 from figures.svg import Drawing
@@ -10,7 +10,7 @@ ROW = 64
 
 
 def block() -> str:
-    """Nodes in the order of the backward pass, each with its parents, its parameters and what its pullback holds."""
+    """Nodes in the order of the backward pass, each with its parents, its parameters and the arrays of its pullback."""
     tr.manual_seed(0)
     net = tr.models.BasicBlock(16, 16)
     x = tr.Tensor(np.random.default_rng(0).standard_normal((4, 16, 8, 8)).astype(np.float32), requires_grad=True)
