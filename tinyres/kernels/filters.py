@@ -41,7 +41,7 @@ def room_for_filters(taps, array):
 def turn_filters(taps, first, channel, room):
     """Vectors of the output channels from `first` on, for a vector's number of input channels from `channel` on.
 
-    In memory the numbers of a filter are neighbours. Also neighbours are the filters of one output channel (in a forward
+    In memory the numbers of a filter are neighbours. The filters of one output channel are neighbours too (in a forward
     pass), or those of one input channel (for an input gradient). These runs of filters are first copied to `near`, and
     transposed there: their distances are often powers of two, so in their own places they would all use the same cache
     set. Vector `i * filter_size(taps) + j` of the result contains number j of the filters of input channel

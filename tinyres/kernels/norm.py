@@ -73,10 +73,10 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual, whole=None):
     """Gradients of batch norm (+ residual) (+ ReLU); see `tinyres.ops.batch_norm` for the derivation.
 
-    With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and dx = weight
-    inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a residual, g is
-    its gradient: the first pass stores g, and the second reads it instead of dy. Without one, y is not read and may be
-    None: its sign is computed from x, by the operations of the forward pass.
+    With g = dy where y > 0 (or dy without ReLU), dbias = sum g, dweight = sum g (x - mean) inv_std, and
+    dx = weight inv_std (g - dbias / P - (x - mean) inv_std dweight / P): one pass for the sums, one for dx. With a
+    residual, g is its gradient: the first pass stores g, and the second reads it instead of dy. Without one, y is not
+    read and may be None: its sign is computed from x, by the operations of the forward pass.
 
     If x is a part of the batch, `whole` is called with sum g, sum g (x - mean) and P of this part, and returns those of
     the whole batch, which dx needs. dweight and dbias are those of the part.
