@@ -124,7 +124,7 @@ class Profile:
 
     @property
     def uneven(self) -> float:
-        """Median step minus all other medians. They need not add up to it, since each step is disturbed elsewhere."""
+        """Median step minus all other medians. They need not add up to it, since each step has its own disturbances."""
         rows = math.fsum(row.forward.seconds + row.backward.seconds for row in self.rows)
         return self.step - rows - self.optimizer.seconds - self.rest
 
@@ -220,8 +220,7 @@ def count_bytes(node: Node, inputs: Sequence[Array | Pending]) -> tuple[int, int
 
     Notes
     -----
-    With x the input, y the output, dx and dy their gradients, each array counts once for each pass that reads or writes
-    it:
+    With x the input, y the output, dx and dy their gradients, each array counts once for each pass over it:
 
     ==================  ======================================  =================================================
     operation           forward                                 backward
