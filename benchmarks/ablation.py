@@ -97,7 +97,9 @@ def report(runs: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="folder of CIFAR-10")
-    parser.add_argument("--results", type=Path, required=True, help="a line of JSON for each run; made, or added to")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="file with a line of JSON for each run; created or extended"
+    )
     parser.add_argument(
         "--runs", type=int, nargs="*", choices=range(16), default=range(16), metavar="N", help="0 to 15"
     )

@@ -239,11 +239,13 @@ def setting(text: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", help="of `tinyres recipes`, or a file as `tinyres train --config` takes it")
+    parser.add_argument("--recipe", help="name from `tinyres recipes`, or a file for `tinyres train --config`")
     parser.add_argument("--data", help="folder of CIFAR-10")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--who", nargs="*", choices=(OURS, *MODES), default=[OURS, "channels-last"])
-    parser.add_argument("--results", type=Path, required=True, help="a line of JSON for each run; made, or added to")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="file with a line of JSON for each run; created or extended"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="settings other than the recipe's")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="images whose accuracy counts")
     parser.add_argument("--plot", help="draw accuracy against minutes")

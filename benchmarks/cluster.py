@@ -240,7 +240,7 @@ def draw(curves: Curves, nodes: list[int], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", type=Path, nargs="+", help="what exchange.py has written, of resnet20 and resnet50")
+    parser.add_argument("files", type=Path, nargs="+", help="files from exchange.py, for resnet20 and resnet50")
     parser.add_argument("--nodes", type=int, nargs="+", default=NODES, help="powers of 2")
     parser.add_argument("--output", type=Path, help="picture of efficiency by nodes")
     parser.add_argument("--json", type=Path)

@@ -196,7 +196,7 @@ def milliseconds(seconds: list[float]) -> Spread:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    parser.add_argument("--steps", type=int, default=8, help="that are timed, of each kind")
+    parser.add_argument("--steps", type=int, default=8, help="timed steps of each kind")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--job", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--parts", type=int, nargs="+", help=argparse.SUPPRESS)

@@ -157,7 +157,7 @@ def main() -> None:
     add_options(parser)
     add_modes(parser)
     parser.add_argument("--no-onnx", action="store_true", help="leave onnxruntime out")
-    parser.add_argument("--turns", type=int, default=20, help="batches that are timed, of each contender")
+    parser.add_argument("--turns", type=int, default=20, help="timed batches of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parse(parser)

@@ -235,7 +235,7 @@ def error(result: Any, exact: np.ndarray) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--algorithm", choices=backend.ALGORITHMS, default="auto", help="how ours convolves")
+    parser.add_argument("--algorithm", choices=backend.ALGORITHMS, default="auto", help="algorithm of our convolutions")
     parser.add_argument("--only", default="", metavar="TEXT", help="kernels whose name contains this")
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="*", default=["slim_resnet9", "resnet20"])
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=100, help="in each turn")
+    parser.add_argument("--steps", type=int, default=100, help="steps in each turn")
     parser.add_argument("--turns", type=int, default=5)
     args = parse(parser)
     print(machine(tr.num_threads()))

@@ -155,7 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=12, help="that are timed, of each contender")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each contender")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     args = parse(parser)

@@ -61,12 +61,12 @@ def report(along: str, points: Points) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     several = partial(parser.add_argument, type=int, nargs="*", metavar="N")
-    several("--batches", default=(8, 16, 32, 64, 128, 256), help="none: leave this table out, and so below")
+    several("--batches", default=(8, 16, 32, 64, 128, 256), help="batch sizes; without numbers, this table is left out")
     several("--depths", default=(20, 32, 44, 56, 110))
     several("--threads", default=sorted({1, os.cpu_count() or 1}), help="the last of them for batches and depths")
     parser.add_argument("--batch-size", type=int, default=RESNET20.batch_size, help="for depths and threads")
     add_modes(parser, ("channels-last", "compile+channels-last"))
-    parser.add_argument("--steps", type=int, default=12, help="that are timed, of each contender")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each contender")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parse(parser)
 

@@ -55,7 +55,7 @@ def without_data(options: list[str]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="of `tinyres study`")
+    parser.add_argument("study", help="name of a study; `tinyres study` lists them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder; benchmarks/results by default")
     parser.add_argument(

@@ -107,7 +107,7 @@ def main() -> None:
     add_options(parser)
     add_modes(parser, others=[JAX])
     parser.add_argument("--all", action="store_true", help="; ".join(map(str, WORKS)))
-    parser.add_argument("--steps", type=int, default=12, help="that are timed, of each contender")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--no-start-up", action="store_true", help="leave the empty caches out")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

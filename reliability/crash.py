@@ -103,7 +103,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--processes", type=int, default=1, help="and shards of a batch; a power of two")
+    parser.add_argument("--processes", type=int, default=1, help="processes, and shards of a batch; a power of two")
     parser.add_argument("--json", type=Path, help="write the counts to this file as well")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -38,12 +38,12 @@ MEMORY = 1200  # MiB beyond the memory of the process before it loads anything
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutations", type=int, default=100_000, help="random damages, shared out among the kinds")
+    parser.add_argument("--mutations", type=int, default=100_000, help="random damages, divided among the kinds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pixels", type=int, help="of the largest picture; as many as Pillow takes by default")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="of the bits, turn over each N-th")
-    parser.add_argument("--only", nargs="+", metavar="KIND", help="these kinds of files")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of the processor's time, allowed for one file")
+    parser.add_argument("--pixels", type=int, help="pixels of the largest picture; Pillow's limit by default")
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="flip every N-th bit")
+    parser.add_argument("--only", nargs="+", metavar="KIND", help="only these kinds of files")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of processor time allowed for one file")
     parser.add_argument("--json", type=Path, help="write the results to this file as well")
     options = parser.parse_args()
     tr.set_num_threads(1)

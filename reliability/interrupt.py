@@ -171,7 +171,7 @@ def interrupt_python(base: Path, n: int, chance: random.Random, counts: Counter,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--interrupts", type=int, default=30, help="of each kind")
+    parser.add_argument("--interrupts", type=int, default=30, help="interrupts of each kind")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the counts to this file as well")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)

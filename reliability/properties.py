@@ -44,9 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORD", help="mutants with this in their names")
     parser.add_argument("--kernels", action="store_true", help="faults of kernels and of replay too")
-    parser.add_argument("--missing", action="store_true", help="those alone that the file of results does not hold yet")
+    parser.add_argument("--missing", action="store_true", help="only mutants that are not in the file of results")
     parser.add_argument("--folder", type=Path, help="keep the copy and compiled kernels there, for the next run")
-    parser.add_argument("--json", type=Path, default=RESULT, help="file of the results, which is added to")
+    parser.add_argument("--json", type=Path, default=RESULT, help="file of results, which is extended")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if options.only in m.name]
     chosen = [m for m in chosen if options.kernels or not m.file.startswith(("kernels/", "replay"))]
