@@ -31,7 +31,7 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-FIRST = ["ops", "isa", "train", "kernels", "parallel", "docs", "notebooks", "cli", "study_explain_page"]
+FIRST = ["ops", "isa", "train", "kernels", "parallel", "docs", "notebooks", "cli", "study_explain_page", "mutation"]
 FIRST += ["concurrency", "study_gym", "hostile", "examples"]
 
 

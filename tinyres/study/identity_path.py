@@ -215,13 +215,13 @@ def verdict(paths: Sequence[Path]) -> list[str]:
         when = f"after {step} step{'s' if step > 1 else ''}" if step else "at initialisation"
         sentences.append(
             f"{path.model}, {when}: the identity path keeps {min(kept):.2f} to {max(kept):.2f} of the gradient's norm "
-            f"in a stage, and is {min(share):.2f} to {max(share):.2f} of all that arrives."
+            f"in a stage; that is {min(share):.2f} to {max(share):.2f} of the whole gradient at its start."
         )
     return sentences
 
 
 def draw(paths: Sequence[Path]) -> "Figure":
-    """By depth: what the identity path keeps, and what part of all that arrives it is. A line for each stage."""
+    """By depth: what the identity path keeps, and its part of the whole gradient. A line for each stage."""
     figure, axes = plots.subplots(1, 2, width=10, height=4.2, sharey=True)
     for preactivation, colour in ((False, plots.PLAIN), (True, plots.RESIDUAL)):
         some = sorted((p for p in paths if p.preactivation == preactivation), key=lambda p: p.depth)
@@ -232,7 +232,7 @@ def draw(paths: Sequence[Path]) -> "Figure":
             axes[0].plot([depth for depth, _ in rows], [s.kept for _, s in rows], "o-", markersize=4, **style)
             axes[1].plot([depth for depth, _ in rows], [s.share for _, s in rows], "o-", markersize=4, **style)
     axes[0].set(title="what the identity path keeps", ylabel="norm, by that at the end of the stage", ylim=(0, 1.05))
-    axes[1].set(title="what part of all that arrives it is", ylabel="norm, by that of all that arrives")
+    axes[1].set(title="its part of the whole gradient", ylabel="norm, by that of the whole gradient")
     for axis in axes:
         depths = sorted({p.depth for p in paths})
         axis.set(xlabel="layers of the network")
