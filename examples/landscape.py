@@ -9,7 +9,7 @@ with networks of 56 layers, or with runs of your own.
 import tinyres as tr
 from tinyres import plots
 from tinyres.models import BasicBlock, PlainBlock, ResNet
-from tinyres.study import landscape
+from tinyres.study import landscape, trained
 
 
 def main():
@@ -30,7 +30,7 @@ def main():
                 optimizer.step()
 
         measured_on = tr.data.Loader(images, labels, 128, mean=mean, std=std, shuffle=False)
-        net = landscape.Trained(name, model, measured_on, list(tr.data.SHAPES_CLASSES))
+        net = trained.Trained(name, model, measured_on, list(tr.data.SHAPES_CLASSES))
         directions = landscape.filter_normalised(model, seed=1), landscape.filter_normalised(model, seed=2)
         surfaces.append(landscape.landscape(net, directions, landscape.grid(points=11, radius=1.0)))
 

@@ -17,6 +17,7 @@ from tinyres.files import CheckpointError
 from tinyres.runs import read_config
 from tinyres.study import landscape as study
 from tinyres.study.landscape import Sharpness, Surface, filter_normalised, grid, sharpness
+from tinyres.study.trained import Trained, load
 
 NETS = "plain20", "resnet20"
 
@@ -41,7 +42,7 @@ def untrained(seed=0):
     tr.manual_seed(seed)
     images, labels = tr.data.shapes(30, size=16)
     loader = tr.data.Loader(images, labels, 20, mean=np.full(3, 0.5), std=np.full(3, 0.25), shuffle=False)
-    return study.Trained("tiny", models.create("tiny").eval(), loader, list(tr.data.SHAPES_CLASSES))
+    return Trained("tiny", models.create("tiny").eval(), loader, list(tr.data.SHAPES_CLASSES))
 
 
 def directions(net, seeds=(0, 1)):
@@ -269,18 +270,18 @@ def test_damaged_points_are_refused(tmp_path, content):
 
 
 def test_load_takes_the_images_that_the_network_was_trained_on(runs):
-    net = study.load(runs[0], 20)
+    net = load(runs[0], 20)
     expected = train.load_data(read_config(runs[0]))
     assert (net.loader.images == expected.train[0][:20]).all()
     assert (net.loader.mean == expected.mean).all()
     assert net.name == "plain20"
-    best, last = (study.load(runs[0] / f"{name}.safetensors", 20) for name in ("best", "last"))
+    best, last = (load(runs[0] / f"{name}.safetensors", 20) for name in ("best", "last"))
     assert (best.model.fc.weight.data == net.model.fc.weight.data).all()
     (runs[0] / "best.safetensors").unlink()
-    assert (study.load(runs[0], 20).model.fc.weight.data == last.model.fc.weight.data).all()
+    assert (load(runs[0], 20).model.fc.weight.data == last.model.fc.weight.data).all()
     for images in (0, 43):
         with pytest.raises(ValueError, match=f"images: got {images}, expected 1 to 42"):
-            study.load(runs[0], images)
+            load(runs[0], images)
 
 
 # ---------------------------------------------------------------- command
@@ -293,7 +294,7 @@ def test_command_on_runs(runs, tmp_path):
     found = json.loads((tmp_path / "out" / "landscape.json").read_text())
     assert [net["name"] for net in found["networks"]] == list(NETS)
     for net, run in zip(found["networks"], runs, strict=True):
-        here = study.load(run, 20)
+        here = load(run, 20)
         assert net["losses"][2][2] == train.evaluate(here.model, here.loader)[0] == net["loss"]
     assert (tmp_path / "out" / "landscape.png").read_bytes().startswith(b"\x89PNG")
     text = good(

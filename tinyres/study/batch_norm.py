@@ -9,16 +9,16 @@ section 3.3). This is why the plain networks of He et al., CVPR 2016, section 4.
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from tinyres import data, models, plots
+from tinyres import plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d
-from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
 from tinyres.study.gradient_flow import measure, whole
+from tinyres.study.probe import loader, network
 from tinyres.study.variants import vary
 
 if TYPE_CHECKING:
@@ -132,15 +132,12 @@ def batch_norm(names: Sequence[str], config: Config, found: Data, scales: Sequen
     (2.0, 1.0)
     """
     check_scales(scales)
-    options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed}
-    images, labels = next(data.Loader(*found.train, config.batch_size, **options).epoch(0))
+    images, labels = next(loader(config, found).epoch(0))
     points = []
     for name in names:
         for norm in (False, True):
             for scale in scales:
-                manual_seed(config.seed)
-                model = models.create(name, **{**config.model_options, "num_classes": len(found.classes)})
-                scaled(vary(model, batch_norm=norm), scale)
+                model = scaled(vary(network(name, config, found), batch_norm=norm), scale)
                 with np.errstate(over="ignore", invalid="ignore"):  # what explodes is seen by its product
                     _, layers = measure(model, images, labels)
                 product, factor = whole(layers)

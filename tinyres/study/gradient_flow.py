@@ -9,12 +9,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinyres import models, ops, plots
+from tinyres import ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
-from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, norm, train_and_measure
+from tinyres.study.probe import Moment, network, norm, train_and_measure
 from tinyres.study.variants import vary
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -245,9 +244,7 @@ def gradient_flow(
     >>> flow.title, len(flow.moments), whole(flow.moments[0].measured)[0] < 1e-8
     ('plain20, sigmoid, no batch norm', 1, True)
     """
-    manual_seed(config.seed)
-    options = {**config.model_options, "num_classes": len(found.classes)}
-    model = vary(models.create(name, **options), activation=activation, batch_norm=batch_norm)
+    model = vary(network(name, config, found), activation=activation, batch_norm=batch_norm)
     moments = train_and_measure(model, config, found, steps, partial(measure, activation=activation))
     titles = {"relu": "ReLU", "sigmoid": "sigmoid"}
     return Flow(name, f"{titles[activation]}, {'' if batch_norm else 'no '}batch norm", moments)
@@ -266,9 +263,8 @@ def verdict(flows: list[Flow]) -> list[str]:
     for flow in flows:
         for moment in flow.moments[:1] + flow.moments[1:][-1:]:
             product, mean = whole(moment.measured)
-            when = f"after {_steps(moment.step)}" if moment.step else "at initialisation"
             sentences.append(
-                f"{flow.title}: {when} a layer multiplies the gradient's norm by {mean:.3g}, "
+                f"{flow.title}: {moment.when} a layer multiplies the gradient's norm by {mean:.3g}, "
                 f"{len(moment.measured) - 1} layers by {product:.2g}."
             )
     chains = [f for f in flows if f.model.startswith("plain") and f.variant.startswith("sigmoid")]
@@ -279,10 +275,6 @@ def verdict(flows: list[Flow]) -> list[str]:
             f"by at most {0.25**depth:.2g}. Weights and batch norm multiply too."
         )
     return sentences
-
-
-def _steps(n: int) -> str:
-    return f"{n} step{'s' if n > 1 else ''}"
 
 
 def draw(flows: list[Flow]) -> "Figure":
@@ -306,7 +298,7 @@ def draw(flows: list[Flow]) -> "Figure":
         for i, moment in enumerate(flow.moments):
             numbers = range(1, len(moment.measured) + 1)
             style: Any = {"color": shades(0.2 + 0.65 * i / max(len(flow.moments) - 1, 1)), "linewidth": 1.4}
-            label = f"after {_steps(moment.step)}" if moment.step else "initialisation"
+            label = moment.when.removeprefix("at ")
             column[0].plot(numbers, [layer.flow for layer in moment.measured], label=label, **style)
             column[1].plot(numbers, [layer.ratio for layer in moment.measured], **style)
             column[2].plot(numbers, [100 * layer.closed for layer in moment.measured], **style)

@@ -14,9 +14,8 @@ import numpy as np
 from tinyres import models, ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
-from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, norm, train_and_measure
+from tinyres.study.probe import Moment, network, norm, train_and_measure
 from tinyres.study.skip_path import check
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -192,8 +191,7 @@ def identity_path(name: str, config: Config, found: Data, steps: int = 0) -> Pat
     (20, True, [1.0, 1.0, 1.0])
     """
     check(name)
-    manual_seed(config.seed)
-    model = models.create(name, **{**config.model_options, "num_classes": len(found.classes)})
+    model = network(name, config, found)
     depth = int("".join(filter(str.isdigit, name)) or 0)
     return Path(name, depth, train_and_measure(model, config, found, steps, measure))
 
@@ -210,12 +208,11 @@ def verdict(paths: Sequence[Path]) -> list[str]:
     """
     sentences = []
     for path in paths:
-        step, _, stages = path.moments[-1]
-        kept, share = ([getattr(stage, name) for stage in stages] for name in ("kept", "share"))
-        when = f"after {step} step{'s' if step > 1 else ''}" if step else "at initialisation"
+        last = path.moments[-1]
+        kept, share = ([getattr(stage, name) for stage in last.measured] for name in ("kept", "share"))
         sentences.append(
-            f"{path.model}, {when}: the identity path keeps {min(kept):.2f} to {max(kept):.2f} of the gradient's norm "
-            f"in a stage; that is {min(share):.2f} to {max(share):.2f} of the whole gradient at its start."
+            f"{path.model}, {last.when}: the identity path keeps {min(kept):.2f} to {max(kept):.2f} of the gradient's "
+            f"norm in a stage; that is {min(share):.2f} to {max(share):.2f} of the whole gradient at its start."
         )
     return sentences
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinyres import checkpoints, data, evaluation, plots, train
+from tinyres import plots, train
 from tinyres.files import CheckpointError, digest, write_whole
 from tinyres.nn import Module
+from tinyres.study.trained import Trained
 from tinyres.tape import Array
 
 if TYPE_CHECKING:
@@ -34,15 +35,6 @@ class Surface(NamedTuple):
     steps: Array  # (P,), from -radius to radius; the trained network is in the middle, at 0
     losses: Array  # (P, P) float64, mean cross-entropy
     errors: Array  # (P, P) float64, between 0 and 1
-
-
-class Trained(NamedTuple):
-    """A network from a checkpoint, and the data for its measurements."""
-
-    name: str
-    model: Module
-    loader: data.Loader  # training images, without augmentation
-    classes: list[str]
 
 
 # ---------------------------------------------------------------- what is measured
@@ -204,46 +196,6 @@ def _kept(path: str | Path | None, most: int) -> list[tuple[float, float]]:
         return found
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a loss and an error for each point ({error}): delete it") from error
-
-
-# ---------------------------------------------------------------- networks from files
-def load(path: str | Path, images: int, root: str | None = None) -> Trained:
-    """Load a trained network from a run folder (its best checkpoint, else its last) or a checkpoint file.
-
-    Parameters
-    ----------
-    path : str or Path
-    images : int
-        Number of images: the first ones of those that it was trained on, neither cropped nor flipped.
-    root : str, optional
-        Folder of the data set, if it is not the folder that was used in training.
-
-    Returns
-    -------
-    Trained
-
-    Raises
-    ------
-    CheckpointError
-        If there is no checkpoint, or it is damaged.
-    ValueError
-        If the data set has fewer images.
-    """
-    path = Path(path)
-    if path.is_dir():
-        files = [path / f"{name}.safetensors" for name in ("best", "last")]
-        path = next((file for file in files if file.exists()), path)
-    model, info = checkpoints.load_model(path)
-    try:
-        config = train.Config(**info["config"] | ({"data": root} if root else {}))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: not a configuration that tinyres has ({error})") from error
-    pixels, labels = train.load_data(config).train
-    if not 1 <= images <= len(labels):
-        raise ValueError(f"images: got {images}, expected 1 to {len(labels)}, those that {path} was trained on")
-    mean, std = checkpoints.normalisation(path, info)
-    loader = data.Loader(pixels[:images], labels[:images], evaluation.BATCH, mean=mean, std=std, shuffle=False)
-    return Trained(info["model"]["name"], model, loader, info["classes"])
 
 
 def explore(

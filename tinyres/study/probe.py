@@ -7,8 +7,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from tinyres import data, ops, optim
+from tinyres import data, models, ops, optim
 from tinyres.models import ResNet
+from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -24,6 +25,17 @@ class Moment(NamedTuple, Generic[T]):
     step: int
     loss: float
     measured: T
+
+    @property
+    def when(self) -> str:
+        """In words.
+
+        Examples
+        --------
+        >>> Moment(0, 2.3, None).when, Moment(1, 2.3, None).when, Moment(30, 2.3, None).when
+        ('at initialisation', 'after 1 step', 'after 30 steps')
+        """
+        return f"after {self.step} step{'s' if self.step > 1 else ''}" if self.step else "at initialisation"
 
 
 def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
@@ -78,6 +90,40 @@ def norm(array: Array) -> float:
     return math.sqrt(float(np.square(array, dtype=np.float64).sum()))
 
 
+def network(name: str, config: Config, found: Data) -> ResNet:
+    """A model of the family with the initial weights of the configuration's seed, for the classes of the data.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model.
+
+    Examples
+    --------
+    >>> images = data.shapes(4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> network("plain20", Config(dataset="shapes"), found).fc.weight.shape
+    (10, 64)
+    """
+    manual_seed(config.seed)
+    return models.create(name, **{**config.model_options, "num_classes": len(found.classes)})
+
+
+def loader(config: Config, found: Data, augment: data.Augment | None = None) -> data.Loader:
+    """Batches of the training images, without variation by default.
+
+    Examples
+    --------
+    >>> images = data.shapes(4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> batch, labels = next(loader(Config(dataset="shapes", batch_size=2), found).epoch(0))
+    >>> batch.shape
+    (2, 3, 32, 32)
+    """
+    options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed, "augment": augment}
+    return data.Loader(*found.train, config.batch_size, **options)
+
+
 def train_and_measure(
     model: ResNet, config: Config, found: Data, steps: int, measure: Callable[[ResNet, Array, Array], tuple[float, T]]
 ) -> list[Moment[T]]:
@@ -125,12 +171,8 @@ def train_and_measure(
     if steps < 0:
         raise ValueError(f"steps: got {steps}, expected 0 or more")
 
-    def loader(augment: data.Augment | None) -> data.Loader:
-        options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed, "augment": augment}
-        return data.Loader(*found.train, config.batch_size, **options)
-
-    varied = loader(config.augment)
-    images, labels = next(loader(None).epoch(0))
+    varied = loader(config, found, config.augment)
+    images, labels = next(loader(config, found).epoch(0))
     optimizer = optim.SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     batches: Iterator[tuple[Array, Array]] = (batch for epoch in count() for batch in varied.epoch(epoch))
     wanted, moments = set(moments_of(steps)), []

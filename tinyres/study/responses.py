@@ -13,7 +13,7 @@ import numpy as np
 from tinyres import plots
 from tinyres.models import ResNet
 from tinyres.nn import BatchNorm2d, Module
-from tinyres.study.landscape import Trained
+from tinyres.study.trained import Trained
 from tinyres.tape import Array, HookHandle, no_grad
 from tinyres.tensor import Tensor
 
@@ -102,7 +102,7 @@ def of(net: Trained) -> Responses:
 
     Examples
     --------
-    >>> of(landscape.load("runs/first", 100)).mean  # doctest: +SKIP
+    >>> of(trained.load("runs/first", 100)).mean  # doctest: +SKIP
     0.42
     """
     assert isinstance(net.model, ResNet)

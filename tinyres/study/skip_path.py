@@ -16,9 +16,8 @@ import numpy as np
 from tinyres import models, ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
-from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, norm, train_and_measure
+from tinyres.study.probe import Moment, network, norm, train_and_measure
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
 
@@ -244,9 +243,7 @@ def skip_path(name: str, config: Config, found: Data, steps: int = 0) -> list[Mo
     ['layer1.0', 'layer1.1', 'layer1.2', 'layer2.0']
     """
     check(name)
-    manual_seed(config.seed)
-    model = models.create(name, **{**config.model_options, "num_classes": len(found.classes)})
-    return train_and_measure(model, config, found, steps, measure)
+    return train_and_measure(network(name, config, found), config, found, steps, measure)
 
 
 # ---------------------------------------------------------------- words and pictures
@@ -277,10 +274,9 @@ def verdict(name: str, moments: list[Moment[list[Split]]]) -> list[str]:
         splits = moment.measured
         most = max(splits, key=lambda split: split.ratio or 0)
         cosines = [split.cosine for split in splits]
-        when = f"after {moment.step} step{'s' if moment.step > 1 else ''}" if moment.step else "at initialisation"
         sentences.append(
-            f"{name} {when}: the part through the shortcut is {typical(splits):.2f} times that through the branch "
-            f"(geometric mean of {len(splits)} blocks), {most.ratio or 0:.2f} times in {most.block}; "
+            f"{name} {moment.when}: the part through the shortcut is {typical(splits):.2f} times that through the "
+            f"branch (geometric mean of {len(splits)} blocks), {most.ratio or 0:.2f} times in {most.block}; "
             f"cosine between them {min(cosines):.2f} to {max(cosines):.2f}."
         )
     return sentences

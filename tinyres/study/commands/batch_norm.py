@@ -5,26 +5,21 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import models, plots
+from tinyres import models
 from tinyres.console import (
     MODEL,
     DataOption,
     Json,
     Threads,
     busy,
-    configuration,
     errors,
     numbers_to,
     one_of,
-    out,
-    prepare_kernels,
     show,
     use_threads,
 )
-from tinyres.recipe import load_data
 from tinyres.study import batch_norm as study
-from tinyres.study import probe
-from tinyres.study.commands.shared import BatchSize, Dataset, Out, Seed, Subset, app, folder_for, write
+from tinyres.study.commands.shared import BatchSize, Dataset, Out, Seed, Subset, app, begin, write
 
 
 @app.command("batch-norm")
@@ -61,13 +56,8 @@ def batch_norm(
         for name in names:
             models.check_name(name)
         study.check_scales(scales)
-        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
-        config = configuration(
-            {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "batch_size": batch_size, "seed": seed}
-        )
-        found = load_data(config)
-        folder = folder_for("batch-norm", out_folder)
-        prepare_kernels()
+        given = {"dataset": dataset, "data": data, "subset": subset, "batch_size": batch_size, "seed": seed}
+        config, found, folder = begin("batch-norm", out_folder, given)
         points = []
         for name in names:
             with busy(f"{name}, {2 * len(scales)} times"):
@@ -85,6 +75,4 @@ def batch_norm(
                 table.add_row(point.model, "with" if point.batch_norm else "without", *row)
             table.add_section()
         show(table)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "batch-norm", numbers, study.draw(points))

@@ -77,6 +77,4 @@ def degradation(
         for curve in curves:
             table.add_row(curve.model, f"{curve.train[-1]:.2%}", f"{curve.test[-1]:.2%}")
         show(table)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "degradation", numbers, study.draw(curves))

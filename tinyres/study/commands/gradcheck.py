@@ -11,7 +11,6 @@ from tinyres.console import (
     errors,
     numbers_to,
     one_of,
-    out,
     show,
 )
 from tinyres.study import gradcheck as study
@@ -51,6 +50,4 @@ def gradcheck(
                 row = curve.best_step, curve.predicted_step, curve.best_error, curve.predicted_error, one.kink
                 table.add_row(one.op, dtype, *("-" if n is None else f"{n:.1e}" for n in row))
         show(table)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "gradcheck", numbers, figure)

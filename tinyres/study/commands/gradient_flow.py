@@ -5,26 +5,35 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import models, plots
+from tinyres import models
 from tinyres.console import (
     MODEL,
     DataOption,
     Json,
     Threads,
     busy,
-    configuration,
     errors,
     numbers_to,
     one_of,
     out,
-    prepare_kernels,
     show,
     use_threads,
 )
-from tinyres.recipe import load_data
 from tinyres.study import gradient_flow as study
 from tinyres.study import probe
-from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
+from tinyres.study.commands.shared import (
+    BatchSize,
+    Dataset,
+    Out,
+    Rate,
+    Seed,
+    Steps,
+    Subset,
+    app,
+    begin,
+    diverged,
+    write,
+)
 from tinyres.study.variants import ACTIVATIONS
 
 
@@ -58,14 +67,8 @@ def gradient_flow(
         use_threads(threads)
         for name in names:
             models.check_name(name)
-        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
-        config = configuration(
-            {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
-             "seed": seed}
-        )  # fmt: skip
-        found = load_data(config)
-        folder = folder_for("gradient-flow", out_folder)
-        prepare_kernels()
+        given = {"dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size, "seed": seed}
+        config, found, folder = begin("gradient-flow", out_folder, given)
         flows = []
         for name in names:
             with busy(f"{name}: {steps} steps"):
@@ -74,8 +77,7 @@ def gradient_flow(
                 )
         sentences = study.verdict(flows)
         for flow in flows:
-            if flow.moments[-1].step < steps:
-                sentences.append(f"{flow.title}: diverged after step {flow.moments[-1].step}; try a lower --lr.")
+            sentences += diverged(flow.title, flow.moments, steps)
         nets = [
             {"model": flow.model, "variant": flow.variant, "moments": probe.as_dicts(flow.moments)} for flow in flows
         ]
@@ -92,6 +94,4 @@ def gradient_flow(
                 table.add_row("" if step else flow.model, *row, end_section=step == flow.moments[-1].step)
         show(table)
         out.print("Closed activations and dead channels: in the layer with the most of them.", soft_wrap=True)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "gradient-flow", numbers, study.draw(flows))

@@ -5,25 +5,34 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import models, plots
+from tinyres import models
 from tinyres.console import (
     DataOption,
     Json,
     Threads,
     busy,
-    configuration,
     errors,
     numbers_to,
     one_of,
     out,
-    prepare_kernels,
     show,
     use_threads,
 )
-from tinyres.recipe import load_data
 from tinyres.study import identity_path as study
 from tinyres.study import probe
-from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
+from tinyres.study.commands.shared import (
+    BatchSize,
+    Dataset,
+    Out,
+    Rate,
+    Seed,
+    Steps,
+    Subset,
+    app,
+    begin,
+    diverged,
+    write,
+)
 from tinyres.study.skip_path import check
 
 EXPLAINED = (
@@ -59,22 +68,15 @@ def identity_path(
         names = names or list(study.MODELS)
         for name in names:
             check(name)
-        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
-        config = configuration(
-            {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
-             "seed": seed}
-        )  # fmt: skip
-        found = load_data(config)
-        folder = folder_for("identity-path", out_folder)
-        prepare_kernels()
+        given = {"dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size, "seed": seed}
+        config, found, folder = begin("identity-path", out_folder, given)
         paths = []
         for name in names:
             with busy(f"{name}: {steps} steps" if steps else name):
                 paths.append(study.identity_path(name, config, found, steps))
         sentences = study.verdict(paths)
         for path in paths:
-            if path.moments[-1].step < steps:
-                sentences.append(f"{path.model}: diverged after step {path.moments[-1].step}; try a lower --lr.")
+            sentences += diverged(path.model, path.moments, steps)
         nets = [{"model": path.model, "depth": path.depth, "moments": probe.as_dicts(path.moments)} for path in paths]
         numbers = {**probe.described(config, found, steps), "networks": nets, "verdict": sentences}
         take(numbers)
@@ -89,6 +91,4 @@ def identity_path(
             table.add_section()
         show(table)
         out.print(EXPLAINED, soft_wrap=True)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "identity-path", numbers, study.draw(paths))

@@ -29,6 +29,7 @@ from tinyres.console import (
 from tinyres.study import degradation
 from tinyres.study import landscape as study
 from tinyres.study.commands.shared import Names, Out, app, folder_for, write
+from tinyres.study.trained import load_all
 
 TRAINING = "Training, if no runs are given"
 NETWORKS = "plain56,resnet56"
@@ -97,9 +98,7 @@ def landscape(
             if not runs:
                 given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "seed": seed}
                 runs = _train((networks or NETWORKS).split(","), given, folder)
-            nets = [study.load(run, images, data) for run in runs]
-            if len({net.name for net in nets}) < len(nets):
-                nets = [net._replace(name=str(run)) for net, run in zip(nets, runs, strict=True)]
+            nets = load_all(runs, images, data)
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("points")
             with progress(*columns, TimeRemainingColumn()) as bar:
                 tasks = [bar.add_task(net.name, total=points**2) for net in nets]
@@ -134,8 +133,6 @@ def landscape(
                 net.name, f"{net.loss:.3f}", f"{net.error:.1%}", *rises, f"{net.basin:.0%}", f"{net.bent:.0%}"
             )
         show(table)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "landscape", numbers, study.draw(surfaces))
 
 

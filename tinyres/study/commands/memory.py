@@ -17,7 +17,6 @@ from tinyres.console import (
     errors,
     numbers_to,
     one_of,
-    out,
     prepare_kernels,
     show,
     use_threads,
@@ -99,8 +98,6 @@ def memory(
         _print_kept(found[0], top)
         _print_shares(found[0])
         _print_trade(found)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "memory", numbers, study.draw(found))
 
 

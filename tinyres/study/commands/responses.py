@@ -14,14 +14,13 @@ from tinyres.console import (
     Threads,
     errors,
     numbers_to,
-    out,
     prepare_kernels,
     show,
     use_threads,
 )
 from tinyres.study import responses as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
-from tinyres.study.landscape import load
+from tinyres.study.trained import load_all
 
 
 @app.command("responses")
@@ -36,13 +35,11 @@ def responses(
     out_folder: Out = None,
     json_file: Json = None,
 ) -> None:
-    """How strong each layer's result is in trained networks, plain and residual (the paper's figure 7)."""
+    """Show how strong each layer's result is in trained networks, plain and residual (the paper's figure 7)."""
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
-        plots.subplots()  # without matplotlib, better now than after minutes
-        nets = [load(run, images, data) for run in runs]
-        if len({net.name for net in nets}) < len(nets):
-            nets = [net._replace(name=str(run)) for net, run in zip(nets, runs, strict=True)]
+        plots.subplots()  # if matplotlib is missing, say so before the work
+        nets = load_all(runs, images, data)
         folder = folder_for("responses", out_folder)
         prepare_kernels()
         found = [study.of(net) for net in nets]
@@ -57,6 +54,4 @@ def responses(
             stds = [r.std for r in p.layers]
             table.add_row(p.model, f"{len(stds)}", f"{min(stds):.3f}", f"{p.mean:.3f}", f"{max(stds):.3f}")
         show(table)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "responses", numbers, study.draw(found))

@@ -11,13 +11,17 @@ from tinyres.console import (
     DATA,
     RECIPE,
     RESULTS,
+    configuration,
     expect_folder,
     json_text,
     one_of,
     out,
+    prepare_kernels,
 )
 from tinyres.files import write_whole
 from tinyres.progress import ProgressBar
+from tinyres.recipe import Config, Data, load_data
+from tinyres.study import probe
 
 app = typer.Typer(help="See how residual networks learn: numbers and pictures of real runs.", no_args_is_help=True)
 
@@ -60,8 +64,29 @@ def folder_for(name: str, chosen: Path | None) -> Path:
     return folder
 
 
+def begin(name: str, chosen: Path | None, given: dict[str, Any]) -> tuple[Config, Data, Path]:
+    """Everything that can fail before the work of a study that trains, and the compiled kernels.
+
+    Returns the configuration, which is the studies' own with the given options, its data, and the study's folder.
+    """
+    plots.subplots()  # if matplotlib is missing, say so now and not after minutes
+    config = configuration({**probe.RECIPE, **given})
+    found = load_data(config)
+    folder = folder_for(name, chosen)
+    prepare_kernels()
+    return config, found, folder
+
+
+def diverged(title: str, moments: list[probe.Moment[Any]], steps: int) -> list[str]:
+    """A sentence on a network whose loss became infinite or NaN before the last step; none for any other."""
+    last = moments[-1].step
+    return [f"{title}: diverged after step {last}; try a lower --lr."] if last < steps else []
+
+
 def write(folder: Path, name: str, numbers: dict[str, Any], figure: Any) -> None:
-    """Write numbers to NAME.json and the picture to NAME.png, and print a line about it."""
+    """Print the verdict, write the numbers to NAME.json and the picture to NAME.png, and print a line about it."""
+    for sentence in numbers.get("verdict", ()):
+        out.print(sentence, soft_wrap=True)
     write_whole(folder / f"{name}.json", json_text(numbers).encode())
     plots.save(figure, folder / f"{name}.png")
     out.print(f"Written: {folder / name}.json, {folder / name}.png", soft_wrap=True)

@@ -5,25 +5,34 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import models, plots
+from tinyres import models
 from tinyres.console import (
     DataOption,
     Json,
     Threads,
     busy,
-    configuration,
     errors,
     numbers_to,
     one_of,
     out,
-    prepare_kernels,
     show,
     use_threads,
 )
-from tinyres.recipe import load_data
 from tinyres.study import probe
 from tinyres.study import skip_path as study
-from tinyres.study.commands.shared import BatchSize, Dataset, Out, Rate, Seed, Steps, Subset, app, folder_for, write
+from tinyres.study.commands.shared import (
+    BatchSize,
+    Dataset,
+    Out,
+    Rate,
+    Seed,
+    Steps,
+    Subset,
+    app,
+    begin,
+    diverged,
+    write,
+)
 
 
 @app.command("skip-path")
@@ -49,19 +58,12 @@ def skip_path(
     with errors(), numbers_to(json_file) as take:
         use_threads(threads)
         study.check(name)
-        plots.subplots()  # if matplotlib is missing, say so now and not after minutes
-        config = configuration(
-            {**probe.RECIPE, "dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size,
-             "seed": seed}
-        )  # fmt: skip
-        found = load_data(config)
-        folder = folder_for("skip-path", out_folder)
-        prepare_kernels()
+        given = {"dataset": dataset, "data": data, "subset": subset, "lr": lr, "batch_size": batch_size, "seed": seed}
+        config, found, folder = begin("skip-path", out_folder, given)
         with busy(f"{name}: {steps} steps"):
             moments = study.skip_path(name, config, found, steps)
         sentences = study.verdict(name, moments)
-        if moments[-1].step < steps:
-            sentences.append(f"Diverged after step {moments[-1].step}; try a lower --lr.")
+        sentences += diverged(name, moments, steps)
         options = {"model": name, **probe.described(config, found, steps)}
         numbers = {**options, "moments": probe.as_dicts(moments), "verdict": sentences}
         take(numbers)
@@ -75,8 +77,6 @@ def skip_path(
             table.add_row(rows[0].block, rows[0].kind, *(text for pair in cells for text in pair))
         show(table)
         out.print("Ratio: norm of the part through the shortcut, divided by that through the branch.", soft_wrap=True)
-        for sentence in sentences:
-            out.print(sentence, soft_wrap=True)
         write(folder, "skip-path", numbers, study.draw(name, moments))
 
 
