@@ -13,7 +13,7 @@ from tinyres import ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, network, norm, train_and_measure
+from tinyres.study.probe import Moment, main_path, network, norm, train_and_measure
 from tinyres.study.variants import vary
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -98,7 +98,7 @@ def measure(model: ResNet, images: Array, labels: Array, activation: str = "relu
     True
     """
     seen, sites = _Seen(activation), dict(model.named_modules())
-    remove = [sites[path].register_forward_hook(seen.at(path)) for path in (*_main_path(model), "avgpool")]
+    remove = [sites[path].register_forward_hook(seen.at(path)) for path in (*main_path(model), "avgpool")]
     remove += [block.register_forward_hook(seen.entered(path)) for path, block in model.blocks()]
     try:
         loss = ops.cross_entropy(model(Tensor(images)), labels)
@@ -116,13 +116,6 @@ def measure(model: ResNet, images: Array, labels: Array, activation: str = "relu
         weight, gradient = norm(conv.weight.data), norm(conv.weight.grad)
         layers.append(Layer(path, weight, gradient, gradient / weight, seen.flow_into(after), *seen.closed[after]))
     return loss.item(), layers
-
-
-def _main_path(model: ResNet) -> list[str]:
-    """Paths of the convolutions that are not in a block's shortcut."""
-    shortcuts = {m for _, block in model.blocks() if isinstance(s := getattr(block, "downsample", None), Module)
-                 for m in s.modules()}  # fmt: skip
-    return [path for path, m in model.named_modules() if isinstance(m, Conv2d) and m not in shortcuts]
 
 
 class _Seen:

@@ -15,7 +15,7 @@ from tinyres import models, ops, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, network, norm, train_and_measure
+from tinyres.study.probe import Moment, main_path, network, norm, train_and_measure
 from tinyres.study.skip_path import check
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -192,7 +192,7 @@ def identity_path(name: str, config: Config, found: Data, steps: int = 0) -> Pat
     """
     check(name)
     model = network(name, config, found)
-    depth = int("".join(filter(str.isdigit, name)) or 0)
+    depth = len(main_path(model)) + 1  # and the classifier, as the paper counts
     return Path(name, depth, train_and_measure(model, config, found, steps, measure))
 
 

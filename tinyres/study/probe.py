@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyres import data, models, ops, optim
 from tinyres.models import ResNet
+from tinyres.nn import Conv2d, Module
 from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
 from tinyres.tape import Array
@@ -107,6 +108,19 @@ def network(name: str, config: Config, found: Data) -> ResNet:
     """
     manual_seed(config.seed)
     return models.create(name, **{**config.model_options, "num_classes": len(found.classes)})
+
+
+def main_path(model: ResNet) -> list[str]:
+    """Paths of the convolutions that are not in a block's shortcut.
+
+    Examples
+    --------
+    >>> main_path(models.create("resnet20"))[:3]
+    ['conv1', 'layer1.0.conv1', 'layer1.0.conv2']
+    """
+    shortcuts = {m for _, block in model.blocks() if isinstance(s := getattr(block, "downsample", None), Module)
+                 for m in s.modules()}  # fmt: skip
+    return [path for path, m in model.named_modules() if isinstance(m, Conv2d) and m not in shortcuts]
 
 
 def loader(config: Config, found: Data, augment: data.Augment | None = None) -> data.Loader:
