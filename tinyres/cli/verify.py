@@ -28,8 +28,10 @@ def verify(
                 found = verification.verify(folder, ProgressBar(out), progress=progress)
             except training.Interrupted:
                 raise typer.Exit(130) from None
+        n = num_threads()
+        on = f"{n} thread{'s' if n > 1 else ''}"
         out.print(
-            f"Certified: steps {found.start} to {found.stop}, run again on {num_threads()} threads, give the state "
+            f"Certified: steps {found.start} to {found.stop}, run again on {on}, give the state "
             f"of {folder / 'last.safetensors'} to the last bit",
             soft_wrap=True,
         )

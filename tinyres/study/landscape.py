@@ -57,7 +57,7 @@ def filter_normalised(model: Module, seed: int) -> Direction:
     A filter is a convolution's weights for one output channel, or a linear layer's weights for one output. Each filter
     d is drawn from a normal distribution, and scaled to the norm of the network's filter w in the same place:
 
-        d <- d / ||d|| * ||w||                      (Li et al. 2018, section 4)
+        d <- d ||w|| / ||d||                        (Li et al. 2018, section 4)
 
     Without this, networks cannot be compared: with batch norm the output does not depend on a filter's norm, so the
     same step is a large change of a network with small weights and a small change of one with large weights. Biases and
