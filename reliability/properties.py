@@ -6,8 +6,9 @@
 
 `reliability/mutants.py` checks whether any test notices a fault; this program finds which tests do. The properties are
 those of `tests/support/properties.py`. Each property runs a sample of its tests; if one of these fails, the property
-has noticed the mutant. A blank means that the sample has not. Results are written to docs/evidence/mutants.json, mutant
-by mutant; those of other mutants stay in the file. `python tests/support/properties.py` puts them on the page.
+has noticed the mutant. A blank means that the sample has not. Results are written, mutant by mutant, to
+benchmarks/results/properties.json; those of other mutants stay in the file. `python tests/support/properties.py` puts
+them on the page.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from support.properties import EXAMPLES, PROPERTIES
 FILES = sorted({f"tests/test_{test.partition('.')[0]}.py" for p in PROPERTIES for test in p.tests})
 BELOW = ("kernels/", "reference")  # tests of kernels run no code above these
 NOT_OF_KERNELS = [file for file in FILES if file != "tests/test_kernels.py"]
-RESULT = ROOT / "docs" / "evidence" / "mutants.json"
+RESULT = ROOT / "benchmarks" / "results" / "properties.json"
 
 
 def main() -> None:

@@ -10,13 +10,11 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import studies
 import tables
+from pages import studies as pages
+from pages import writing
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-
-
-def plain(text):
-    return text.replace("**", "")
 
 
 @pytest.mark.parametrize(
@@ -25,11 +23,16 @@ def plain(text):
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_a_table_is_that_of_its_results(page, table):
-    text = plain((DOCS / page).read_text())
-    lines = list(table())
-    assert len(lines) >= 2
-    for line in lines:
-        assert line in text, f"{page}: {table.__name__} gives {line}"
+    made = tables.made(table)
+    assert made.count("\n") >= 4  # a head and two rows
+    assert tables.on_page(table.__name__, (ROOT / page).read_text()) == made
+
+
+def test_every_comment_has_its_table():
+    pages = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    found = {str(page.relative_to(ROOT)): re.findall(r"<!-- table: (.+) -->", page.read_text()) for page in pages}
+    known = {page: [table.__name__ for table in some] for page, some in tables.TABLES.items()}
+    assert {page: sorted(names) for page, names in found.items() if names} == {p: sorted(n) for p, n in known.items()}
 
 
 def test_other_results_make_another_table(tmp_path, monkeypatch):
@@ -40,8 +43,22 @@ def test_other_results_make_another_table(tmp_path, monkeypatch):
         with studies.path_of(line["study"], tmp_path).open("a") as file:
             file.write(text + "\n")
     monkeypatch.setattr(studies.read, "__defaults__", (tmp_path,))
-    for table in (tables.norms, tables.identity):
-        assert any(line not in (DOCS / "studies.md").read_text() for line in table())
+    for table in (pages.norms, pages.identity):
+        assert tables.made(table) != tables.on_page(table.__name__, (DOCS / "studies.md").read_text())
+
+
+def test_a_table_is_put_below_its_comment(tmp_path):
+    def count():
+        yield from writing.head("", "n")
+        yield writing.row("a", "2")
+
+    page = tmp_path / "page.md"
+    page.write_text("# Page\n\n<!-- table: count -->\n\n| old |\n|---|\n| 1 |\n\n| other |\n|---|\n")
+    tables.write(page, [count])
+    assert page.read_text() == "# Page\n\n<!-- table: count -->\n\n| | n |\n|---|---|\n| a | 2 |\n\n| other |\n|---|\n"
+    page.write_text("# Page\n")
+    with pytest.raises(LookupError, match=r"got 0 comments .*count.*, expected one"):
+        tables.write(page, [count])
 
 
 @pytest.mark.parametrize("name", tables.PICTURES)
@@ -82,6 +99,6 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
     [(1.0, "1"), (0.158, "0.16"), (7304.5, "7,300"), (99_999.0, "100,000"), (2.17e-6, r"$2.2 \cdot 10^{-6}$")],
 )
 def test_powers(value, text):
-    assert tables.power(value) == text
+    assert writing.power(value) == text
     numbers = [float(n) for n in re.findall(r"[-\d.]+", text.replace(",", "").replace("10^", ""))]
     assert numbers[0] * 10 ** (numbers[1] if len(numbers) > 1 else 0) == pytest.approx(value, rel=0.05)

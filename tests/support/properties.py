@@ -128,7 +128,8 @@ OF = {test: p.name for p in PROPERTIES for test in p.tests}
 
 
 TESTS = Path(__file__).parents[1]
-PAGE, RESULT = (TESTS.parent / "docs" / name for name in ("testing.md", "evidence/mutants.json"))
+PAGE = TESTS.parent / "docs" / "testing.md"
+RESULT = TESTS.parent / "benchmarks" / "results" / "properties.json"
 
 
 # ---------------------------------------------------------------- the page

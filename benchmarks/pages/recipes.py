@@ -1,0 +1,68 @@
+"""Tables of docs/recipes.md: accuracies and minutes of recipes, and what their parts are worth."""
+
+from typing import Any
+
+import ablation
+import accuracy
+import numpy as np
+import studies
+from pages.writing import Table, head, row
+
+CONTENDERS = (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0"))
+PARTS = {
+    "crops of 2 pixels, not 4": "crops from a border of 2 pixels, not 4 (`--pad 2`)",
+    "label smoothing": "label smoothing (`--label-smoothing 0.1`)",
+    "whitened first convolution": "a first convolution that whitens (`--whiten`)",
+    "lookahead": "slow weights to go back to (`--lookahead 0.95`)",
+    "flips in turns": "flips in turns (`--alternate-flip`)",
+    "moving average of weights": "a moving average of weights (`--ema 0.99`)",
+    "faster biases of batch norm": "a rate of 16 times for biases of batch norm (`--bias-lr 16`)",
+    "cutout": "cutout (`--cutout 8`)",
+}
+
+
+def seeds_of(results: str, who: str) -> list[dict[str, Any]]:
+    runs = accuracy.read(studies.RESULTS / results)
+    return sorted((run for run in runs if run["who"] == who), key=lambda run: run["seed"])
+
+
+def accuracies(runs: list[dict[str, Any]]) -> tuple[str, str]:
+    """Mean and standard deviation after the last epoch, and each accuracy."""
+    found = [100 * run["epochs"][-1]["accuracy"] for run in runs]
+    return f"{np.mean(found):.2f} +- {np.std(found, ddof=1):.2f}", ", ".join(f"{a:.2f}" for a in found)
+
+
+def minutes() -> Table:
+    """The recipe `fast`, here and in PyTorch."""
+    yield from head(
+        "`fast`", "seeds", "test accuracy, %", "each", "with mirror images", "minutes", "to 80 %", "to 85 %"
+    )
+    for who, name in CONTENDERS:
+        runs = seeds_of("accuracy.jsonl", who)
+        mean, each = accuracies(runs)
+        both = 100 * np.mean([run["flipped"] for run in runs])
+        took = [np.median([run["epochs"][-1]["minutes"] for run in runs])]
+        took += [np.median([accuracy.minutes_to(a, run["epochs"]) for run in runs]) for a in (0.8, 0.85)]
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        yield row(name, seeds, mean, each, f"{both:.2f}", *(f"{m:.1f}" for m in took))
+
+
+def equality() -> Table:
+    """The recipe `default`, here and in PyTorch."""
+    yield from head("`default`", "test accuracy, %", "each")
+    for who, name in CONTENDERS:
+        yield row(name, *accuracies(seeds_of("equality.jsonl", who)))
+
+
+def parts() -> Table:
+    """The effect of each part of a recipe, the largest first. Bold: kept, since it helps by two standard errors."""
+    chosen, seeds = ablation.design()
+    runs = {(run["recipe"], run["seed"]): run for run in accuracy.read(studies.RESULTS / "ablation.jsonl")}
+    ordered = [runs[ablation.name_of(on), seed] for on, seed in zip(chosen, seeds, strict=True)]
+    scores = np.array([100 * run["epochs"][-1]["accuracy"] for run in ordered])
+    effects, error = ablation.effects(chosen, seeds, scores)
+    yield from head("part", "without, %", "with, %", f"effect, % (+- {error:.2f}, one standard error)", "kept")
+    for i in np.argsort(-effects):
+        name, kept, effect = PARTS[list(ablation.PARTS)[i]], effects[i] > 2 * error, f"{effects[i]:+.2f}"
+        means = (f"{scores[chosen[:, i] == on].mean():.2f}" for on in (False, True))
+        yield row(name, *means, f"**{effect}**" if kept else effect, "yes" if kept else "no")

@@ -1,0 +1,29 @@
+"""How the tables of the documentation are written: rows, numbers, and ranges over seeds."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+Table = Iterator[str]  # the lines of one table, with its head
+
+
+def head(*cells: str) -> Table:
+    """The first two lines of a table."""
+    yield row(*cells)
+    yield "|---" * len(cells) + "|"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
+
+
+def power(value: float) -> str:
+    """Two digits, or a power of ten if that is shorter."""
+    if 0.01 <= value < 100_000:
+        return f"{float(f'{value:.2g}'):,.10g}"
+    digits, exponent = f"{value:.1e}".split("e")
+    return rf"${digits} \cdot 10^{{{int(exponent)}}}$"
+
+
+def between(values: Iterable[float], write: Callable[[float], str] = power) -> str:
+    """The smallest and the largest number, or only one if both are written in the same way."""
+    values = list(values)
+    return " to ".join(dict.fromkeys(map(write, (min(values), max(values)))))
