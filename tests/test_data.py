@@ -169,6 +169,8 @@ def test_error_on_the_thread_reaches_the_caller():
         ({"images": np.zeros((3, 0, 4, 4))}, r"images: .* got float64 of shape \(3, 0, 4, 4\)"),
         ({"images": np.full((3, 1, 4, 4), 1e39)}, r"images: got NaN or infinity, as float32, in number 0"),
         ({"images": np.zeros((3, 4, 4), np.uint8)}, r"images: .* got uint8 of shape \(3, 4, 4\)"),
+        ({"labels": [0, 1, 2]}, r"labels: expected a NumPy array, got list; np\.asarray makes one"),
+        ({"images": [[[[0]]]] * 3}, r"images: expected a NumPy array, got list"),
         ({"labels": np.arange(4)}, r"labels: expected one for each of 3 images, got 4"),
         ({"labels": np.arange(3, dtype=np.int32)}, r"labels: expected int64 of shape \(N,\), or .*, got int32"),
         ({"labels": np.zeros((3, 1), np.int64)}, r"labels: .* got int64 of shape \(3, 1\)"),

@@ -7,7 +7,7 @@ from support.runs import config
 from test_study import command, good
 
 from tinyres import models, train
-from tinyres.study import memory
+from tinyres.study import memory, warm_up
 from tinyres.study.commands import app
 
 TRAINED = ["--dataset", "shapes", "--batch-size", 12, "--seed", 1]
@@ -58,6 +58,10 @@ STUDIES = {
     "skip-path": (
         ["tiny", "--steps", 1, *TRAINED],
         lambda n: [f"{split['cosine']:.2f}" for moment in n["moments"] for split in moment["measured"]],
+    ),
+    "warm-up": (
+        ["tiny", "--steps", 2, *TRAINED],
+        lambda n: [f"{warm_up.smooth(curve['errors'])[-1]:.1%}" for curve in n["curves"]],
     ),
 }
 

@@ -296,6 +296,9 @@ def split_validation(
 
 
 def _check_data(images: np.ndarray | Pictures, labels: np.ndarray) -> None:
+    for name, array, kinds in (("images", images, (np.ndarray, Pictures)), ("labels", labels, (np.ndarray,))):
+        if not isinstance(array, kinds):
+            raise ValueError(f"{name}: expected a NumPy array, got {type(array).__name__}; np.asarray makes one")
     if images.dtype not in (np.uint8, np.float32, np.float64) or images.ndim != 4 or not images.shape[1]:
         expected = "expected uint8 of shape (N, C, H, W), or float32"
         raise ValueError(f"images: {expected}, got {images.dtype} of shape {images.shape}")

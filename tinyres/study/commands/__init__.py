@@ -13,6 +13,7 @@ from tinyres.study.commands import (
     memory,
     responses,
     skip_path,
+    warm_up,
 )
 from tinyres.study.commands.shared import app
 
@@ -30,4 +31,5 @@ __all__ = [
     "memory",
     "responses",
     "skip_path",
+    "warm_up",
 ]
