@@ -8,6 +8,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from measuring import OURS, Call
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))  # the folder of `support`
 
-JAX = "jax"
+OTHERS = ("jax", "tinygrad", "mygrad")  # a step of each is in a file of its own, such as jax_rival.py
 MODES = ("eager", "channels-last", "compile", "compile+channels-last")
 SGD = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "nesterov": True}
 
@@ -129,9 +130,9 @@ def use_threads(who: str, n: int) -> None:
 
         if tr.num_threads() != n:  # setting it takes milliseconds
             tr.set_num_threads(n)
-    elif who == JAX:  # XLA uses as many as there are cores
+    elif who in OTHERS:  # they use as many as there are cores
         if n != os.cpu_count():
-            raise ValueError(f"JAX: got {n} threads, expected as many as there are cores")
+            raise ValueError(f"{who}: got {n} threads, expected as many as there are cores")
     else:
         import torch
 
@@ -142,10 +143,9 @@ def use_threads(who: str, n: int) -> None:
 def training(who: str, work: Work, threads: int) -> Call:
     """A function that takes one training step and returns the loss: forward, loss, backward and SGD's update."""
     use_threads(who, threads)
-    if who == JAX:
-        from jax_rival import step_of
-
-        return step_of(our_net(work), *batch(work), SGD)
+    if who in OTHERS:
+        step: Call = import_module(f"{who}_rival").step_of(our_net(work), *batch(work), SGD)
+        return step
     return _our_training(work, threads) if who == OURS else _torch_training(who, work, threads)
 
 

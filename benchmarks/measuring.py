@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 OURS = "tinyres"
-LIBRARIES = ("numpy", "numba", "torch", "onnxruntime", "jax")
+LIBRARIES = ("numpy", "numba", "torch", "onnxruntime", "jax", "tinygrad", "mygrad")
 
 # The variables that limit the other libraries to an instruction set, as TINYRES_SIMD limits ours. onnxruntime has no
 # such setting: it uses all instructions of the processor. For torch.compile's code, the setting limits the vectors that

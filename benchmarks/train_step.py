@@ -1,4 +1,4 @@
-"""Time training steps here and in PyTorch (and JAX: `--modes ... jax`), in the same run, in turns.
+"""Time training steps here, in PyTorch, and (`--modes jax tinygrad mygrad`) in others, in the same run, in turns.
 
     python benchmarks/train_step.py                                   # ResNet-20, 32 px, batch 128
     python benchmarks/train_step.py --model resnet18 --stem cifar     # and so on: see --help
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contenders import JAX, WORKS, Work, add_modes, add_options, training, works_of
+from contenders import OTHERS, WORKS, Work, add_modes, add_options, training, works_of
 from measuring import OURS, Seconds, best_of, compared, in_turns, introduce, machine, parse, prepare, rates, ratio, save
 
 Alone = dict[str, float]
@@ -92,7 +92,7 @@ def report(work: Work, seconds: Seconds, memories: dict[str, Alone]) -> dict[str
     """Print one work's figures, and return them for JSON."""
     print(f"\n{work}\n{'':32}{'images/s':>22}  {'peak MiB':>8}  {'added':>6}  {'step 1, s':>9}")
     for who, times in seconds.items():
-        name, found = who if who in (OURS, JAX) else f"PyTorch, {who}", memories[who]
+        name, found = who if who in (OURS, *OTHERS) else f"PyTorch, {who}", memories[who]
         print(
             f"{name:32}{rates(work.batch_size, times)!s:>22}  {found['peak_memory_mib']:8.0f}  "
             f"{found['added_memory_mib']:6.0f}  {found['first_step_seconds']:9.1f}"
@@ -105,7 +105,7 @@ def report(work: Work, seconds: Seconds, memories: dict[str, Alone]) -> dict[str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    add_modes(parser, others=[JAX])
+    add_modes(parser, others=OTHERS)
     parser.add_argument("--all", action="store_true", help="; ".join(map(str, WORKS)))
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each contender")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
