@@ -32,7 +32,7 @@ FLOORS = [
     {"data"},
     {"checkpoints"},
     {"recipe", "curves", "evaluation", "stopping"},
-    {"recipes", "runs", "callback"},
+    {"recipes", "runs", "callback", "start"},
     {"loop", "progress"},
     {"lr_find", "train"},
     {"callbacks"},

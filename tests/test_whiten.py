@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from support.runs import config, install_tiny, result
 
 import tinyres as tr
-from tinyres import data, nn, train
+from tinyres import data, nn, start, train
 from tinyres.data import statistics
 from tinyres.nn.init import whitening
 from tinyres.recipe import Data
@@ -108,7 +108,7 @@ def test_patches_are_of_images_all_over_the_set(monkeypatch):
     found = Data(split, split, split, ("a",), *data.channel_statistics(images))
     covariance = data.patch_covariance
     for most, chosen in ((8 * 8 * 4, images[::5]), (8 * 8 * 99, images), (1, images[:1])):
-        monkeypatch.setattr(train, "WHITENED", most)
+        monkeypatch.setattr(start, "WHITENED", most)
         network = tr.models.resnet20()
         tr.manual_seed(0)
         train.whiten(network, images, found.std)

@@ -6,7 +6,7 @@ describes them. Arrays of the model are named ``model.<name>``, so other tools c
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from tinyres import models
-from tinyres.data.pictures import MOST_SIDE
+from tinyres.data.pictures import MOST_SIDE, short_side
 from tinyres.files import CHECKSUM, CheckpointError, digest, part, read_arrays, read_metadata, write_whole
 from tinyres.nn import Module, init
 from tinyres.tape import Array
@@ -223,6 +223,23 @@ def _check_description(path: str | Path, info: Mapping[str, Any], num_classes: i
     expect("resize", scaled, "nothing, or a whole number from image_size to its double")
     expect("config", isinstance(info.get("config"), dict), "the configuration of a run")
     normalisation(path, info, channels)
+
+
+def described(classes: Sequence[str], size: int, mean: Array, std: Array) -> dict[str, Any]:
+    """The description of images and classes for a checkpoint.
+
+    Examples
+    --------
+    >>> described(["cat", "dog"], 32, np.zeros(1), np.ones(1))["resize"]
+    32
+    """
+    return {
+        "classes": classes,
+        "image_size": size,
+        "resize": short_side(size),
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+    }
 
 
 def normalisation(path: str | Path, info: Mapping[str, Any], channels: int = 3) -> tuple[Array, Array]:

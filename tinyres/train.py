@@ -10,24 +10,21 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from tinyres import checkpoints, data, html, machine, models
+from tinyres import checkpoints, data, html, machine
 from tinyres.callback import Callback, Callbacks, Logs, Training
 from tinyres.curves import curves
 from tinyres.evaluation import BATCH, evaluate
 from tinyres.files import remove_leftovers
 from tinyres.loop import Diverged, Interrupted, Loop, Loss, parameter_groups, weights_beside
 from tinyres.nn import Module
-from tinyres.nn.init import manual_seed, whitening
 from tinyres.parallel.exchange import Shards
 from tinyres.parallel.world import check_same, world
 from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, load_data, read_split
 from tinyres.runs import ALREADY, Times, has_begun, holds_run, read_progress, read_times
+from tinyres.start import create, freeze, load_weights, normalisation_for, whiten
 from tinyres.stopping import stop_signals
 from tinyres.tape import Array
 from tinyres.version import __version__
@@ -50,9 +47,6 @@ __all__ = [
     "weights_beside",
 ]
 
-WHITENED = 5000 * 32 * 32  # number of patches from which the covariance is computed
-IMAGENET = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-"""Mean and standard deviation of images that weights of other libraries, trained on ImageNet, expect."""
 FEW_STEPS = 300  # ResNet-20 on the shapes: 10 % after 118 steps at a rate of 0.5, 39 % at 0.1; 98 % after 423 at 0.5
 FEW = "A run of {} steps with a learning rate up to {:g} may end near chance. More epochs, a smaller batch{} may help."
 OTHER = (
@@ -265,14 +259,15 @@ class Run(Loop):
         self._check_same()
         self.notes += self.data.notes
         options = {"num_classes": len(self.data.classes), **config.model_options}
-        manual_seed(config.seed)
-        model = models.create(config.model, zero_init_residual=config.zero_init_residual, **options)
+        model = create(config, **options)
         model.recompute(recompute)
         if last:
             mean, std = checkpoints.normalisation(*last)
             self.data = self.data._replace(mean=mean, std=std)
         elif config.weights:
-            self._start_from(model, config.weights)
+            self.notes.append(load_weights(model, config.weights))
+            if expected := normalisation_for(config.weights, config):
+                self.data = self.data._replace(mean=expected[0], std=expected[1])
         if config.whiten and last:
             model.conv1.freeze()
         elif config.whiten:
@@ -283,7 +278,7 @@ class Run(Loop):
             self.data.train, config.batch_size, **how, seed=config.seed, part=(self.world.rank, self.world.size)
         )
         validation = self._loader(self.data.validation, BATCH) if config.validation else None
-        info = described(self.data.classes, self.data.train[0].shape[2], self.data.mean, self.data.std)
+        info = checkpoints.described(self.data.classes, self.data.train[0].shape[2], self.data.mean, self.data.std)
         return Given(model, {"name": config.model, "options": options}, train, validation, info)
 
     def _check_same(self) -> None:
@@ -294,13 +289,6 @@ class Run(Loop):
             facts = {"version of tinyres": __version__, "instruction set (TINYRES_SIMD)": machine.simd(), **recipe}
             facts |= {f"version of {name}": version for name, version in machine.describe()["versions"].items()}
             check_same(facts | {"SHA-256 of the training images": checkpoints.state_digest(parts, {})[:16]})
-
-    def _start_from(self, model: Module, path: str) -> None:
-        """Load weights from a file, and use the normalisation of images that they expect."""
-        note = models.load_weights(model, path, replace_head=True)
-        self.notes.append(f"Starting from {path}" + (f"; {note}" if note else ""))
-        if expected := normalisation_for(path, self.config):
-            self.data = self.data._replace(mean=expected[0], std=expected[1])
 
     def _loader(self, split: tuple[Array, Array], batch_size: int, **options: Any) -> data.Loader:
         options = {"shuffle": False, **options}
@@ -444,105 +432,3 @@ class _Files(Callback):
     def _save(self) -> None:
         self.run.save("last")
         self.since = time.monotonic()
-
-
-def described(classes: Sequence[str], size: int, mean: Array, std: Array) -> dict[str, Any]:
-    """The description of images and classes for a checkpoint.
-
-    Examples
-    --------
-    >>> described(["cat", "dog"], 32, np.zeros(1), np.ones(1))["resize"]
-    32
-    """
-    return {
-        "classes": classes,
-        "image_size": size,
-        "resize": data.short_side(size),
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-    }
-
-
-def normalisation_for(path: str, config: Config) -> tuple[Array, Array] | None:
-    """Mean and standard deviation of images that the weights of a file expect, or None if this is not known.
-
-    A checkpoint has them. Other weights, for pictures of 224 pixels, are taken to expect those of ImageNet.
-
-    Raises
-    ------
-    CheckpointError
-        If the file cannot be read, or has values that are not valid.
-
-    Examples
-    --------
-    >>> import tempfile, tinyres as tr
-    >>> path = tempfile.mkdtemp() + "/net.safetensors"
-    >>> tr.checkpoints.save_weights(path, tr.models.resnet20())
-    >>> normalisation_for(path, tr.train.Config(model="resnet20"))
-    >>> mean, std = normalisation_for(path, tr.train.Config(model="resnet18"))
-    >>> mean
-    array([0.485, 0.456, 0.406], dtype=float32)
-    """
-    info = checkpoints.load_info(path)
-    if info is not None:
-        return checkpoints.normalisation(path, info) if {"mean", "std"} <= info.keys() else None
-    return IMAGENET if models.image_size(config.model, config.stem) == 224 else None
-
-
-def freeze(model: Module, last: str | None) -> None:
-    """Freeze the parts of a network up to the part `last`, see `ResNet.parts`. None freezes nothing.
-
-    Raises
-    ------
-    ValueError
-        If there is no such part, or no part would be left to train.
-
-    Examples
-    --------
-    >>> import tinyres as tr
-    >>> net = tr.models.resnet20()
-    >>> freeze(net, "layer1")
-    >>> net.layer1[0].conv1.weight.requires_grad, net.layer2[0].conv1.weight.requires_grad
-    (False, True)
-    """
-    if last is None:
-        return
-    if not isinstance(model, models.ResNet):
-        raise ValueError(f"freeze: got {last!r}, expected None with your own network: call its `freeze()`")
-    parts = model.parts()
-    *names, _ = parts  # the head must stay trainable
-    if last not in names:
-        raise ValueError(f"freeze: got {last!r}, expected one of {', '.join(names)}")
-    for name in names[: names.index(last) + 1]:
-        for module in parts[name]:
-            module.freeze()
-
-
-def whiten(model: Module, images: Any, std: Array | Sequence[float]) -> None:
-    """Make a network's first convolution whiten patches of the images, see `tinyres.nn.init.whitening`, and freeze it.
-
-    The covariance is computed from at most `WHITENED` patches. They come from images spread over the whole set, since
-    images of a folder are sorted by class.
-
-    Raises
-    ------
-    ValueError
-        If it is not a `ResNet`, or the images are not uint8.
-
-    Examples
-    --------
-    >>> import tinyres as tr
-    >>> net = tr.models.resnet20()
-    >>> images, _ = tr.data.shapes(100)
-    >>> whiten(net, images, std=[0.25, 0.25, 0.25])
-    >>> net.conv1.weight.requires_grad
-    False
-    """
-    if not isinstance(model, models.ResNet):
-        raise ValueError("whiten: got True, expected False with your own network")
-    shape = model.conv1.weight.shape
-    count = max(1, min(len(images), WHITENED // (images.shape[2] * images.shape[3])))
-    some = images[np.linspace(0, len(images), count, endpoint=False).astype(np.int64)]
-    covariance = data.patch_covariance(some, (shape[2], shape[3]), std=std)
-    model.conv1.weight.data[...] = whitening(shape, covariance)
-    model.conv1.freeze()

@@ -19,15 +19,15 @@ from tinyres.evaluation import BATCH, Scores
 from tinyres.loop import Interrupted, Loss
 from tinyres.lr_find import Found, lr_find
 from tinyres.nn import Module
-from tinyres.nn.init import manual_seed
 from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar
 from tinyres.recipe import Config
 from tinyres.runs import config_to_resume, has_begun, holds_run, read_progress
 from tinyres.spelling import did_you_mean
+from tinyres.start import create, freeze, load_weights, normalisation_for, whiten
 from tinyres.tape import Array, no_grad
 from tinyres.tensor import Tensor
-from tinyres.train import Given, Run, described, freeze, normalisation_for, whiten
+from tinyres.train import Given, Run
 
 GENTLE = {"lr": 0.1, "pad": 0, "flip": False}
 """Other defaults than in `Config`, whose defaults are for CIFAR-10: for example, letters must not be mirrored."""
@@ -506,12 +506,10 @@ class Trainer:
         if shape[0] != 3:
             options["in_channels"] = shape[0]
         if isinstance(self.model, str):
-            manual_seed(config.seed)
-            self._made = {"name": self.model, "options": options}
-            self.model = models.create(self.model, zero_init_residual=config.zero_init_residual, **options)
+            self._made = {"name": config.model, "options": options}
+            self.model = create(config, **options)
             if config.weights and fresh:
-                note = models.load_weights(self.model, config.weights, replace_head=True)
-                self._notes = [f"Starting from {config.weights}" + (f"; {note}" if note else "")]
+                self._notes = [load_weights(self.model, config.weights)]
         self._check_network(shape)
         if config.whiten and fresh and self.mean is None:  # not a network that was trained before
             if not isinstance(train, Loader):
@@ -523,7 +521,7 @@ class Trainer:
         mean, std = (train.mean, train.std) if isinstance(train, Loader) else (np.zeros(shape[0]), np.ones(shape[0]))
         trained_on = {name: part for name in ("labels", "weight") if (part := getattr(train, name, None)) is not None}
         info = {
-            **described(list(map(str, self.classes)), shape[1], mean, std),
+            **checkpoints.described(list(map(str, self.classes)), shape[1], mean, std),
             "labels": self.classes,
             "digest": checkpoints.state_digest(trained_on, {})[:16],
             "floats": not isinstance(train, Loader) or train.images.dtype.kind == "f",
