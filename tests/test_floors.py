@@ -33,7 +33,7 @@ FLOORS = [
     {"checkpoints"},
     {"recipe", "curves", "evaluation", "stopping"},
     {"recipes", "runs", "callback", "start"},
-    {"loop", "progress"},
+    {"classifier", "loop", "progress"},
     {"lr_find", "train"},
     {"callbacks"},
     {"trainer"},

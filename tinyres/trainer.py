@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import reprlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyres import checkpoints, data, models, recipes
-from tinyres.callback import Callback, Logs, Training
+from tinyres.callback import Callback, Callbacks, Logs, Training
+from tinyres.classifier import Classifier, are_batches, expect_alike, numbers_of
 from tinyres.data import Batches, Loader, Pictures
 from tinyres.data.labelled import Labels, as_images, statistics
-from tinyres.evaluation import BATCH, Scores
+from tinyres.evaluation import BATCH
 from tinyres.loop import Interrupted, Loss
 from tinyres.lr_find import Found, lr_find
 from tinyres.nn import Module
 from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar
 from tinyres.recipe import Config
-from tinyres.runs import config_to_resume, has_begun, holds_run, read_progress
+from tinyres.runs import config_to_resume, has_begun, holds_run
 from tinyres.spelling import did_you_mean
 from tinyres.start import create, freeze, load_weights, normalisation_for, whiten
 from tinyres.tape import Array, no_grad
@@ -41,7 +40,7 @@ OF_BATCHES = ("batch_size", "pad", "flip", "alternate_flip", "cutout", "mixup", 
 Validation = float | tuple[Any, Any] | Iterable[Any] | None
 
 
-class Trainer:
+class Trainer(Classifier):
     """Trains a network to classify images, given as arrays or as your own batches.
 
     Parameters
@@ -115,7 +114,8 @@ class Trainer:
             models.check_name(model)
         elif not isinstance(model, Module):
             raise TypeError(f"model: got a {type(model).__name__}, expected a name of the family or a Module")
-        self.model, self.loss = model, loss
+        super().__init__(model)
+        self.loss = loss
         self.callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
         self.transform, self.folder, self.verbose = transform, folder, verbose
         self.given = set(settings)
@@ -124,14 +124,8 @@ class Trainer:
         if loss is not None and self.config.label_smoothing:
             smoothing = self.config.label_smoothing
             raise ValueError(f"label_smoothing: got {smoothing}, expected 0 with your own loss: do the smoothing in it")
-        self.classes: list[Any] = []
-        self.mean: Array | None = None
-        self.std: Array | None = None
-        self.history: list[Logs] = []
         self.run: Run | None = None
-        self._info: dict[str, Any] = {}  # what a checkpoint has in addition to weights
         self._notes: list[str] = []  # messages for the user about how the network was made
-        self._made: dict[str, Any] = {"name": "given", "options": {}}  # how the network can be made again
 
     def _configure(self, recipe: str | Config | None, settings: Mapping[str, Any]) -> Config:
         known = [field.name for field in dataclasses.fields(Config) if field.name not in NOT_HERE]
@@ -151,9 +145,7 @@ class Trainer:
         if recipe is not None:
             self.agreed |= base.keys()
         config = Config(**{**base, **settings, "dataset": "given", "model": name, "validation": 0})
-        for callback in self.callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks: got {callback!r}, expected instances of classes that derive from Callback")
+        for callback in Callbacks(self.callbacks).callbacks:
             config = callback.configure(config)
         return config
 
@@ -213,15 +205,7 @@ class Trainer:
         with self._undone():
             if resume and holds_run(self.folder or ""):
                 self.config = self._config_of_the_run()
-            if _are_batches(x, y):
-                if sample_weight is not None or class_weight is not None:
-                    raise ValueError(
-                        "sample_weight, class_weight: expected None with batches, which are (x, y, weight)"
-                    )
-                train = self._batches(x)
-                held = None if validation is None else self._batches(validation, "validation")
-            else:
-                train, held = self._arrays(as_images(x), y, validation, (sample_weight, class_weight))
+            train, held = self._loaders(x, y, validation, (sample_weight, class_weight))
             began = resume and has_begun(self.folder or "")
             self._notes = []
             self.run = Run(self.config, self.folder, resume=resume, given=self._given(train, held, fresh=not began))
@@ -267,166 +251,37 @@ class Trainer:
         True
         """
         with self._undone():
-            train = self._batches(x) if _are_batches(x, y) else self._arrays(as_images(x), y, None, (None, None))[0]
+            train, _ = self._loaders(x, y)
             run = Run(self.config, None, given=self._given(train, None, fresh=True))
             try:
                 return lr_find(run, **options)
             finally:
                 run.disconnect()
 
-    # ---------------------------------------------------------------- predicting
-    def logits(self, x: Any) -> Array:
-        """The logits of images, float of shape (N, K). `x` is as for `fit`, or batches of only images.
-
-        For batches, the order is that of the batches: a loader that shuffles has a different order each time.
-
-        Raises
-        ------
-        RuntimeError
-            Before `fit`.
-        """
-        model = self._fitted()
-        training = model.training
-        model.eval()
-        try:
-            with no_grad():
-                found = [model(Tensor(batch)).data for batch in self._seen(x)]
-        finally:
-            model.train(training)
-        if not found:
-            raise ValueError("x: got no batches, expected at least one")
-        return np.concatenate(found)
-
-    def predict_proba(self, x: Any) -> Array:
-        """The probability of each class, float64 of shape (N, K), in the order of `classes`."""
-        logits = self.logits(x)
-        return Scores(logits, np.zeros(len(logits), np.int64)).probabilities
-
-    def predict(self, x: Any) -> Array:
-        """The most probable label of each image, of shape (N,). Labels are as they were given to `fit`."""
-        return Labels(self.classes).named(self.logits(x).argmax(1))
-
-    def scores(self, x: Any, y: Any = None) -> Scores:
-        """Confusion matrix, calibration and more, see `tinyres.evaluation.Scores`.
-
-        For batches, the labels are those of the batches. If they are probabilities, the most probable class counts.
-
-        Raises
-        ------
-        RuntimeError
-            Before `fit`.
-        ValueError
-            If the number of labels is not that of images, or a label is not one of the classes.
-        """
-        self._fitted()
-        if not _are_batches(x, y):
-            images, numbers = as_images(x), Labels(self.classes).numbers(np.asarray(y))
-            if len(numbers) != len(images):
-                raise ValueError(f"y: got {len(numbers)} labels, expected one for each of {len(images)} images")
-            return Scores(self.logits(images), numbers)
-        labels: list[Array] = []
-
-        def images_alone() -> Iterator[Array]:  # labels are taken in the same pass: the next may have another order
-            for own, classes, *_ in self._batches(x, "batches").epoch(0):
-                labels.append(classes if classes.ndim == 1 else classes.argmax(1))
-                yield own
-
-        return Scores(self.logits(images_alone()), np.concatenate(labels))
-
-    def evaluate(self, x: Any, y: Any = None) -> Logs:
-        """A dict with ``loss``, the mean cross entropy, and ``accuracy``. Parameters are those of `scores`."""
-        scores = self.scores(x, y)
-        return {"loss": scores.loss, "accuracy": scores.accuracy}
-
-    def save(self, path: str | Path) -> None:
-        """Write a checkpoint, for `Trainer.load`, ``tinyres predict`` and ``tinyres export``.
-
-        It has the weights, the classes, and the mean and deviation for normalising images. The state of the optimizer,
-        which resuming needs, is saved only in `folder`.
-
-        Raises
-        ------
-        RuntimeError
-            Before `fit`.
-        OSError
-            If it cannot be written. An old file is then unchanged.
-        """
-        weights = self._fitted().state_dict()
-        checkpoints.save(path, {f"model.{name}": array for name, array in weights.items()}, self._info)
-
-    @classmethod
-    def load(cls, path: str | Path, model: Module | None = None, **options: Any) -> "Trainer":
-        """Make a trainer from a checkpoint. It gives the same predictions as the saved one.
-
-        Parameters
-        ----------
-        path : str or Path
-            A file written by `save`.
-        model : Module, optional
-            Needed if the saved network was your own: a network of the same structure.
-        **options
-            Arguments of `Trainer`, for another `fit`, which starts with these weights.
-
-        Raises
-        ------
-        CheckpointError
-            If the file is damaged, is not a checkpoint, or belongs to another network.
-
-        Examples
-        --------
-        >>> import tempfile, tinyres as tr
-        >>> images, labels = tr.data.shapes(40, size=16)
-        >>> trainer = tr.Trainer("resnet20", epochs=1, verbose=False)
-        >>> _ = trainer.fit(images, labels)
-        >>> trainer.save(path := tempfile.mkdtemp() + "/net.safetensors")
-        >>> bool((tr.Trainer.load(path).predict(images) == trainer.predict(images)).all())
-        True
-        """
-        if model is None:
-            _expect_family(path)
-            network, info = checkpoints.load_model(path)
-        else:
-            arrays, info = checkpoints.load(path)
-            checkpoints.load_arrays(path, model, arrays)
-            network = model.eval()
-        made = cls(network, **options)
-        try:
-            made.classes, made._made, made._info = _classes(info), info["model"], info
-            _, made.history, _ = read_progress(info, sys.maxsize)
-            channels = len(info["mean"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise checkpoints.CheckpointError(f"{path}: lacks information that a Trainer needs ({error})") from error
-        made.mean, made.std = checkpoints.normalisation(path, info, channels)
-        return made
-
     def __getstate__(self) -> dict[str, Any]:
         """The state that scikit-learn sends to other processes: everything but the run."""
         return {**self.__dict__, "run": None}
 
     # ---------------------------------------------------------------- images and labels
-    def _batches(self, batches: Any, name: str = "x") -> Loader | Batches:
-        """The batches, not changed. Settings for making batches raise ValueError."""
+    def _loaders(
+        self, x: Any, y: Any, validation: Any = None, weights: tuple[Any, Any] = (None, None)
+    ) -> tuple[Loader | Batches, Loader | Batches | None]:
+        """What to train on, and what to validate on: batches as they were given, or loaders of the images."""
+        if not are_batches(x, y):
+            return self._arrays(as_images(x), y, validation, weights)
+        if any(weight is not None for weight in weights):
+            raise ValueError("sample_weight, class_weight: expected None with batches, which are (x, y, weight)")
         own = [field for field in OF_BATCHES if field in self.given] + ["transform"] * (self.transform is not None)
-        if own and name == "x":
+        if own:
             raise ValueError(f"{own[0]}: got batches, expected arrays: batches are used without changes")
-        if isinstance(batches, (float, int, np.floating)):
-            raise ValueError(f"{name}: got {batches}, expected batches: no part of batches can be held out")
-        found = batches if isinstance(batches, Loader) else Batches(batches)
-        count = _num_classes(found)
-        if name == "x" and not self.classes:
-            self.classes = list(range(count))
-        if count > len(self.classes):
-            raise ValueError(f"{name}: got the class {count - 1}, expected 0 to {len(self.classes) - 1}")
-        return found
+        train = self._batches(x, "x")
+        return train, None if validation is None else self._batches(validation, "validation")
 
     def _arrays(
         self, x: Array, y: Any, validation: Any, weights: tuple[Any, Any]
     ) -> tuple[Loader | Batches, Loader | Batches | None]:
-        """Loaders of the images to train on, and of those to validate on."""
         labels = Labels(self.classes) if self.classes else Labels.of(y)
-        known = labels.numbers(y)
-        if len(known) != len(x):
-            raise ValueError(f"y: got {len(known)} labels, expected one for each of {len(x)} images")
+        known = numbers_of(labels, y, x)
         self.classes = labels.classes
         labels.weights(known, *weights)  # checks that they fit, before some are held out
         rest = np.arange(len(x))
@@ -440,17 +295,11 @@ class Trainer:
         sample, of_classes = weights
         weight = labels.weights(known, None if sample is None else np.asarray(sample)[rest], of_classes)
         mean, std = self._normalisation(x)
-        _expect_channels(x, len(mean))
-        self._expect_kind(x)
+        expect_alike(x, len(mean), self._info.get("floats"))
         config, part = self.config, (world().rank, world().size)
-        how: dict[str, Any] = {
-            "augment": config.augment,
-            "mix": config.mix(len(self.classes)),
-            "seed": config.seed,
-            "part": part,
-        }
-        how |= {"weight": weight, "transform": self.transform}
-        train = Loader(x, known, config.batch_size, mean=mean, std=std, **how)
+        how: dict[str, Any] = {"mean": mean, "std": std, "augment": config.augment, "transform": self.transform}
+        how |= {"mix": config.mix(len(self.classes)), "seed": config.seed, "part": part, "weight": weight}
+        train = Loader(x, known, config.batch_size, **how)
         return train, self._held(validation, labels, train)
 
     def _normalisation(self, x: Any) -> tuple[Any, Any]:
@@ -469,34 +318,11 @@ class Trainer:
         if not (isinstance(validation, tuple) and len(validation) == 2):
             return self._batches(validation, "validation")
         images, numbers = as_images(validation[0], "validation"), labels.numbers(validation[1], "validation")
-        _expect_channels(images, len(train.mean), "validation")
+        expect_alike(images, len(train.mean), train.images.dtype.kind == "f", "validation")
         if len(numbers) != len(images):
             got = f"{len(images)} images and {len(numbers)} labels"
             raise ValueError(f"validation: got {got}, expected one for each")
-        _expect_kind(images, train.images.dtype.kind == "f", "validation")
         return Loader(images, numbers, BATCH, mean=train.mean, std=train.std, shuffle=False)
-
-    def _expect_kind(self, images: Any) -> None:
-        """Check that images are uint8 or float as in training, since the two are normalised differently."""
-        if "floats" in self._info:
-            _expect_kind(images, self._info["floats"], "x")
-
-    def _seen(self, x: Any) -> Iterator[Array]:
-        """Batches of images, normalised for the network."""
-        if isinstance(x, (list, tuple)) and x and all(getattr(image, "ndim", 4) < 4 for image in x):
-            x = as_images(x)
-        if not _are_batches(x, None):
-            assert self.mean is not None
-            images = as_images(x)
-            _expect_channels(images, len(self.mean))
-            self._expect_kind(images)
-            none = np.zeros(len(images), np.int64)
-            same: dict[str, Any] = {"mean": self.mean, "std": self.std}
-            for batch, *_ in Loader(images, none, BATCH, **same, shuffle=False).epoch(0):
-                yield batch
-            return
-        for arrays in x.epoch(0) if isinstance(x, Loader) else x:
-            yield np.asarray(arrays[0] if isinstance(arrays, (tuple, list)) else arrays, np.float32)
 
     # ---------------------------------------------------------------- the network
     def _given(self, train: Loader | Batches, held: Loader | Batches | None, *, fresh: bool) -> Given:
@@ -505,8 +331,9 @@ class Trainer:
         options: dict[str, Any] = {"num_classes": len(self.classes), **config.model_options}
         if shape[0] != 3:
             options["in_channels"] = shape[0]
+        made = self._info.get("model", {"name": "given", "options": {}})  # how the network can be made again
         if isinstance(self.model, str):
-            self._made = {"name": config.model, "options": options}
+            made = {"name": config.model, "options": options}
             self.model = create(config, **options)
             if config.weights and fresh:
                 self._notes = [load_weights(self.model, config.weights)]
@@ -526,7 +353,7 @@ class Trainer:
             "digest": checkpoints.state_digest(trained_on, {})[:16],
             "floats": not isinstance(train, Loader) or train.images.dtype.kind == "f",
         }
-        return Given(self.model, self._made, train, held, info, self.loss)
+        return Given(self.model, made, train, held, info, self.loss)
 
     def _check_network(self, shape: tuple[int, ...]) -> None:
         """Check that the network accepts these images, and has a logit for each class."""
@@ -549,16 +376,6 @@ class Trainer:
                 f"{len(self.classes)} classes"
             )
 
-    def _trained(self) -> Module:
-        if isinstance(self.model, str):
-            raise RuntimeError(f"model: {self.model!r} has not been made yet")
-        return self.model
-
-    def _fitted(self) -> Module:
-        if self.mean is None:
-            raise RuntimeError("Trainer: has not been trained yet: call fit first, or use Trainer.load")
-        return self._trained()
-
     def _config_of_the_run(self) -> Config:
         """The configuration of the run in the folder, perhaps with more epochs. Given settings must be equal to it."""
         chosen = {name for callback in self.callbacks for name in callback.sets}
@@ -574,49 +391,6 @@ class _Averaged(Callback):
         training.use(checkpoints.part(arrays, "model"))
 
 
-def _expect_family(path: str | Path) -> None:
-    """Raise CheckpointError if the network of a checkpoint cannot be made from its description."""
-    info = checkpoints.load_info(path) or {}
-    if isinstance(info.get("model"), dict) and info["model"].get("name") == "given":
-        raise checkpoints.CheckpointError(
-            f"{path}: belongs to your own network: give a network of the same structure as `model`"
-        )
-
-
-def _classes(info: Mapping[str, Any]) -> list[Any]:
-    """The labels in a checkpoint, as they were given."""
-    labels = info.get("labels", info["classes"])
-    known = isinstance(labels, list) and all(isinstance(label, (int, str)) for label in labels)
-    if not known or len(set(labels)) != len(labels):
-        raise ValueError(f"labels: got {reprlib.repr(labels)}, expected a list of numbers or strings, each once")
-    return labels
-
-
-def _expect_channels(images: Any, channels: int, name: str = "x") -> None:
-    if images.shape[1] != channels:
-        expected = f"(N, {channels}, H, W); for one image (C, H, W), write {name}[None]"
-        raise ValueError(f"{name}: got images of shape {images.shape}, expected {expected}")
-
-
-def _expect_kind(images: Any, floats: bool, name: str) -> None:
-    if floats != (images.dtype.kind == "f"):
-        expected = "floats in the same unit" if floats else "uint8, 0 to 255,"
-        raise ValueError(f"{name}: got {images.dtype}, expected {expected} as in the training images")
-
-
-def _take(x: Any, index: Array) -> Any:
-    """Some of the images."""
-    return x.only(index) if isinstance(x, Pictures) else x[index]
-
-
-def _num_classes(loader: Loader | Batches) -> int:
-    if isinstance(loader, Batches):
-        return loader.num_classes
-    if loader.mix is not None:
-        return loader.mix.classes
-    return loader.labels.shape[1] if loader.labels.ndim == 2 else int(loader.labels.max()) + 1
-
-
 def _shape(loader: Loader | Batches) -> tuple[int, ...]:
     """Channels, height and width of the images that the network gets."""
     if isinstance(loader, Batches):
@@ -626,8 +400,6 @@ def _shape(loader: Loader | Batches) -> tuple[int, ...]:
     return next(loader.epoch(0))[0].shape[1:]
 
 
-def _are_batches(x: Any, y: Any) -> bool:
-    """Whether x is batches, not one array of images. A list is batches if there are no labels."""
-    if y is not None or isinstance(x, (np.ndarray, Tensor, Pictures)):
-        return False
-    return isinstance(x, Loader) or not hasattr(x, "__array__")
+def _take(x: Any, index: Array) -> Any:
+    """Some of the images."""
+    return x.only(index) if isinstance(x, Pictures) else x[index]
