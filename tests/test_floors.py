@@ -27,6 +27,7 @@ FLOORS = [
     {"create"},
     {"models"},
     {"export"},
+    {"onnx_operators"},
     {"onnx_import"},
     {"average", "optim", "replay", "schedule"},
     {"data"},
