@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"machine", "version"},
     {"tape"},
-    {"extras", "chance", "html", "rules", "spelling"},
+    {"extras", "chance", "flops", "html", "rules", "spelling"},
     {"tensor"},
     {"files", "parallel"},
     {"plots"},
