@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-from tinyres import data, parallel
+from tinyres import data, models, parallel
 from tinyres import train as training
 from tinyres.backend import set_num_threads
 from tinyres.files import write_whole
@@ -182,6 +182,10 @@ def one_of(*known: Iterable[str], commas: bool = False) -> Callable[[str], list[
     return complete
 
 
+ModelName = Annotated[
+    str,
+    typer.Argument(help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)),
+]
 Threads = Annotated[int | None, typer.Option(help="Threads to use; all cores by default.", rich_help_panel=MACHINE)]
 Json = Annotated[
     Path | None,

@@ -87,7 +87,7 @@ class ResNetClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  #
         class_weight: Mapping[Any, float] | str | None = None,
         random_state: Any = None,
         verbose: bool = False,
-    ) -> None:
+    ) -> None:  # scikit-learn's searches set parameters by name, so each one to search over has a name of its own
         self.model, self.image_shape = model, image_shape
         self.epochs, self.batch_size, self.lr, self.weight_decay = epochs, batch_size, lr, weight_decay
         self.settings, self.class_weight = settings, class_weight

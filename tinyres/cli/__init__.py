@@ -1,4 +1,8 @@
-"""The command line. Each command has a file, which parses arguments, calls the package, and prints."""
+"""The command line. Each command has a file, which parses arguments, calls the package, and prints.
+
+Typer takes a command's options from the signature of its function, so these functions have a parameter for each option,
+however many there are. The same is true of `tinyres.study.commands`.
+"""
 
 import contextlib
 import inspect

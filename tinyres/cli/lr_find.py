@@ -1,6 +1,5 @@
 """`tinyres lr-find`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +9,19 @@ from rich.table import Table
 from tinyres import lr_find as finding
 from tinyres import plots
 from tinyres import train as training
-from tinyres.cli.options import ConfigFile, DatasetOption, ModelOption, RecipeOption, starting_point
+from tinyres.cli.options import (
+    DEFAULTS,
+    BatchSize,
+    ConfigFile,
+    DatasetOption,
+    ModelOption,
+    RecipeOption,
+    Seed,
+    settings,
+)
 from tinyres.console import (
     MEASUREMENT,
-    RECIPE,
     RESULTS,
-    RUN,
     DataOption,
     Json,
     Threads,
@@ -31,7 +37,6 @@ from tinyres.console import (
     use_threads,
 )
 
-DEFAULTS = training.Config()
 ROWS = 12  # rows of the table
 
 
@@ -42,13 +47,11 @@ def lr_find(
     model: ModelOption = DEFAULTS.model,
     recipe: RecipeOption = None,
     config_file: ConfigFile = None,
-    batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
+    batch_size: BatchSize = DEFAULTS.batch_size,
     lowest: Annotated[float, typer.Option(help="First learning rate.", rich_help_panel=MEASUREMENT)] = 1e-4,
     highest: Annotated[float, typer.Option(help="Last learning rate.", rich_help_panel=MEASUREMENT)] = 10.0,
     steps: Annotated[int, typer.Option(help="Largest number of steps.", rich_help_panel=MEASUREMENT)] = 100,
-    seed: Annotated[
-        int, typer.Option(help="The same seed gives the same result.", rich_help_panel=RUN)
-    ] = DEFAULTS.seed,
+    seed: Seed = DEFAULTS.seed,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -68,10 +71,7 @@ def lr_find(
         use_threads(threads)
         if plot is not None:
             plots.kind_of(plot)
-        fields = {f.name: context.params.get(f.name, getattr(DEFAULTS, f.name)) for f in dataclasses.fields(DEFAULTS)}
-        given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-        start = starting_point(recipe, config_file, model if "model" in given else None)
-        fields |= {name: value for name, value in start.items() if name not in given}
+        fields, _ = settings(context)
         config = configuration(fields | {"validation": 0})  # validation images are not needed
         with reading() as progress:
             run = training.Run(config, None, progress=progress)

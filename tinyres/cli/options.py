@@ -1,5 +1,6 @@
 """Options and arguments that several commands have."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,9 @@ import typer
 
 from tinyres import models, recipes
 from tinyres import train as training
-from tinyres.console import DATA, MODEL, RECIPE, UserError, one_of
+from tinyres.console import DATA, MODEL, RECIPE, RUN, UserError, one_of
+
+DEFAULTS = training.Config()
 
 ImageSize = Annotated[
     int | None,
@@ -82,6 +85,8 @@ ConfigFile = Annotated[
         rich_help_panel=RECIPE,
     ),
 ]
+BatchSize = Annotated[int, typer.Option(rich_help_panel=RECIPE)]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.", rich_help_panel=RUN)]
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -89,7 +94,21 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def starting_point(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
+def settings(context: typer.Context) -> tuple[dict[str, Any], list[str]]:
+    """All fields of a configuration, and the names of those that the user has set.
+
+    A command's options have the names of the fields. Those that the user has not set come from --recipe or --config.
+    Fields that are no option of the command have their defaults.
+    """
+    fields = dataclasses.asdict(DEFAULTS)
+    fields |= {name: value for name, value in context.params.items() if name in fields}
+    given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
+    model = fields["model"] if "model" in given else None
+    start = _starting_point(context.params["recipe"], context.params["config_file"], model)
+    return fields | {name: value for name, value in start.items() if name not in given}, given
+
+
+def _starting_point(name: str | None, file: Path | None, model: str | None) -> recipes.Settings:
     """The settings of a recipe or a file, for this model if one is given."""
     if name is not None and file is not None:
         raise UserError("--recipe, --config: got both, expected only one of them")

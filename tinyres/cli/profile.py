@@ -16,6 +16,7 @@ from tinyres.console import (
     MEASUREMENT,
     RESULTS,
     Json,
+    ModelName,
     Threads,
     UserError,
     console,
@@ -41,12 +42,7 @@ EPOCHS = {32: 50_000, 224: 1_281_167}
 
 
 def profile(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
-        ),
-    ],
+    model: ModelName,
     batch_size: Annotated[
         int | None,
         typer.Option(

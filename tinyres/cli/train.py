@@ -1,6 +1,5 @@
 """`tinyres train`."""
 
-import dataclasses
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +10,16 @@ from tinyres import extras, parallel, plots
 from tinyres import train as training
 from tinyres.backend import num_threads
 from tinyres.cli.options import (
+    DEFAULTS,
+    BatchSize,
     ConfigFile,
     DatasetOption,
     ModelOption,
     RecipeOption,
+    Seed,
     Shortcut,
     Stem,
-    starting_point,
+    settings,
 )
 from tinyres.console import (
     DATA,
@@ -41,7 +43,6 @@ from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar
 from tinyres.runs import ALREADY, config_to_resume, holds_run
 
-DEFAULTS = training.Config()
 VARIATION = "Variation of images"
 OPTIMIZERS = ("sgd", "adamw")
 
@@ -93,7 +94,7 @@ def train(
     recipe: RecipeOption = None,
     config_file: ConfigFile = None,
     epochs: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.epochs,
-    batch_size: Annotated[int, typer.Option(rich_help_panel=RECIPE)] = DEFAULTS.batch_size,
+    batch_size: BatchSize = DEFAULTS.batch_size,
     optimizer: Annotated[
         str, typer.Option(help="sgd or adamw.", rich_help_panel=RECIPE, autocompletion=one_of(OPTIMIZERS))
     ] = DEFAULTS.optimizer,
@@ -194,9 +195,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in the folder --out.", rich_help_panel=RUN)
     ] = False,
-    seed: Annotated[
-        int, typer.Option(help="The same seed gives the same result.", rich_help_panel=RUN)
-    ] = DEFAULTS.seed,
+    seed: Seed = DEFAULTS.seed,
     shards: Annotated[
         int | None,
         typer.Option(
@@ -248,11 +247,9 @@ def train(
     with errors():
         work_together(threads)
         every = _every(checkpoint_every)
-        fields = {f.name: context.params[f.name] for f in dataclasses.fields(training.Config)}
-        fields["shards"] = parallel.world_size() if shards is None else shards
-        given = [name for name in fields if (s := context.get_parameter_source(name)) and s.name == "COMMANDLINE"]
-        start = starting_point(recipe, config_file, model if "model" in given else None)
-        fields |= {name: value for name, value in start.items() if name not in given}
+        fields, given = settings(context)
+        if fields["shards"] is None:
+            fields["shards"] = parallel.world_size()
         if resume:
             if recipe is not None or config_file is not None:
                 option = "--recipe" if recipe is not None else "--config"

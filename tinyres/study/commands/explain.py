@@ -13,11 +13,11 @@ from tinyres.console import (
     MODEL,
     RESULTS,
     Json,
+    ModelName,
     Threads,
     UserError,
     errors,
     numbers_to,
-    one_of,
     out,
     use_threads,
 )
@@ -35,12 +35,7 @@ LARGEST = 20_000_000  # bytes; browsers on phones open pages up to about this si
 
 @app.command("explain")
 def explain(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
-        ),
-    ],
+    model: ModelName,
     image: Annotated[
         Path | None, typer.Argument(help="A PNG or JPEG file; by default one of the built-in shapes.")
     ] = None,

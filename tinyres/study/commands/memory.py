@@ -12,11 +12,11 @@ from tinyres.console import (
     MEASUREMENT,
     RESULTS,
     Json,
+    ModelName,
     Threads,
     busy,
     errors,
     numbers_to,
-    one_of,
     prepare_kernels,
     show,
     use_threads,
@@ -28,12 +28,7 @@ from tinyres.study.commands.shared import Out, app, folder_for, write
 
 @app.command("memory")
 def memory(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Name of a model, e.g. resnet20.", show_default=False, autocompletion=one_of(models.FAMILY)
-        ),
-    ],
+    model: ModelName,
     batch_size: Annotated[
         int | None,
         typer.Option(
