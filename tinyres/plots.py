@@ -26,6 +26,11 @@ _LOOK: Any = {
 }
 
 
+def colour_of(model: str) -> str:
+    """The colour of a model of this name: `PLAIN` or `RESIDUAL`."""
+    return PLAIN if model.startswith("plain") else RESIDUAL
+
+
 def subplots(rows: int = 1, columns: int = 1, *, width: float = 9.0, height: float = 3.6, **options: Any) -> Any:
     """A figure with this size in inches, and its axes in the form that matplotlib's `Figure.subplots` gives.
 

@@ -183,7 +183,7 @@ def draw(points: Sequence[Point]) -> "Figure":
         shades = sorted({p.layers for p in points if p.model.startswith("plain") == plain})
         axes[int(not plain)].plot(
             [p.scale for p in curve], [p.product for p in curve], "o-" if first.batch_norm else "o--", markersize=4,
-            color=plots.PLAIN if plain else plots.RESIDUAL, alpha=0.45 + 0.55 * (first.layers == shades[-1]),
+            color=plots.colour_of(first.model), alpha=0.45 + 0.55 * (first.layers == shades[-1]),
             label=f"{first.model}, {'with' if first.batch_norm else 'without'} batch norm",
         )  # fmt: skip
     for axis, title in zip(axes, ("plain nets", "residual nets"), strict=True):

@@ -9,11 +9,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tinyres import ops, plots
+from tinyres import plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, main_path, network, norm, train_and_measure
+from tinyres.study.probe import Moment, first_and_last, loss_of, main_path, network, norm, train_and_measure
 from tinyres.study.variants import vary
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -98,13 +98,9 @@ def measure(model: ResNet, images: Array, labels: Array, activation: str = "relu
     True
     """
     seen, sites = _Seen(activation), dict(model.named_modules())
-    remove = [sites[path].register_forward_hook(seen.at(path)) for path in (*main_path(model), "avgpool")]
-    remove += [block.register_forward_hook(seen.entered(path)) for path, block in model.blocks()]
-    try:
-        loss = ops.cross_entropy(model(Tensor(images)), labels)
-    finally:
-        for undo in remove:
-            undo()
+    hooks = [sites[path].register_forward_hook(seen.at(path)) for path in (*main_path(model), "avgpool")]
+    hooks += [block.register_forward_hook(seen.entered(path)) for path, block in model.blocks()]
+    loss = loss_of(model, images, labels, hooks)
     loss.backward()
 
     order = list(seen.closed)  # in which they were called
@@ -254,7 +250,7 @@ def verdict(flows: list[Flow]) -> list[str]:
     """
     sentences = []
     for flow in flows:
-        for moment in flow.moments[:1] + flow.moments[1:][-1:]:
+        for moment in first_and_last(flow.moments):
             product, mean = whole(moment.measured)
             sentences.append(
                 f"{flow.title}: {moment.when} a layer multiplies the gradient's norm by {mean:.3g}, "
@@ -286,8 +282,7 @@ def draw(flows: list[Flow]) -> "Figure":
         height_ratios=(1.4, 1, 0.8),
     )  # fmt: skip
     for column, flow in zip(axes.T, flows, strict=True):
-        colour = plots.PLAIN if flow.model.startswith("plain") else plots.RESIDUAL
-        shades = LinearSegmentedColormap.from_list("", ["#e8e8e8", colour, "#101010"])
+        shades = LinearSegmentedColormap.from_list("", ["#e8e8e8", plots.colour_of(flow.model), "#101010"])
         for i, moment in enumerate(flow.moments):
             numbers = range(1, len(moment.measured) + 1)
             style: Any = {"color": shades(0.2 + 0.65 * i / max(len(flow.moments) - 1, 1)), "linewidth": 1.4}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinyres import models, ops, plots
+from tinyres import models, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, main_path, network, norm, train_and_measure
+from tinyres.study.probe import Moment, loss_of, main_path, network, norm, train_and_measure
 from tinyres.study.skip_path import check
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -103,12 +103,7 @@ def measure(model: ResNet, images: Array, labels: Array) -> tuple[float, list[St
     True
     """
     seen = {name: _Seen(blocks) for name, blocks in _identities(model).items()}
-    remove = [undo for stage in seen.values() for undo in stage.hooks()]
-    try:
-        loss = ops.cross_entropy(model(Tensor(images)), labels)
-    finally:
-        for undo in remove:
-            undo()
+    loss = loss_of(model, images, labels, [hook for stage in seen.values() for hook in stage.hooks()])
     loss.backward()
     return loss.item(), [stage.result(name) for name, stage in seen.items()]
 

@@ -138,8 +138,8 @@ def landscape(
     ------
     CheckpointError
         If the file `keep` is damaged.
-    On SIGINT or SIGTERM, after the current point was finished. With a file, it is kept.
-        On SIGINT or SIGTERM: the point was finished and, where there is a file, kept.
+    Interrupted
+        On SIGINT or SIGTERM, after the current point was finished. With a file, it is kept.
 
     Notes
     -----

@@ -1,7 +1,8 @@
 """Training with measurements: at some steps, a function measures the network on the same images."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import count
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -12,7 +13,7 @@ from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
 from tinyres.nn.init import manual_seed
 from tinyres.recipe import Config, Data
-from tinyres.tape import Array
+from tinyres.tape import Array, HookHandle
 from tinyres.tensor import Tensor
 
 T = TypeVar("T")
@@ -37,6 +38,19 @@ class Moment(NamedTuple, Generic[T]):
         ('at initialisation', 'after 1 step', 'after 30 steps')
         """
         return f"after {self.step} step{'s' if self.step > 1 else ''}" if self.step else "at initialisation"
+
+
+def first_and_last(moments: list[Moment[T]]) -> list[Moment[T]]:
+    """The first moment and the last, or the only one.
+
+    Examples
+    --------
+    >>> [moment.step for moment in first_and_last([Moment(0, 2.3, None), Moment(1, 2.2, None), Moment(3, 2.0, None)])]
+    [0, 3]
+    >>> len(first_and_last([Moment(0, 2.3, None)]))
+    1
+    """
+    return moments[:1] + moments[1:][-1:]
 
 
 def as_dicts(moments: list[Moment[list[Any]]]) -> list[dict[str, Any]]:
@@ -136,6 +150,23 @@ def loader(config: Config, found: Data, augment: data.Augment | None = None) -> 
     """
     options: dict[str, Any] = {"mean": found.mean, "std": found.std, "seed": config.seed, "augment": augment}
     return data.Loader(*found.train, config.batch_size, **options)
+
+
+def loss_of(model: ResNet, images: Array, labels: Array, hooks: Iterable[HookHandle]) -> Tensor:
+    """The loss of a batch. Afterwards the hooks, which have watched this forward pass, are removed.
+
+    Examples
+    --------
+    >>> net = models.create("resnet20")
+    >>> hook = net.fc.register_forward_hook(lambda module, args, y: print(y.shape))
+    >>> loss_of(net, np.zeros((2, 3, 32, 32), np.float32), np.array([3, 7]), [hook]).shape
+    (2, 10)
+    ()
+    """
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook)
+        return ops.cross_entropy(model(Tensor(images)), labels)
 
 
 def train_and_measure(

@@ -133,7 +133,7 @@ def draw(profiles: Sequence[Responses]) -> "Figure":
         plain = p.model.startswith("plain")
         alike = [n for name, n in depths.items() if name.startswith("plain") == plain]
         style = {
-            "color": plots.PLAIN if plain else plots.RESIDUAL, "label": f"{p.model}: {p.mean:.2f}",
+            "color": plots.colour_of(p.model), "label": f"{p.model}: {p.mean:.2f}",
             "alpha": 1.0 if len(p.layers) == max(alike) else 0.5, "linewidth": 1.3,
         }  # fmt: skip
         stds, numbers = [r.std for r in p.layers], range(1, len(p.layers) + 1)

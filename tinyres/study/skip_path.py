@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinyres import models, ops, plots
+from tinyres import models, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
 from tinyres.recipe import Config, Data
-from tinyres.study.probe import Moment, network, norm, train_and_measure
+from tinyres.study.probe import Moment, first_and_last, loss_of, network, norm, train_and_measure
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
 
@@ -102,16 +102,12 @@ def split_backward(
     layer1.0 identity True
     """
     forks: dict[str, Tensor] = {}
-    remove = []
+    hooks = []
     for path, block in model.blocks():
         shortcut = getattr(block, "downsample", None)
         place = block if shortcut is None else shortcut
-        remove.append(place.register_forward_hook(functools.partial(_note_input, forks, path)))
-    try:
-        loss = ops.cross_entropy(model(Tensor(images)), labels)
-    finally:
-        for undo in remove:
-            undo()
+        hooks.append(place.register_forward_hook(functools.partial(_note_input, forks, path)))
+    loss = loss_of(model, images, labels, hooks)
 
     takers: dict[int, list[Node]] = defaultdict(list)  # by the id of what they take
     for node in topological_order(loss._node or loss):
@@ -270,7 +266,7 @@ def verdict(name: str, moments: list[Moment[list[Split]]]) -> list[str]:
     resnet20 at initialisation: the part through the shortcut is 1.00 times that through the branch
     """
     sentences = []
-    for moment in moments[:1] + moments[1:][-1:]:
+    for moment in first_and_last(moments):
         splits = moment.measured
         most = max(splits, key=lambda split: split.ratio or 0)
         cosines = [split.cosine for split in splits]
@@ -297,7 +293,7 @@ def draw(name: str, moments: list[Moment[list[Split]]]) -> "Figure":
     blocks = [split.block.removeprefix("layer") for split in moments[0].measured]
     places = range(len(blocks))
     for kind, colour in (("shortcut", plots.RESIDUAL), ("branch", plots.PLAIN)):
-        for moment in moments[:1] + moments[1:][-1:]:
+        for moment in first_and_last(moments):
             style = {"linestyle": "-", "marker": "o"} if moment.step else {"linestyle": "--"}
             label = f"{kind}, " + (f"step {moment.step}" if moment.step else "initialisation")
             norms = [getattr(split, kind) for split in moment.measured]

@@ -7,7 +7,6 @@ import typer
 from rich.table import Table
 
 from tinyres import models, plots
-from tinyres import train as training
 from tinyres.console import (
     MODEL,
     RECIPE,
@@ -24,7 +23,7 @@ from tinyres.console import (
     use_threads,
 )
 from tinyres.study import degradation as study
-from tinyres.study.commands.shared import Dataset, Names, Out, Seed, Subset, app, folder_for, write
+from tinyres.study.commands.shared import Dataset, Names, Out, Seed, Subset, app, continued, folder_for, write
 
 
 @app.command("degradation")
@@ -62,11 +61,8 @@ def degradation(
         config = configuration({**study.RECIPE, "batch_size": batch_size, **given})
         folder = folder_for("degradation", out_folder)
         prepare_kernels()
-        try:
+        with continued():
             curves = study.degradation(config, folder, tuple(networks.split(",")), Names(out))
-        except training.Interrupted:
-            out.print("Stopped and saved. The same command continues from there.")
-            raise typer.Exit(130) from None
         sentences = study.verdict(curves)
         recipe = {name: value for name, value in dataclasses.asdict(config).items() if name != "model"}
         numbers = {"recipe": recipe, "curves": [c._asdict() for c in curves], "verdict": sentences}

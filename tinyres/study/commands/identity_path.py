@@ -84,7 +84,7 @@ def identity_path(
         for heading in ("blocks", "step", "open", "kept", "of all", "cosine"):
             table.add_column(heading, justify="right")
         for path in paths:
-            for step, _, stages in path.moments[:1] + path.moments[1:][-1:]:
+            for step, _, stages in probe.first_and_last(path.moments):
                 for stage in stages:
                     row = f"{stage.open:.1%}", f"{stage.kept:.3f}", f"{stage.share:.3f}", f"{stage.cosine:.2f}"
                     table.add_row(path.model, stage.name, f"{stage.blocks}", f"{step}", *row)

@@ -28,7 +28,7 @@ from tinyres.console import (
 )
 from tinyres.study import degradation
 from tinyres.study import landscape as study
-from tinyres.study.commands.shared import Names, Out, app, folder_for, write
+from tinyres.study.commands.shared import Names, Out, app, continued, folder_for, write
 from tinyres.study.trained import load_all
 
 TRAINING = "Training, if no runs are given"
@@ -94,7 +94,7 @@ def landscape(
             raise UserError("--networks: got runs and networks to train; expected only one of the two")
         folder = folder_for("landscape", out_folder)
         prepare_kernels()
-        try:
+        with continued():
             if not runs:
                 given = {"dataset": dataset, "data": data, "epochs": epochs, "subset": subset, "seed": seed}
                 runs = _train((networks or NETWORKS).split(","), given, folder)
@@ -109,9 +109,6 @@ def landscape(
                         out.print(f"{nets[k].name}: {total} points", soft_wrap=True)
 
                 surfaces = study.explore(nets, folder, points=points, radius=radius, seed=seed, progress=moved)
-        except training.Interrupted:
-            out.print("Stopped and saved. The same command continues from there.")
-            raise typer.Exit(130) from None
         found = [study.sharpness(surface) for surface in surfaces]
         sentences = study.verdict(found)
         numbers: dict[str, Any] = {"points": points, "radius": radius, "images": images, "seed": seed}

@@ -1,5 +1,7 @@
 """Shared by the commands of studies: options, output files, and the progress bar of several runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,6 +77,16 @@ def begin(name: str, chosen: Path | None, given: dict[str, Any]) -> tuple[Config
     folder = folder_for(name, chosen)
     prepare_kernels()
     return config, found, folder
+
+
+@contextmanager
+def continued() -> Iterator[None]:
+    """Training or measuring that may be stopped: says then that the same command continues it, and exits."""
+    try:
+        yield
+    except training.Interrupted:
+        out.print("Stopped and saved. The same command continues from there.")
+        raise typer.Exit(130) from None
 
 
 def diverged(title: str, moments: list[probe.Moment[Any]], steps: int) -> list[str]:

@@ -68,7 +68,7 @@ def skip_path(
         numbers = {**options, "moments": probe.as_dicts(moments), "verdict": sentences}
         take(numbers)
         table = Table("block", "shortcut", title=f"{name} on {len(found.train[1]):,} images of {config.dataset}")
-        shown = moments[:1] + moments[1:][-1:]
+        shown = probe.first_and_last(moments)
         for moment in shown:
             for heading in ("ratio", "cosine"):
                 table.add_column(f"step {moment.step}\n{heading}", justify="right")
