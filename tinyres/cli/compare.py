@@ -7,17 +7,7 @@ import typer
 from rich.table import Table
 
 from tinyres import plots
-from tinyres.console import (
-    RESULTS,
-    Json,
-    UserError,
-    errors,
-    expect_folder,
-    json_text,
-    numbers_to,
-    out,
-    show,
-)
+from tinyres.console import RESULTS, Json, UserError, errors, expect_folder, json_text, numbers_to, out, show
 from tinyres.files import write_whole
 from tinyres.study import comparison
 

@@ -11,18 +11,7 @@ from rich.table import Table
 
 from tinyres import checkpoints, nn, ops
 from tinyres.cli.options import Checkpoint
-from tinyres.console import (
-    RESULTS,
-    Json,
-    Threads,
-    UserError,
-    console,
-    errors,
-    numbers_to,
-    reading,
-    show,
-    work_together,
-)
+from tinyres.console import RESULTS, Json, Threads, UserError, console, errors, numbers_to, reading, show, work_together
 from tinyres.data import Loader, PictureError, find_pictures, read_picture
 from tinyres.data.pictures import in_channels
 from tinyres.evaluation import BATCH

@@ -6,14 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import recipes as known
-from tinyres.console import (
-    Json,
-    errors,
-    numbers_to,
-    one_of,
-    out,
-    show,
-)
+from tinyres.console import Json, errors, numbers_to, one_of, out, show
 
 
 def recipes(

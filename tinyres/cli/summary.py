@@ -9,15 +9,7 @@ from rich.table import Table
 
 from tinyres import models
 from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
-from tinyres.console import (
-    MODEL,
-    Json,
-    UserError,
-    errors,
-    numbers_to,
-    one_of,
-    show,
-)
+from tinyres.console import MODEL, Json, UserError, errors, numbers_to, one_of, show
 from tinyres.nn.init import nothing_drawn
 
 

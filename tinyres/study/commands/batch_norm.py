@@ -6,18 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import models
-from tinyres.console import (
-    MODEL,
-    DataOption,
-    Json,
-    Threads,
-    busy,
-    errors,
-    numbers_to,
-    one_of,
-    show,
-    use_threads,
-)
+from tinyres.console import MODEL, DataOption, Json, Threads, busy, errors, numbers_to, one_of, show, use_threads
 from tinyres.study import batch_norm as study
 from tinyres.study.commands.shared import BatchSize, Dataset, Out, Seed, Subset, app, begin, write
 

@@ -5,12 +5,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres.console import (
-    Json,
-    errors,
-    numbers_to,
-    show,
-)
+from tinyres.console import Json, errors, numbers_to, show
 from tinyres.study import bottleneck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 

@@ -6,13 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import ops as operations
-from tinyres.console import (
-    Json,
-    errors,
-    numbers_to,
-    one_of,
-    show,
-)
+from tinyres.console import Json, errors, numbers_to, one_of, show
 from tinyres.study import gradcheck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 

@@ -6,19 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import models
-from tinyres.console import (
-    MODEL,
-    DataOption,
-    Json,
-    Threads,
-    busy,
-    errors,
-    numbers_to,
-    one_of,
-    out,
-    show,
-    use_threads,
-)
+from tinyres.console import MODEL, DataOption, Json, Threads, busy, errors, numbers_to, one_of, out, show, use_threads
 from tinyres.study import gradient_flow as study
 from tinyres.study import probe
 from tinyres.study.commands.shared import (

@@ -7,14 +7,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from tinyres.console import (
-    Json,
-    errors,
-    numbers_to,
-    one_of,
-    out,
-    show,
-)
+from tinyres.console import Json, errors, numbers_to, one_of, out, show
 from tinyres.study import gym as study
 from tinyres.study.commands.shared import app
 

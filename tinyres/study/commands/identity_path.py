@@ -6,18 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import models
-from tinyres.console import (
-    DataOption,
-    Json,
-    Threads,
-    busy,
-    errors,
-    numbers_to,
-    one_of,
-    out,
-    show,
-    use_threads,
-)
+from tinyres.console import DataOption, Json, Threads, busy, errors, numbers_to, one_of, out, show, use_threads
 from tinyres.study import identity_path as study
 from tinyres.study import probe
 from tinyres.study.commands.shared import (

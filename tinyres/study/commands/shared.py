@@ -9,17 +9,7 @@ import typer
 
 from tinyres import plots
 from tinyres import train as training
-from tinyres.console import (
-    DATA,
-    RECIPE,
-    RESULTS,
-    configuration,
-    expect_folder,
-    json_text,
-    one_of,
-    out,
-    prepare_kernels,
-)
+from tinyres.console import DATA, RECIPE, RESULTS, configuration, expect_folder, json_text, one_of, out, prepare_kernels
 from tinyres.files import write_whole
 from tinyres.progress import ProgressBar
 from tinyres.recipe import Config, Data, load_data
