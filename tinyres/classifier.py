@@ -12,10 +12,10 @@ from tinyres import checkpoints
 from tinyres.callback import Logs
 from tinyres.data import Batches, Loader, Pictures
 from tinyres.data.labelled import Labels, as_images
-from tinyres.evaluation import BATCH, Scores
+from tinyres.evaluation import BATCH, Scores, evaluating
 from tinyres.nn import Module
 from tinyres.runs import read_progress
-from tinyres.tape import Array, no_grad
+from tinyres.tape import Array
 from tinyres.tensor import Tensor
 
 
@@ -59,13 +59,8 @@ class Classifier:
             Before `fit`.
         """
         model = self._fitted()
-        training = model.training
-        model.eval()
-        try:
-            with no_grad():
-                found = [model(Tensor(batch)).data for batch in self._seen(x)]
-        finally:
-            model.train(training)
+        with evaluating(model):
+            found = [model(Tensor(batch)).data for batch in self._seen(x)]
         if not found:
             raise ValueError("x: got no batches, expected at least one")
         return np.concatenate(found)

@@ -1,6 +1,7 @@
 """Evaluation of a network: accuracy, loss, confusion matrix, calibration, and the worst mistakes."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -82,21 +83,39 @@ def _classes(labels: Array) -> Array:
     return labels if labels.ndim == 1 else labels.argmax(1)
 
 
-def _batches(model: Module, loader: Loader | Batches, flip: bool) -> Iterator[tuple[int, Array, Array]]:
-    """Number, logits and labels of this process's batches, in evaluation mode."""
+@contextmanager
+def evaluating(model: Module) -> Iterator[None]:
+    """Inside this block, a model is in evaluation mode, and nothing is recorded. After it, it has its old mode.
+
+    Examples
+    --------
+    >>> import tinyres as tr
+    >>> net = tr.models.resnet20()
+    >>> with evaluating(net):
+    ...     net.training, net(tr.zeros(1, 3, 32, 32)).requires_grad
+    (False, False)
+    >>> net.training
+    True
+    """
     training = model.training
     model.eval()
-    rank, processes = parallel.rank(), parallel.world_size()
-    batches = loader.epoch(0, min(rank, len(loader)), processes)
     try:
         with no_grad():
-            for batch, (x, y, *_) in zip(range(rank, len(loader), processes), batches, strict=True):
-                logits = model(Tensor(x)).data
-                if flip:
-                    logits = (logits + model(Tensor(x[..., ::-1])).data) / 2
-                yield batch, logits, y
+            yield
     finally:
         model.train(training)
+
+
+def _batches(model: Module, loader: Loader | Batches, flip: bool) -> Iterator[tuple[int, Array, Array]]:
+    """Number, logits and labels of this process's batches, in evaluation mode."""
+    rank, processes = parallel.rank(), parallel.world_size()
+    batches = loader.epoch(0, min(rank, len(loader)), processes)
+    with evaluating(model):
+        for batch, (x, y, *_) in zip(range(rank, len(loader), processes), batches, strict=True):
+            logits = model(Tensor(x)).data
+            if flip:
+                logits = (logits + model(Tensor(x[..., ::-1])).data) / 2
+            yield batch, logits, y
 
 
 class Calibration(NamedTuple):

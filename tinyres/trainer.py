@@ -14,7 +14,7 @@ from tinyres.callback import Callback, Callbacks, Logs, Training
 from tinyres.classifier import Classifier, are_batches, expect_alike, numbers_of
 from tinyres.data import Batches, Loader, Pictures
 from tinyres.data.labelled import Labels, as_images, statistics
-from tinyres.evaluation import BATCH
+from tinyres.evaluation import BATCH, evaluating
 from tinyres.loop import Interrupted, Loss
 from tinyres.lr_find import Found, lr_find
 from tinyres.nn import Module
@@ -24,7 +24,7 @@ from tinyres.recipe import Config
 from tinyres.runs import config_to_resume, has_begun, holds_run
 from tinyres.spelling import did_you_mean
 from tinyres.start import create, freeze, load_weights, normalisation_for, whiten
-from tinyres.tape import Array, no_grad
+from tinyres.tape import Array
 from tinyres.tensor import Tensor
 from tinyres.train import Given, Run
 
@@ -358,10 +358,8 @@ class Trainer(Classifier):
     def _check_network(self, shape: tuple[int, ...]) -> None:
         """Check that the network accepts these images, and has a logit for each class."""
         model = self._trained()
-        training = model.training
-        with no_grad():
-            logits = model.eval()(Tensor(np.zeros((1, *shape), np.float32)))
-        model.train(training)
+        with evaluating(model):
+            logits = model(Tensor(np.zeros((1, *shape), np.float32)))
         count = logits.shape[1] if logits.ndim == 2 else -1
         if count > len(self.classes) and self.classes == list(range(len(self.classes))):
             self.classes = list(range(count))  # the last ones do not occur in the data
