@@ -58,7 +58,7 @@ def small_world(folder):
         exec(TINY, {})
         patch.chdir(folder)
         patch.delenv("TINYRES_DATA", raising=False)
-        patch.setattr(download.pooch, "os_cache", lambda project: folder / "cache")
+        patch.setattr(download, "user_cache_path", lambda name: folder / "cache")
         patch.setattr(download, "_probe", no_network)
         yield
     tr.set_num_threads(threads)

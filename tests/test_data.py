@@ -453,7 +453,7 @@ def small(monkeypatch, tmp_path):
         archive = getattr(cifar, name)
         monkeypatch.setattr(cifar, name, archive._replace(records=dict.fromkeys(archive.records, 7)))
     monkeypatch.delenv("TINYRES_DATA", raising=False)
-    monkeypatch.setattr(download.pooch, "os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr(download, "user_cache_path", lambda name: tmp_path / "cache")
 
 
 def write_folder(root, archive):

@@ -82,7 +82,7 @@ LOADS = {"MNIST": mnist, "FASHION_MNIST": fashion_mnist, "KMNIST": kmnist}
 @pytest.fixture(autouse=True)
 def nothing_outside(monkeypatch, tmp_path):
     monkeypatch.delenv("TINYRES_DATA", raising=False)
-    monkeypatch.setattr(download.pooch, "os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr(download, "user_cache_path", lambda name: tmp_path / "cache")
 
 
 def write(folder, *, zipped=True, seed=0):

@@ -3,16 +3,17 @@
 import importlib.util
 import time
 from collections import deque
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from tinyres.callback import Callback, Logs, Training
 from tinyres.parallel.launch import launch
 
+if TYPE_CHECKING:  # each function imports what it needs of rich: that takes long, and `import tinyres` shows nothing
+    from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
 
-def console(width: int | None = None, *, stderr: bool = False) -> Console:
+
+def console(width: int | None = None, *, stderr: bool = False) -> "Console":
     """A console that prints text unchanged: text that looks like rich's markup or emoji may be part of a name.
 
     Examples
@@ -20,16 +21,20 @@ def console(width: int | None = None, *, stderr: bool = False) -> Console:
     >>> console(80).print("[bold]: that many :cat:s")
     [bold]: that many :cat:s
     """
+    from rich.console import Console
+
     launched = launch()  # with several processes, only the first prints output, and each prints its errors
     quiet = launched is not None and launched.rank > 0 and not stderr
     return Console(highlight=False, markup=False, emoji=False, width=width, stderr=stderr, quiet=quiet)
 
 
-def bars(out: Console, *columns: ProgressColumn) -> Progress:
+def bars(out: "Console", *columns: "ProgressColumn") -> "Progress":
     """A progress bar on a terminal, or in a notebook with ipywidgets; it disappears at the end.
 
     Elsewhere there is none, since rich would leave an empty line, or a warning.
     """
+    from rich.progress import Progress
+
     widgets = importlib.util.find_spec("ipywidgets") is not None  # rich needs it in notebooks, and warns without it
     shown = out.is_terminal or (out.is_jupyter and widgets)
     return Progress(*columns, console=out, transient=True, disable=not shown, speed_estimate_period=60)
@@ -47,7 +52,7 @@ class ProgressBar(Callback):
     >>> bar = ProgressBar()  # for the callbacks of a `Trainer` whose own is off, or for `Run.fit`
     """
 
-    def __init__(self, out: Console | None = None) -> None:
+    def __init__(self, out: "Console | None" = None) -> None:
         self.out = out or console()
         self.recent: deque[tuple[float, float]] = deque()  # (time, images so far) in the last ten seconds
         self.progress: Progress | None = None
@@ -57,6 +62,8 @@ class ProgressBar(Callback):
         (self.progress.console if self.progress else self.out).print(text, soft_wrap=True)
 
     def on_train_begin(self, training: Training) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(),

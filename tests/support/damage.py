@@ -56,7 +56,7 @@ def small_world():
             few = archive._replace(records=dict.fromkeys(archive.records, RECORDS))
             stack.enter_context(mock.patch.object(cifar, name, few))
         stack.enter_context(mock.patch.object(download, "_probe", no_network))
-        stack.enter_context(mock.patch.object(download.pooch, "os_cache", return_value="nowhere"))
+        stack.enter_context(mock.patch.object(download, "user_cache_path", return_value=Path("nowhere")))
         stack.enter_context(mock.patch.dict(os.environ, TINYRES_DATA="nowhere"))
         yield
 

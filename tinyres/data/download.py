@@ -5,7 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
-import pooch
+from platformdirs import user_cache_path
 
 PROBE_SECONDS = 4.0  # without an answer in this time, there is no network
 
@@ -32,7 +32,7 @@ def places_to_look(root: str | os.PathLike[str] | None) -> list[Path]:
     if root is not None:
         return [Path(root)]
     variable = os.environ.get("TINYRES_DATA")
-    return [*([Path(variable)] if variable else []), Path(pooch.os_cache("tinyres"))]
+    return [*([Path(variable)] if variable else []), user_cache_path("tinyres")]
 
 
 def download(url: str, filename: str, checksum: str, folder: Path) -> Path:
@@ -45,6 +45,8 @@ def download(url: str, filename: str, checksum: str, folder: Path) -> Path:
     DatasetError
         If the checksum is wrong.
     """
+    import pooch  # it and requests are slow to import, and rarely needed
+
     _probe(url)
     # pooch writes to a temporary file, and moves it into place when it is whole and its checksum right.
     downloader = pooch.HTTPDownloader(progressbar=_Progress(filename), chunk_size=1 << 16, timeout=(3, 20))
@@ -66,7 +68,7 @@ def _probe(url: str) -> None:
     outcome: list[Exception | None] = []
 
     def ask() -> None:
-        import requests  # slow to import, and rarely needed
+        import requests
 
         try:
             requests.head(url, timeout=3)
