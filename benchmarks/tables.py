@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pages import recipes, studies
+from pages import readme, recipes, studies
 from pages.writing import Table
 
 from tinyres import plots
@@ -26,6 +26,7 @@ from tinyres import plots
 ROOT = Path(__file__).parents[1]
 
 TABLES: dict[str, list[Callable[[], Table]]] = {
+    "README.md": [readme.compared],
     "docs/recipes.md": [recipes.minutes, recipes.equality, recipes.parts],
     "docs/studies.md": [studies.flows, studies.norms, studies.identity, studies.splits, studies.quotients],
 }

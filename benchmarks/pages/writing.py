@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from measuring import Spread
+
 Table = Iterator[str]  # the lines of one table, with its head
 
 
@@ -27,3 +29,8 @@ def between(values: Iterable[float], write: Callable[[float], str] = power) -> s
     """The smallest and the largest number, or only one if both are written in the same way."""
     values = list(values)
     return " to ".join(dict.fromkeys(map(write, (min(values), max(values)))))
+
+
+def halves(spread: dict[str, float]) -> str:
+    """Median and middle half."""
+    return str(Spread(**spread))
