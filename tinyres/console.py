@@ -55,6 +55,11 @@ def _fail(message: Text, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def number(value: float | None, form: str) -> str:
+    """A number in a table; "-" if there is none."""
+    return "-" if value is None else format(value, form)
+
+
 def show(table: Table) -> None:
     """Print a table. On a terminal it has the terminal's width; elsewhere lines are not broken."""
     to = out if out.is_terminal or out.quiet else console(max(out.width, console(10**6).measure(table).maximum))

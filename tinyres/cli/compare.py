@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from tinyres import plots
-from tinyres.console import RESULTS, Json, UserError, errors, expect_folder, json_text, numbers_to, out, show
+from tinyres.console import RESULTS, Json, UserError, errors, expect_folder, json_text, number, numbers_to, out, show
 from tinyres.files import write_whole
 from tinyres.study import comparison
 
@@ -71,14 +71,10 @@ def _tell(records: list[comparison.Record], found: dict[str, Any]) -> None:
         table.add_row(
             run["run"],
             f"{run['epochs']} of {run['of']}",
-            _shown(run["minutes"], ".1f"),
-            _shown(run["train_loss"], ".4f"),
-            _shown(run["best_validation_accuracy"], ".2%"),
-            _shown(run["test_accuracy"], ".2%"),
-            _shown(run["test_loss"], ".4f"),
+            number(run["minutes"], ".1f"),
+            number(run["train_loss"], ".4f"),
+            number(run["best_validation_accuracy"], ".2%"),
+            number(run["test_accuracy"], ".2%"),
+            number(run["test_loss"], ".4f"),
         )
     show(table)
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

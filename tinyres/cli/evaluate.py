@@ -21,6 +21,7 @@ from tinyres.console import (
     errors,
     expect_folder,
     json_text,
+    number,
     numbers_to,
     one_of,
     out,
@@ -149,7 +150,7 @@ def _tell(found: dict[str, Any]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for row in found["classes"]:
-        shares = ("-" if row[key] is None else f"{row[key]:.1%}" for key in ("accuracy", "precision"))
+        shares = (number(row[key], ".1%") for key in ("accuracy", "precision"))
         table.add_row(row["name"], f"{row['images']:,}", *shares)
     show(table)
     for pair in found["confused"]:

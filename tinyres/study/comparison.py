@@ -5,7 +5,6 @@ import dataclasses
 import io
 import json
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from tinyres import plots
 from tinyres.checkpoints import CheckpointError
 from tinyres.recipe import Config
 from tinyres.runs import numbers_by_name, read_config, read_times
-from tinyres.study.page import find_jinja
+from tinyres.study.page import template
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +134,8 @@ def page(records: Sequence[Record], figure: Any) -> str:
     ImportError
         If jinja2 is not installed.
     """
-    jinja2 = find_jinja()
+    made = template("comparison.html.j2", trim_blocks=True)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
-    template = files("tinyres.study").joinpath("comparison.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(
-        **numbers(records), names=[r.name for r in records], picture=base64.b64encode(picture.getvalue()).decode()
-    )
+    encoded = base64.b64encode(picture.getvalue()).decode()
+    return made.render(**numbers(records), names=[r.name for r in records], picture=encoded)

@@ -56,11 +56,7 @@ def render(
     >>> page.splitlines()[0], "<title>a line" in page
     ('<!DOCTYPE html>', True)
     """
-    jinja2 = find_jinja()
-    folder = files("tinyres.study")
-    loader = jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.get_template("explain.html.j2").render(
+    return template("explain.html.j2").render(
         title=title,
         about=about,
         data=_script_safe(contents(passes, picture=picture, classes=classes)),
@@ -80,6 +76,20 @@ def find_jinja() -> Any:
         If it is not installed.
     """
     return extras.find("jinja2", "pages need jinja2", "report")
+
+
+def template(name: str, **options: Any) -> Any:
+    """A template of jinja2, a file of this folder. Options are those of jinja2's `Environment`.
+
+    Raises
+    ------
+    ImportError
+        If jinja2 is not installed.
+    """
+    jinja2, folder = find_jinja(), files("tinyres.study")
+    loader = jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, **options)
+    return environment.get_template(name)
 
 
 def contents(passes: Passes, *, picture: Array | None = None, classes: Sequence[str] | None = None) -> dict[str, Any]:

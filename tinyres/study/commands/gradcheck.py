@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import ops as operations
-from tinyres.console import Json, errors, numbers_to, one_of, show
+from tinyres.console import Json, errors, number, numbers_to, one_of, show
 from tinyres.study import gradcheck as study
 from tinyres.study.commands.shared import Out, app, folder_for, write
 
@@ -42,6 +42,6 @@ def gradcheck(
         for one in found:
             for dtype, curve in one.curves.items():
                 row = curve.best_step, curve.predicted_step, curve.best_error, curve.predicted_error, one.kink
-                table.add_row(one.op, dtype, *("-" if n is None else f"{n:.1e}" for n in row))
+                table.add_row(one.op, dtype, *(number(n, ".1e") for n in row))
         show(table)
         write(folder, "gradcheck", numbers, figure)

@@ -6,7 +6,7 @@ import typer
 from rich.table import Table
 
 from tinyres import models
-from tinyres.console import DataOption, Json, Threads, busy, errors, numbers_to, one_of, out, show, use_threads
+from tinyres.console import DataOption, Json, Threads, busy, errors, number, numbers_to, one_of, out, show, use_threads
 from tinyres.study import probe
 from tinyres.study import skip_path as study
 from tinyres.study.commands.shared import (
@@ -62,12 +62,8 @@ def skip_path(
             for heading in ("ratio", "cosine"):
                 table.add_column(f"step {moment.step}\n{heading}", justify="right")
         for rows in zip(*(moment.measured for moment in shown), strict=True):
-            cells = [(_ratio(split.ratio), f"{split.cosine:.2f}") for split in rows]
+            cells = [(number(split.ratio, ".2f"), f"{split.cosine:.2f}") for split in rows]
             table.add_row(rows[0].block, rows[0].kind, *(text for pair in cells for text in pair))
         show(table)
         out.print("Ratio: norm of the part through the shortcut, divided by that through the branch.", soft_wrap=True)
         write(folder, "skip-path", numbers, study.draw(name, moments))
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
