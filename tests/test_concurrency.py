@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tinyres as tr
-from tinyres import ops, tape
+from tinyres import ops, readonly, tape
 from tinyres.kernels import memory
 
 F4 = np.float32
@@ -108,8 +108,8 @@ def train_at_once():
         for n in (2, 4):
             with switching_often():
                 assert at_once(*(trainer(seed) for seed in range(n))) == alone[:n]
-    assert not tape._locks
-    assert not tape._waiting
+    assert not readonly._locks
+    assert not readonly._waiting
 
 
 @on_each_layer
@@ -179,14 +179,15 @@ def test_what_is_made_of_a_constant_is_not_shared_before_it_is_complete():
 def test_threads_add_up_the_gradient_of_a_shared_leaf():
     """And what the tape holds of it is counted right: it can be written to as soon as the last graph is gone."""
     n, shared = 60, tr.Tensor(np.ones(3), requires_grad=True)
-    others = set(tape._locks)  # what tests before this one have left to the collector of garbage
+    others = set(readonly._locks)  # what tests before this one have left to the collector of garbage
 
-    def let_others_run(frame, event, argument):  # after each line of the tape
+    def let_others_run(frame, event, argument):  # after each line of these files
         time.sleep(0)
         return let_others_run
 
     def run():
-        sys.settrace(lambda frame, *_: let_others_run if frame.f_code.co_filename == tape.__file__ else None)
+        files = tape.__file__, readonly.__file__
+        sys.settrace(lambda frame, *_: let_others_run if frame.f_code.co_filename in files else None)
         for i in range(n):
             y = (shared * shared).sum()
             if i % 3:
@@ -196,8 +197,8 @@ def test_threads_add_up_the_gradient_of_a_shared_leaf():
     at_once(*[run] * 4)
     np.testing.assert_array_equal(shared.grad, 4 * (n - n // 3) * 2.0)
     assert shared.data.flags.writeable
-    assert tape._locks.keys() <= others
-    assert not tape._released
+    assert readonly._locks.keys() <= others
+    assert not readonly._released
 
 
 # ---------------------------------------------------------------- what belongs to a thread, and what to the process

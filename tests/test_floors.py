@@ -14,7 +14,7 @@ FLOORS = [
     {"kernels"},
     {"reference"},
     {"backend"},
-    {"machine", "version"},
+    {"machine", "readonly", "version"},
     {"tape"},
     {"extras", "chance", "flops", "html", "rules", "spelling"},
     {"tensor"},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tinyres as tr
-from tinyres import Tensor, nn, ops, tape
+from tinyres import Tensor, nn, ops, readonly, tape
 from tinyres.kernels import memory
 
 WARM, STEPS = 125, 400  # steps that fill what Python and NumPy keep for later, and those that must need no more
@@ -114,7 +114,7 @@ CASES = [(name, SGD) for name in vars(Training) if not name.startswith("_") and 
 def census():
     """Live tensors and nodes, what the tape holds, and what the pool has given."""
     found = Counter(type(thing) for thing in gc.get_objects() if type(thing) in (Tensor, nn.Parameter, tape.Node))
-    return found, len(tape._locks), len(tape._waiting), len(tape._released), taken()
+    return found, len(readonly._locks), len(readonly._waiting), len(readonly._released), taken()
 
 
 def taken():

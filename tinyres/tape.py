@@ -11,8 +11,6 @@ Leaves are the tensors that collect gradients. The tape uses only their shape, d
 
 import contextlib
 import threading
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -22,6 +20,7 @@ from tinyres import backend
 from tinyres.kernels.launch import compute
 from tinyres.kernels.pending import Pending, known
 from tinyres.kernels.threads import survive_forks
+from tinyres.readonly import lock, unlock
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Pullback: TypeAlias = Callable[..., Sequence[Array | None]]  # of dL/dy, or of dL/dy and `totals`: see `record`
@@ -216,58 +215,7 @@ def place(name: str, module: str) -> str:
     return f"'{name}'" + (f" in {module}" if module else "")
 
 
-# ---------------------------------------------------------------- arrays a pullback holds
-_locks: dict[int, tuple[Array, int]] = {}  # id -> the array and how many nodes hold it
-_waiting: dict[int, list[weakref.ref[Array]]] = {}  # id of an array that is held -> its views that are free again
-_released: deque[Array] = deque()  # arrays that nodes have released, not yet removed from the two dicts above
-_guard = survive_forks(threading.Lock())  # protects these three: threads may share arrays
-
-
-def _lock(arrays: list[Array]) -> None:
-    with _guard:
-        for array in arrays:
-            held, count = _locks.get(id(array), (array, 0))
-            if count or array.flags.writeable:
-                array.flags.writeable = False
-                _locks[id(array)] = held, count + 1
-    _settle()
-
-
-def _unlock(arrays: list[Array]) -> None:
-    """Never waits for the lock: nodes may be deleted at any time, in any thread, even while `_lock` runs."""
-    _released.extend(arrays)
-    _settle()
-
-
-def _settle() -> None:
-    while _released and _guard.acquire(blocking=False):  # else who has the guard looks here next
-        try:
-            while _released:
-                _release(_released.popleft())
-        finally:
-            _guard.release()
-
-
-def _release(array: Array) -> None:
-    if id(array) not in _locks:
-        return  # was read-only before any node held it
-    _, count = _locks.pop(id(array))
-    if count > 1:
-        _locks[id(array)] = array, count - 1
-    else:
-        _make_writable(array)
-
-
-def _make_writable(array: Array) -> None:
-    try:
-        array.flags.writeable = True
-    except ValueError:  # a view is read-only while its base is
-        _waiting.setdefault(id(array.base), []).append(weakref.ref(array))
-    for view in _waiting.pop(id(array), ()) if array.flags.writeable else ():
-        if (alive := view()) is not None:
-            _make_writable(alive)
-
-
+# ---------------------------------------------------------------- nodes
 def _closed_over(pullback: Pullback) -> list[Array]:
     cells = (cell.cell_contents for cell in getattr(pullback, "__closure__", None) or ())
     return [known(value) for value in cells if isinstance(value, np.ndarray | Pending)]
@@ -295,18 +243,9 @@ class Node:
     """
 
     __slots__ = (
-        "__weakref__",
-        "attributes",
-        "dtype",
-        "hooks",
-        "module",
-        "name",
-        "parents",
-        "pullback",
-        "saved",
-        "shape",
+        "__weakref__", "attributes", "dtype", "hooks", "module", "name", "parents", "pullback", "saved", "shape",
         "takes_totals",
-    )
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -331,22 +270,22 @@ class Node:
                 self.saved.append(array)
         # bases come first, since no view can become writable again before its base does
         self.saved = [b for a in self.saved if isinstance(b := a.base, np.ndarray) and b.flags.owndata] + self.saved
-        _lock(self.saved)
+        lock(self.saved)
 
     def hold(self, pullback: Pullback, arrays: Sequence[Array | Pending]) -> None:
         """Replace the pullback by another one, which needs these arrays."""
         before, self.pullback, self.saved = self.saved, pullback, list(map(known, arrays))
         self.lock(())
-        _unlock(before)
+        unlock(before)
 
     def free(self) -> None:
         """Drop the pullback and its arrays. A later backward through this node raises RuntimeError."""
         self.pullback, self.parents = None, ()
-        _unlock(self.saved)
+        unlock(self.saved)
         self.saved = []
 
     def __del__(self) -> None:
-        _unlock(self.saved)
+        unlock(self.saved)
 
     def __repr__(self) -> str:
         return f"<{self.name}{self.shape}{' in ' + self.module if self.module else ''}>"
