@@ -16,7 +16,7 @@ FLOORS = [
     {"backend"},
     {"machine", "readonly", "version"},
     {"tape"},
-    {"extras", "chance", "flops", "html", "rules", "spelling"},
+    {"arraylike", "extras", "chance", "flops", "html", "rules", "spelling"},
     {"tensor"},
     {"files", "parallel"},
     {"plots"},

@@ -14,8 +14,8 @@ from hypothesis.extra.numpy import basic_indices, mutually_broadcastable_shapes
 
 import tinyres as tr
 from tinyres import Tensor, ops
+from tinyres.arraylike import OF_NUMPY
 from tinyres.tape import scope, state, watching
-from tinyres.tensor import OF_NUMPY
 from tinyres.testing import gradcheck
 from tinyres.testing.strategies import ORDERS, in_order, numbers, shapes, tensors
 

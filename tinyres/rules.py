@@ -13,6 +13,7 @@ from tinyres.kernels.memory import empty_like
 from tinyres.tape import Array, Pullback
 
 Rule = tuple[Array, Pullback]
+Axis = int | Sequence[int] | None
 
 
 def power(a: Array, b: Array, *, needs_b: bool) -> Rule:
@@ -30,6 +31,11 @@ def power(a: Array, b: Array, *, needs_b: bool) -> Rule:
 
 def matmul(a: Array, b: Array) -> Rule:
     """For y = a b: da = dy b^T, db = a^T dy."""
+    if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
+        raise ValueError(
+            f"matmul: shapes {a.shape} and {b.shape} do not fit; the last axis of the first must be as long as "
+            "the second to last (or only) axis of the second"
+        )
 
     def pullback(dy: Array) -> Sequence[Array]:
         # a vector is a matrix of one row (left) or one column (right)
@@ -68,8 +74,10 @@ def _scatter(dx: Array, index: Any, basic: bool, dy: Array) -> None:
         np.add.at(dx, index, dy)  # an element taken twice gets both gradients
 
 
-def largest(x: Array, axes: tuple[int, ...], *, keepdims: bool) -> Rule:
+def largest(x: Array, axis: Axis, *, keepdims: bool) -> Rule:
     """dx_i = dy [x_i = y] / k, if k elements are equal to the maximum y: they share the gradient equally."""
+    count("maximum", x.shape, axis)
+    axes = axes_of(axis, x.ndim)
     top = np.asarray(x.max(axes, keepdims=True))
 
     def pullback(dy: Array) -> Sequence[Array]:
@@ -79,25 +87,31 @@ def largest(x: Array, axes: tuple[int, ...], *, keepdims: bool) -> Rule:
     return (top if keepdims else top.squeeze(axes)), pullback
 
 
-def variance(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool) -> Rule:
-    """y = sum_i (x_i - m)^2 / d with the mean m, so dx_j = dy 2 (x_j - m) / d.
+def variance(x: Array, axis: Axis, *, correction: float, keepdims: bool) -> Rule:
+    """y = sum_i (x_i - m)^2 / d with the mean m and d = n - correction, so dx_j = dy 2 (x_j - m) / d.
 
     m depends on x, too, but the derivative through m is -2 / d sum_i (x_i - m) dm/dx_j = 0, since this sum is 0.
     """
+    n, axes = count("variance", x.shape, axis), axes_of(axis, x.ndim)
+    if not correction < n:
+        raise ValueError(f"correction: got {correction}, expected less than the {n} values")
+    degrees = n - correction
     centred = x - x.mean(axes, keepdims=True)
     y = np.asarray((centred * centred).sum(axes, keepdims=keepdims) / x.dtype.type(degrees))
     return y, lambda dy: (with_axes(dy, axes, x.ndim) * (2 / degrees) * centred,)
 
 
-def deviation(x: Array, axes: tuple[int, ...], *, degrees: float, keepdims: bool) -> Rule:
+def deviation(x: Array, axis: Axis, *, correction: float, keepdims: bool) -> Rule:
     """y = sqrt(variance), so dx_j = dy (x_j - m) / (d y). If all x are equal there is no derivative, and dx is 0."""
-    square, pull = variance(x, axes, degrees=degrees, keepdims=keepdims)
+    square, pull = variance(x, axis, correction=correction, keepdims=keepdims)
     y = np.sqrt(square)
     return y, lambda dy: pull(dy * np.where(y == 0, 0, 0.5 / np.where(y == 0, 1, y)).astype(x.dtype, copy=False))
 
 
 def clip(x: Array, low: float | None, high: float | None) -> Rule:
     """dx = dy where low <= x <= high, else 0."""
+    if (low is None and high is None) or (low is not None and high is not None and not low <= high):
+        raise ValueError(f"clip: got min {low} and max {high}, expected one of them or both, the smaller first")
     inside = (x >= (-np.inf if low is None else low)) & (x <= (np.inf if high is None else high))
     return np.clip(x, low, high), lambda dy: (np.where(inside, dy, 0),)
 
@@ -105,3 +119,22 @@ def clip(x: Array, low: float | None, high: float | None) -> Rule:
 def with_axes(dy: Array, axes: tuple[int, ...], ndim: int) -> Array:
     """Restore the axes that a reduction removed, with length 1."""
     return dy if dy.ndim == ndim else np.expand_dims(dy, axes)
+
+
+def axes_of(axis: Axis, ndim: int, name: str = "axis") -> tuple[int, ...]:
+    """The axes that an argument names, each from 0 on; all of them for None."""
+    axes = tuple(range(ndim)) if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    for a in axes:
+        if isinstance(a, bool) or not isinstance(a, int | np.integer):
+            raise TypeError(f"{name}: got {a!r}, expected an int, or a tuple of them")
+        if not -ndim <= a < ndim:
+            raise ValueError(f"{name}: got {a}, expected one from {-ndim} to {ndim - 1} for {ndim} dimensions")
+    return tuple(int(a) % ndim for a in axes)
+
+
+def count(of: str, shape: tuple[int, ...], axis: Axis) -> int:
+    """How many values a reduction combines into one; ValueError if there is none."""
+    found = int(np.prod([shape[a] for a in axes_of(axis, len(shape))]))
+    if found == 0:
+        raise ValueError(f"{of}: axis of length 0 in shape {shape}; an empty set has no {of}")
+    return found

@@ -1,6 +1,8 @@
 """The tensor: an array with Python's operators. Each operator is recorded on the tape.
 
 Operations that need more than a line of code are in `tinyres.ops`. Each computes an array and calls `record`.
+
+This file is long because a class is in one file: most of its methods are operations, each with its derivative.
 """
 
 import contextlib
@@ -12,6 +14,7 @@ from weakref import ref
 import numpy as np
 
 from tinyres import html, rules
+from tinyres.arraylike import ArrayLike
 from tinyres.kernels.launch import compute, reshaped
 from tinyres.kernels.pending import Pending, known
 from tinyres.rules import with_axes
@@ -21,7 +24,33 @@ from tinyres.tape import Array, Hook, HookHandle, Node, Pullback, check_finite, 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-class Tensor:
+def _in_place(sign: str, function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any], "Tensor"]:
+    """Make an operator that changes the values if no gradient is recorded, else gives a new tensor for the name."""
+
+    def change(self: "Tensor", other: Any) -> "Tensor":
+        if state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
+            if self.requires_grad and self.is_leaf:
+                raise RuntimeError(
+                    f"{sign}=: a tensor that collects gradients cannot be changed while operations are recorded: "
+                    f"to update it, write `with tr.no_grad(): p {sign}= ...`; to compute with it, y = p {sign} ..."
+                )
+            return function(self, other)
+        values = function(self._data, _operand(self, other)._data)
+        if values.shape != self.shape:
+            raise ValueError(f"{sign}=: got an operand that gives shape {values.shape}, expected {self.shape}")
+        if not self._data.flags.writeable:  # a graph that is still alive has saved the old values
+            self.data = self._data.copy()
+        self._data[...] = values
+        return self
+
+    return change
+
+
+def _compared(function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any], Array]:
+    return lambda self, other: function(self._data, _values(other))
+
+
+class Tensor(ArrayLike):
     """An array that remembers how it was computed.
 
     Parameters
@@ -71,7 +100,6 @@ class Tensor:
     __slots__ = (
         "__weakref__", "_data", "_node", "_pending", "_statistics", "grad", "grad_hooks", "hooks", "requires_grad",
     )  # fmt: skip
-    __array_ufunc__ = None  # array * tensor is Tensor.__rmul__, not an array of objects
 
     def __init__(self, array: Any, requires_grad: bool = False, *, dtype: Any = None) -> None:
         if isinstance(array, Tensor):
@@ -173,51 +201,6 @@ class Tensor:
 
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        if self._would_lose_gradient():
-            raise TypeError(
-                "an array of this tensor would lose its gradient: to join tensors, call ops.stack or ops.concat; "
-                "for the values alone, take t.data or t.detach()"
-            )
-        return np.array(self._data, dtype=dtype, copy=copy)
-
-    def __dlpack__(self, **options: Any) -> Any:
-        """Called by ``from_dlpack`` of another library, with the options of the array API standard."""
-        if self.requires_grad:
-            raise BufferError("this tensor requires a gradient, which other libraries would lose: share t.detach()")
-        if not self._data.flags.writeable and not options.get("copy"):  # PyTorch would write to it all the same
-            raise BufferError(
-                "this tensor's values are read-only, perhaps because a recorded operation needs them, and other "
-                "libraries might write to them: share a copy, tr.tensor(t)"
-            )
-        return self._data.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        """The CPU, as a pair of numbers that the DLPack standard defines."""
-        return self._data.__dlpack_device__()
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        """Called by NumPy when one of its functions gets a tensor: it computes values, without gradients."""
-
-        def values(argument: Any) -> Any:
-            if isinstance(argument, Tensor):
-                if argument._would_lose_gradient():
-                    name = function.__name__
-                    call = OF_NUMPY.get(name, f"tr.ops.{name}, if there is one")
-                    raise TypeError(
-                        f"np.{name}: the gradient of a tensor would be lost: call {call}; for the values alone, give "
-                        "it t.data or t.detach()"
-                    )
-                return argument._data
-            if type(argument) in (list, tuple):
-                return type(argument)(values(a) for a in argument)
-            return argument
-
-        return function(*values(args), **{name: values(a) for name, a in kwargs.items()})
-
-    def _would_lose_gradient(self) -> bool:
-        return self.requires_grad and state.grad_enabled
 
     def __bool__(self) -> bool:
         return bool(self._data)
@@ -370,13 +353,7 @@ class Tensor:
     def __matmul__(self, other: Any) -> "Tensor":
         """Matrix product over the last two axes; the other axes are broadcast."""
         other = _operand(self, other)
-        a, b = self._data, other._data
-        if not a.ndim or not b.ndim or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
-            raise ValueError(
-                f"matmul: shapes {a.shape} and {b.shape} do not fit; the last axis of the first must be as long as "
-                "the second to last (or only) axis of the second"
-            )
-        y, pullback = rules.matmul(a, b)
+        y, pullback = rules.matmul(self._data, other._data)
         return record("matmul", y, (self, other), pullback)
 
     def __neg__(self) -> "Tensor":
@@ -401,60 +378,20 @@ class Tensor:
         return _operand(self, other) @ self
 
     # -- arithmetic in place
-    def _in_place(self, sign: str, function: Callable[[Any, Any], Any], other: Any) -> "Tensor":
-        """Change the values if no gradient is recorded. Else give a new tensor, which Python binds to the name."""
-        if state.grad_enabled and (self.requires_grad or (isinstance(other, Tensor) and other.requires_grad)):
-            if self.requires_grad and self.is_leaf:
-                raise RuntimeError(
-                    f"{sign}=: a tensor that collects gradients cannot be changed while operations are recorded: "
-                    f"to update it, write `with tr.no_grad(): p {sign}= ...`; to compute with it, y = p {sign} ..."
-                )
-            return function(self, other)
-        values = function(self._data, _operand(self, other)._data)
-        if values.shape != self.shape:
-            raise ValueError(f"{sign}=: got an operand that gives shape {values.shape}, expected {self.shape}")
-        if not self._data.flags.writeable:  # a graph that is still alive has saved the old values
-            self.data = self._data.copy()
-        self._data[...] = values
-        return self
-
-    def __iadd__(self, other: Any) -> "Tensor":
-        return self._in_place("+", operator.add, other)
-
-    def __isub__(self, other: Any) -> "Tensor":
-        return self._in_place("-", operator.sub, other)
-
-    def __imul__(self, other: Any) -> "Tensor":
-        return self._in_place("*", operator.mul, other)
-
-    def __itruediv__(self, other: Any) -> "Tensor":
-        return self._in_place("/", operator.truediv, other)
-
-    def __ipow__(self, other: Any) -> "Tensor":
-        return self._in_place("**", operator.pow, other)
-
-    def __imatmul__(self, other: Any) -> "Tensor":
-        return self._in_place("@", operator.matmul, other)
+    __iadd__ = _in_place("+", operator.add)
+    __isub__ = _in_place("-", operator.sub)
+    __imul__ = _in_place("*", operator.mul)
+    __itruediv__ = _in_place("/", operator.truediv)
+    __ipow__ = _in_place("**", operator.pow)
+    __imatmul__ = _in_place("@", operator.matmul)
 
     # -- comparisons, which give arrays
-    def __lt__(self, other: Any) -> Array:
-        return self._data < _values(other)
-
-    def __le__(self, other: Any) -> Array:
-        return self._data <= _values(other)
-
-    def __gt__(self, other: Any) -> Array:
-        return self._data > _values(other)
-
-    def __ge__(self, other: Any) -> Array:
-        return self._data >= _values(other)
-
-    def __eq__(self, other: Any) -> Array:  # type: ignore[override]  # an array, as in NumPy
-        return self._data == _values(other)
-
-    def __ne__(self, other: Any) -> Array:  # type: ignore[override]
-        return self._data != _values(other)
-
+    __lt__ = _compared(operator.lt)
+    __le__ = _compared(operator.le)
+    __gt__ = _compared(operator.gt)
+    __ge__ = _compared(operator.ge)
+    __eq__ = _compared(operator.eq)  # type: ignore[assignment]  # an array, as in NumPy
+    __ne__ = _compared(operator.ne)  # type: ignore[assignment]
     __hash__ = object.__hash__  # by identity: a parameter can be a key
 
     # -- functions of each element
@@ -483,8 +420,6 @@ class Tensor:
 
     def clip(self, min: float | None = None, max: float | None = None) -> "Tensor":
         """Limit values to the range from `min` to `max`. One of the two may be None, which means no limit."""
-        if (min is None and max is None) or (min is not None and max is not None and not min <= max):
-            raise ValueError(f"clip: got min {min} and max {max}, expected one of them or both, the smaller first")
         y, pullback = rules.clip(self._data, min, max)
         return record("clip", y, (self,), pullback, low=min, high=max)
 
@@ -511,7 +446,7 @@ class Tensor:
     def flatten(self, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
         """Merge the axes from `start_dim` to `end_dim` into one."""
         first, last = (
-            _axes(d, max(self.ndim, 1), name)[0] for name, d in (("start_dim", start_dim), ("end_dim", end_dim))
+            rules.axes_of(d, max(self.ndim, 1), name)[0] for name, d in (("start_dim", start_dim), ("end_dim", end_dim))
         )
         if first > last:
             raise ValueError(f"start_dim: got {start_dim}, expected at most end_dim, {end_dim}")
@@ -521,7 +456,7 @@ class Tensor:
     @either_spelling
     def squeeze(self, axis: int | tuple[int, ...] | None = None) -> "Tensor":
         """Remove axes of length 1: all of them, or only those in `axis`. Those in `axis` must have length 1."""
-        axes = [i for i, n in enumerate(self.shape) if n == 1] if axis is None else _axes(axis, self.ndim)
+        axes = [i for i, n in enumerate(self.shape) if n == 1] if axis is None else rules.axes_of(axis, self.ndim)
         if long := [a for a in axes if self.shape[a] != 1]:
             raise ValueError(f"axis: got {axis} for shape {self.shape}, expected axes of length 1, {long[0]} is longer")
         return self.reshape(tuple(n for i, n in enumerate(self.shape) if i not in axes))
@@ -529,13 +464,13 @@ class Tensor:
     @either_spelling
     def unsqueeze(self, axis: int) -> "Tensor":
         """Insert an axis of length 1 at position `axis`; -1 puts it at the end."""
-        (place,) = _axes(axis, self.ndim + 1)
+        (place,) = rules.axes_of(axis, self.ndim + 1)
         return self.reshape((*self.shape[:place], 1, *self.shape[place:]))
 
     def permute(self, *axes: Any) -> "Tensor":
         """The axes in another order. Each axis is named once."""
         axes = _one_by_one(axes)
-        order = _axes(axes, self.ndim, "axes")
+        order = rules.axes_of(axes, self.ndim, "axes")
         if sorted(order) != list(range(self.ndim)):
             raise ValueError(f"axes: got {axes}, expected each of the {self.ndim} axes of shape {self.shape} once")
         inverse = tuple(int(i) for i in np.argsort(order))
@@ -549,7 +484,7 @@ class Tensor:
                 "axes in a new order, call permute; .T reverses them"
             )
         order = list(range(self.ndim))
-        a, b = _axes(axes, self.ndim)
+        a, b = rules.axes_of(axes, self.ndim)
         order[a], order[b] = order[b], order[a]
         return self.permute(order)
 
@@ -562,14 +497,14 @@ class Tensor:
     @either_spelling
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Sum over the given axes (all of them by default)."""
-        shape, axes = self.shape, _axes(axis, self.ndim)
+        shape, axes = self.shape, rules.axes_of(axis, self.ndim)
         y = np.asarray(self._data.sum(axes, keepdims=keepdims))
         return record("sum", y, (self,), lambda dy: (np.broadcast_to(with_axes(dy, axes, len(shape)), shape),))
 
     @either_spelling
     def mean(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Mean over the given axes (all of them by default)."""
-        count = self._count("mean", axis)
+        count = rules.count("mean", self.shape, axis)
         return self.sum(axis, keepdims=keepdims) / count
 
     @either_spelling
@@ -580,7 +515,7 @@ class Tensor:
 
         The sum of squares is divided by the number of values minus `correction`. NumPy's default is ``correction=0``.
         """
-        y, pullback = rules.variance(self._data, **self._spread(axis, correction, keepdims))
+        y, pullback = rules.variance(self._data, axis, correction=correction, keepdims=keepdims)
         return record("var", y, (self,), pullback)
 
     @either_spelling
@@ -588,51 +523,32 @@ class Tensor:
         self, axis: int | tuple[int, ...] | None = None, *, correction: float = 1, keepdims: bool = False
     ) -> "Tensor":
         """Standard deviation, the square root of `var`. Where it is 0, the gradient is 0."""
-        y, pullback = rules.deviation(self._data, **self._spread(axis, correction, keepdims))
+        y, pullback = rules.deviation(self._data, axis, correction=correction, keepdims=keepdims)
         return record("std", y, (self,), pullback)
-
-    def _spread(self, axis: int | tuple[int, ...] | None, correction: float, keepdims: bool) -> dict[str, Any]:
-        """What forward and pullback of `var` and `std` need: the axes, and the divisor of the sum of squares."""
-        count = self._count("variance", axis)
-        if not correction < count:
-            raise ValueError(f"correction: got {correction}, expected less than the {count} values")
-        return {"axes": _axes(axis, self.ndim), "degrees": count - correction, "keepdims": keepdims}
 
     @either_spelling
     def max(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Maximum over the given axes (all of them by default). Equal maxima share the gradient equally."""
-        self._count("maximum", axis)
-        y, pullback = rules.largest(self._data, _axes(axis, self.ndim), keepdims=keepdims)
+        y, pullback = rules.largest(self._data, axis, keepdims=keepdims)
         return _Extremes._of(record("max", y, (self,), pullback))
 
     @either_spelling
     def min(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Minimum over the given axes (all of them by default). Equal minima share the gradient equally."""
-        self._count("minimum", axis)
+        rules.count("minimum", self.shape, axis)
         return _Extremes._of(-(-self).max(axis, keepdims=keepdims))
 
     @either_spelling
     def argmax(self, axis: int | None = None, *, keepdims: bool = False) -> Array:
         """Index of the maximum along an axis, or in the flattened tensor: an array of int. The first of equal ones."""
-        return self._where_is("argmax", axis, keepdims)
+        rules.count("maximum", self.shape, axis)
+        return np.asarray(np.argmax(self._data, axis, keepdims=keepdims))
 
     @either_spelling
     def argmin(self, axis: int | None = None, *, keepdims: bool = False) -> Array:
         """Index of the minimum, as `argmax` for the maximum."""
-        return self._where_is("argmin", axis, keepdims)
-
-    def _where_is(self, name: str, axis: int | None, keepdims: bool) -> Array:
-        if axis is not None:
-            _axes(axis, self.ndim)
-        self._count("maximum" if name == "argmax" else "minimum", axis)
-        return np.asarray(getattr(self._data, name)(axis, keepdims=keepdims))
-
-    def _count(self, of: str, axis: int | tuple[int, ...] | None) -> int:
-        """How many values a reduction combines into one."""
-        count = int(np.prod([self.shape[a] for a in _axes(axis, self.ndim)]))
-        if count == 0:
-            raise ValueError(f"{of}: axis of length 0 in shape {self.shape}; an empty set has no {of}")
-        return count
+        rules.count("minimum", self.shape, axis)
+        return np.asarray(np.argmin(self._data, axis, keepdims=keepdims))
 
 
 class _Extremes(Tensor):
@@ -654,20 +570,6 @@ class _Extremes(Tensor):
         if name in ("values", "indices"):
             raise AttributeError(self._ALONE)
         return super().__getattr__(name)
-
-
-OF_NUMPY = {
-    "append": "tr.ops.concat",
-    "argmax": "t.argmax",
-    "argmin": "t.argmin",
-    "concatenate": "tr.ops.concat",
-    "dot": "tr.ops.matmul",
-    "einsum": "tr.ops.matmul, or multiply and tr.ops.sum",
-    "hstack": "tr.ops.concat",
-    "tensordot": "tr.ops.matmul",
-    "vstack": "tr.ops.concat",
-}
-"""NumPy's functions that have another name here, and that name."""
 
 
 # ---------------------------------------------------------------- recording
@@ -773,16 +675,6 @@ def _operand(tensor: Tensor, other: Any) -> Tensor:
             "of them, e.g. t.astype(np.float32)"
         )
     return other
-
-
-def _axes(axis: int | Sequence[int] | None, ndim: int, name: str = "axis") -> tuple[int, ...]:
-    axes = tuple(range(ndim)) if axis is None else tuple(axis) if isinstance(axis, Sequence) else (axis,)
-    for a in axes:
-        if isinstance(a, bool) or not isinstance(a, int | np.integer):
-            raise TypeError(f"{name}: got {a!r}, expected an int, or a tuple of them")
-        if not -ndim <= a < ndim:
-            raise ValueError(f"{name}: got {a}, expected one from {-ndim} to {ndim - 1} for {ndim} dimensions")
-    return tuple(int(a) % ndim for a in axes)
 
 
 def _one_by_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
