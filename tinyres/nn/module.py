@@ -1,13 +1,14 @@
 """Modules: parameters with names, in a tree."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinyres import html, tape
 from tinyres.tape import Array, HookHandle, scope
-from tinyres.tensor import Tensor
+from tinyres.tensor import Tensor, as_dtype
 
 
 class Parameter(Tensor):
@@ -27,15 +28,7 @@ class Parameter(Tensor):
 
 
 class Keys(NamedTuple):
-    """Names that `Module.load_state_dict` ignored.
-
-    Attributes
-    ----------
-    missing_keys : list of str
-        Names in the module that are not in the state.
-    unexpected_keys : list of str
-        Names in the state that are not in the module.
-    """
+    """Names that `Module.load_state_dict` ignored: those of the module only, and those of the state only."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -134,14 +127,19 @@ class Module:
         """This module and all below it. A shared module comes once."""
         return iter(dict.fromkeys(module for _, module in self.named_modules()))
 
+    def _named(self, *groups: str) -> Iterator[tuple[str, Any]]:
+        """Attributes of this module and all below it that are in these groups, with their paths."""
+        for path, module in self.named_modules():
+            for group in groups:
+                for name, value in getattr(module, group).items():
+                    yield f"{path}.{name}" if path else name, value
+
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Parameters of this module and all below it, with their paths. A shared parameter comes once."""
-        seen: set[Parameter] = set()
-        for path, module in self.named_modules():
-            for name, parameter in module._parameters.items():
-                if parameter not in seen:
-                    seen.add(parameter)
-                    yield f"{path}.{name}" if path else name, parameter
+        first: dict[Parameter, str] = {}
+        for path, parameter in self._named("_parameters"):
+            first.setdefault(parameter, path)
+        return ((path, parameter) for parameter, path in first.items())
 
     def parameters(self) -> Iterator[Parameter]:
         """Parameters of this module and all below it."""
@@ -189,11 +187,8 @@ class Module:
             changed = self._call(before, args)
             if changed is not None:
                 args = changed if isinstance(changed, tuple) else (changed,)
-        if not self._name:
+        with scope(self._name) if self._name else nullcontext():
             out = self.forward(*args, **kwargs)
-        else:
-            with scope(self._name):
-                out = self.forward(*args, **kwargs)
         for hook in list(self._forward_hooks):
             changed = self._call(hook, args, out)
             out = out if changed is None else changed
@@ -280,9 +275,7 @@ class Module:
         """
         for module in self.modules():
             module.frozen, module.training = True, False
-            for parameter in module._parameters.values():
-                parameter.requires_grad = False
-        return self
+        return self.requires_grad_(False)
 
     def zero_grad(self) -> None:
         """Set the gradients of all parameters to None."""
@@ -310,9 +303,7 @@ class Module:
         >>> [name for name, _ in tr.nn.Sequential(tr.nn.BatchNorm2d(4)).named_buffers()][0]
         '0.running_mean'
         """
-        for path, module in self.named_modules():
-            for name, buffer in module._buffers.items():
-                yield f"{path}.{name}" if path else name, buffer
+        return self._named("_buffers")
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of all parameters and buffers by name, in PyTorch's order.
@@ -334,12 +325,8 @@ class Module:
         >>> [name for name, _ in tr.nn.BatchNorm2d(2).named_arrays()][:2]
         ['weight', 'bias']
         """
-        for path, module in self.named_modules():
-            prefix = f"{path}." if path else ""
-            for name, parameter in module._parameters.items():
-                yield prefix + name, parameter.data
-            for name, buffer in module._buffers.items():
-                yield prefix + name, buffer
+        for name, value in self._named("_parameters", "_buffers"):
+            yield name, value.data if isinstance(value, Parameter) else value
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Keys:
         """Copy values into all parameters and buffers.
@@ -363,32 +350,22 @@ class Module:
             If the state does not fit. The message lists all missing and unexpected names and all wrong shapes. The
             module is then unchanged.
         """
-        own = dict(self.named_arrays())
+        own = dict(self._named("_parameters", "_buffers"))
         arrays = {name: np.asarray(value) for name, value in state.items()}
-        problems = [
-            f"{name}: got shape {arrays[name].shape}, expected {array.shape}"
-            for name, array in own.items()
-            if name in arrays and arrays[name].shape != array.shape
-        ]
-        problems += [
-            f"{name}: got dtype {arrays[name].dtype}, expected {array.dtype}"
-            for name, array in own.items()
-            if name in arrays and arrays[name].dtype.kind not in "fiub"
-        ]
+        both = [(name, arrays[name], array) for name, array in own.items() if name in arrays]
+        problems = [f"{n}: got shape {a.shape}, expected {b.shape}" for n, a, b in both if a.shape != b.shape]
+        problems += [f"{n}: got dtype {a.dtype}, expected {b.dtype}" for n, a, b in both if a.dtype.kind not in "fiub"]
         keys = Keys([name for name in own if name not in arrays], [name for name in arrays if name not in own])
         if strict:
             problems += [f"{name}: missing" for name in keys.missing_keys]
             problems += [f"{name}: unexpected" for name in keys.unexpected_keys]
         if problems:
             raise ValueError(f"state does not fit {type(self).__name__}:\n  " + "\n  ".join(problems))
-        for path, module in self.named_modules():
-            prefix = f"{path}." if path else ""
-            for name, parameter in module._parameters.items():
-                if prefix + name in arrays:  # a new array: a graph may still hold the old one
-                    parameter.data = np.array(arrays[prefix + name], parameter.dtype)
-            for name, buffer in module._buffers.items():
-                if prefix + name in arrays:
-                    buffer[...] = arrays[prefix + name]
+        for name, value in own.items():
+            if name in arrays and isinstance(value, Parameter):  # a new array: a graph may still hold the old one
+                value.data = np.array(arrays[name], value.dtype)
+            elif name in arrays:
+                value[...] = arrays[name]
         return keys
 
     def to(self, *args: Any, dtype: Any = None) -> "Module":
@@ -411,17 +388,15 @@ class Module:
         ValueError: to: got device 'cuda', expected 'cpu': tinyres computes only there
         """
         for arg in (*args, dtype):
-            if isinstance(arg, str) and arg.split(":")[0] in ("cpu", "cuda", "mps", "xpu", "gpu"):
-                if arg.split(":")[0] != "cpu":
-                    raise ValueError(f"to: got device {arg!r}, expected 'cpu': tinyres computes only there")
-            elif arg is not None:
+            device = arg.split(":")[0] if isinstance(arg, str) else ""
+            if device in ("cuda", "mps", "xpu", "gpu"):
+                raise ValueError(f"to: got device {arg!r}, expected 'cpu': tinyres computes only there")
+            if device != "cpu" and arg is not None:
                 try:
-                    known = np.dtype(arg) in (np.float32, np.float64)
+                    to = as_dtype(arg)
                 except TypeError:
-                    known = False
-                if not known:
-                    raise TypeError(f"to: got {arg!r}, expected 'cpu', float32 or float64")
-                self.astype(arg)
+                    raise TypeError(f"to: got {arg!r}, expected 'cpu', float32 or float64") from None
+                self.astype(to)
         return self
 
     def float(self) -> "Module":
