@@ -91,7 +91,7 @@ class Loader:
     ((4, 2, 8, 8), dtype('float32'), array([1., 1., 1., 1.], dtype=float32))
     """
 
-    def __init__(
+    def __init__(  # many, as in PyTorch's DataLoader: each is a choice of its own, made by name
         self,
         images: np.ndarray | Pictures,
         labels: np.ndarray,

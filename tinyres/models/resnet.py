@@ -75,7 +75,7 @@ class ResNet(Module):
     (2, 10)
     """
 
-    def __init__(
+    def __init__(  # a table of models has a column for each of them, see `FAMILY`
         self,
         block: Callable[..., Any],
         layers: Sequence[int],

@@ -12,7 +12,7 @@ from tinyres.tape import Array
 from tinyres.tensor import Tensor, as_tensor, record
 
 
-def conv2d(
+def conv2d(  # PyTorch's arguments, and what can be done in the same pass
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,

@@ -24,7 +24,7 @@ class Gather(Protocol):
         """The arrays of all shards, stacked in the order of shards. They must have the same shape."""
 
 
-def batch_norm(
+def batch_norm(  # PyTorch's arguments, and what can be done in the same pass
     x: Tensor,
     running_mean: Array,
     running_var: Array,
