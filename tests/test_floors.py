@@ -49,7 +49,7 @@ FLOORS = [
 ]
 KERNELS = [
     {"ahead", "arrays", "isa", "launch", "plain", "traced"},
-    {"threads"},
+    {"emit", "threads"},
     {"whole"},
     {"compile", "memory"},
     {"simd"},

@@ -21,6 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 
+from tinyres.kernels import emit
 from tinyres.kernels.isa import ACTIVE
 from tinyres.kernels.memory import CACHE_LINE
 
@@ -80,12 +81,31 @@ def splat(typingctx, like, scalar):
 
     def codegen(context, builder, signature, args):
         value = context.cast(builder, args[1], signature.args[1], like.dtype)
-        return emit_broadcast(builder, value, context.get_value_type(like))
+        return emit.broadcast(builder, value, context.get_value_type(like))
 
     return like(like, scalar), codegen
 
 
 # ---------------------------------------------------------------- memory
+def _data(context, builder, kind, value):
+    """The address of an array's first element; an address is returned as it is."""
+    return context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+
+
+def _element(context, builder, signature, args, which):
+    """The address of an element: argument `which` is an array, and the next one the flat index."""
+    return builder.gep(_data(context, builder, signature.args[which], args[which]), [args[which + 1]])
+
+
+def _loads(builder, at, step, vector, count):
+    """A list of vectors, `step` numbers apart, from an address on."""
+    values = []
+    for _ in range(count):
+        values.append(emit.load(builder, at, vector))
+        at = builder.gep(at, [step])
+    return values
+
+
 @intrinsic
 def address(typingctx, array, index):
     """The address of an element of a flat array. Functions below accept it in place of an array, with index 0 there.
@@ -95,7 +115,7 @@ def address(typingctx, array, index):
     """
 
     def codegen(context, builder, signature, args):
-        return builder.gep(_data(context, builder, signature.args[0], args[0]), [args[1]])
+        return _element(context, builder, signature, args, 0)
 
     return types.CPointer(array.dtype)(array, types.intp), codegen
 
@@ -115,8 +135,7 @@ def load(typingctx, like, array, index):
     """Load consecutive numbers from flat `index` of a C-contiguous array. No checks."""
 
     def codegen(context, builder, signature, args):
-        base = _data(context, builder, signature.args[1], args[1])
-        return emit_load(builder, builder.gep(base, [args[2]]), context.get_value_type(like))
+        return emit.load(builder, _element(context, builder, signature, args, 1), context.get_value_type(like))
 
     return like(like, array, types.intp), codegen
 
@@ -127,9 +146,9 @@ def load_as(typingctx, like, array, index):
 
     def codegen(context, builder, signature, args):
         vector = context.get_value_type(like)
-        base = _data(context, builder, signature.args[1], args[1])
-        there = ir.VectorType(base.type.pointee, like.lanes)
-        value = emit_load(builder, builder.gep(base, [args[2]]), there)
+        at = _element(context, builder, signature, args, 1)
+        there = ir.VectorType(at.type.pointee, like.lanes)
+        value = emit.load(builder, at, there)
         return value if there == vector else builder.fpext(value, vector)
 
     return like(like, array, types.intp), codegen
@@ -140,8 +159,7 @@ def store(typingctx, array, index, vector):
     """Store a vector at flat `index` of a C-contiguous array. No checks."""
 
     def codegen(context, builder, signature, args):
-        base = _data(context, builder, signature.args[0], args[0])
-        emit_store(builder, args[2], builder.gep(base, [args[1]]))
+        emit.store(builder, args[2], _element(context, builder, signature, args, 0))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -152,8 +170,7 @@ def stream(typingctx, array, index, vector):
     """As `store`, but past the caches, to memory with a register's alignment. Call `fence` before others read it."""
 
     def codegen(context, builder, signature, args):
-        base = _data(context, builder, signature.args[0], args[0])
-        emit_store(builder, args[2], builder.gep(base, [args[1]]), past_caches=True)
+        emit.store(builder, args[2], _element(context, builder, signature, args, 0), past_caches=True)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, vector), codegen
@@ -175,11 +192,9 @@ def copy(typingctx, out, at, array, start, count):
     """out[at : at + count] = array[start : start + count], flat and of one dtype. No checks."""
 
     def codegen(context, builder, signature, args):
-        out, at, array, start, count = args
-        target = _data(context, builder, signature.args[0], out)
-        source = _data(context, builder, signature.args[2], array)
+        target, source = (_element(context, builder, signature, args, which) for which in (0, 2))
         size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
-        cgutils.raw_memcpy(builder, builder.gep(target, [at]), builder.gep(source, [start]), count, size)
+        cgutils.raw_memcpy(builder, target, source, args[4], size)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, array, types.intp, types.intp), codegen
@@ -190,11 +205,9 @@ def clear(typingctx, out, at, count):
     """out[at : at + count] = 0, flat. No checks."""
 
     def codegen(context, builder, signature, args):
-        out, at, count = args
-        target = _data(context, builder, signature.args[0], out)
         size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
-        length = builder.mul(count, ir.Constant(count.type, size))
-        cgutils.memset(builder, builder.gep(target, [at]), length, 0)
+        length = builder.mul(args[2], ir.Constant(args[2].type, size))
+        cgutils.memset(builder, _element(context, builder, signature, args, 0), length, 0)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, types.intp), codegen
@@ -205,13 +218,8 @@ def loads(typingctx, like, array, index, step, count):
     """Tuple of `count` vectors (a literal), `step` numbers apart, from flat `index` on. No checks."""
 
     def codegen(context, builder, signature, args):
-        _, array, index, step, _ = args
-        vector = context.get_value_type(like)
-        at = builder.gep(_data(context, builder, signature.args[1], array), [index])
-        values = []
-        for _ in range(count.literal_value):
-            values.append(emit_load(builder, at, vector))
-            at = builder.gep(at, [step])
+        at, vector = _element(context, builder, signature, args, 1), context.get_value_type(like)
+        values = _loads(builder, at, args[3], vector, count.literal_value)
         return context.make_tuple(builder, signature.return_type, values)
 
     return types.UniTuple(like, count.literal_value)(like, array, types.intp, types.intp, count), codegen
@@ -222,19 +230,19 @@ def loads_within(typingctx, like, array, index, step, count, first, stop):
     """As `loads`, but vector k is zeros, and its memory is not read, unless 0 <= first + k < stop."""
 
     def codegen(context, builder, signature, args):
-        _, array, index, step, _, row, stop = args
+        _, _, _, step, _, row, stop = args
         vector, lanes = context.get_value_type(like), ir.VectorType(ir.IntType(1), like.lanes)
         function = cgutils.get_or_insert_function(
             builder.module,
             ir.FunctionType(vector, [ir.PointerType(), ir.IntType(32), lanes, vector]),
-            f"llvm.masked.load.v{like.lanes}{_suffix(vector)}.p0",
+            f"llvm.masked.load.v{like.lanes}{emit.suffix(vector)}.p0",
         )
-        at = builder.gep(_data(context, builder, signature.args[1], array), [index])
+        at = _element(context, builder, signature, args, 1)
         values, zero, align = [], ir.Constant(vector, None), ir.IntType(32)(like.dtype.bitwidth // 8)
         for _ in range(count.literal_value):
             inside = builder.icmp_unsigned("<", row, stop)  # as an unsigned number, a negative row is large
             address = builder.bitcast(at, vector.as_pointer())
-            values.append(builder.call(function, [address, align, emit_broadcast(builder, inside, lanes), zero]))
+            values.append(builder.call(function, [address, align, emit.broadcast(builder, inside, lanes), zero]))
             at, row = builder.gep(at, [step]), builder.add(row, row.type(1))
         return context.make_tuple(builder, signature.return_type, values)
 
@@ -247,11 +255,10 @@ def stores(typingctx, array, index, step, vectors):
     """Store a tuple of vectors `step` numbers apart, from flat `index` on. No checks."""
 
     def codegen(context, builder, signature, args):
-        array, index, step, vectors = args
-        at = builder.gep(_data(context, builder, signature.args[0], array), [index])
-        for value in cgutils.unpack_tuple(builder, vectors, len(signature.args[3])):
-            emit_store(builder, value, at)
-            at = builder.gep(at, [step])
+        at = _element(context, builder, signature, args, 0)
+        for value in cgutils.unpack_tuple(builder, args[3], len(signature.args[3])):
+            emit.store(builder, value, at)
+            at = builder.gep(at, [args[2]])
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, vectors), codegen
@@ -262,11 +269,11 @@ def stores_within(typingctx, array, index, step, vectors, count):
     """As `stores`, but only the first `count` vectors."""
 
     def codegen(context, builder, signature, args):
-        array, index, step, vectors, count = args
-        at = builder.gep(_data(context, builder, signature.args[0], array), [index])
+        _, _, step, vectors, count = args
+        at = _element(context, builder, signature, args, 0)
         for k, value in enumerate(cgutils.unpack_tuple(builder, vectors, len(signature.args[3]))):
             with builder.if_then(builder.icmp_signed("<", count.type(k), count)):
-                emit_store(builder, value, at)
+                emit.store(builder, value, at)
             at = builder.gep(at, [step])
         return context.get_dummy_value()
 
@@ -303,21 +310,15 @@ def loads_turned(typingctx, like, array, index, step):
     """
 
     def codegen(context, builder, signature, args):
-        _, array, index, step = args
-        vector, n = context.get_value_type(like), like.lanes
-        at = builder.gep(_data(context, builder, signature.args[1], array), [index])
-        rows = []
-        for _ in range(n):
-            rows.append(emit_load(builder, at, vector))
-            at = builder.gep(at, [step])
-        block = n
+        block = n = like.lanes
+        rows = _loads(builder, _element(context, builder, signature, args, 1), args[3], context.get_value_type(like), n)
         while block > 1:
             block //= 2
             stay = [j if not j & block else j - block + n for j in range(n)]
             move = [j + block if not j & block else j + n for j in range(n)]
             for i in (i for i in range(n) if not i & block):
                 a, b = rows[i], rows[i + block]
-                rows[i], rows[i + block] = _shuffle(builder, a, b, stay), _shuffle(builder, a, b, move)
+                rows[i], rows[i + block] = emit.shuffle(builder, a, b, stay), emit.shuffle(builder, a, b, move)
         return context.make_tuple(builder, signature.return_type, rows)
 
     return types.UniTuple(like, like.lanes)(like, array, types.intp, types.intp), codegen
@@ -329,11 +330,10 @@ def _prefetch(write: int):
     @intrinsic
     def prefetch(typingctx, array, index):
         def codegen(context, builder, signature, args):
-            base = _data(context, builder, signature.args[0], args[0])
             byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
             kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
             function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            address = builder.bitcast(builder.gep(base, [args[1]]), byte)
+            address = builder.bitcast(_element(context, builder, signature, args, 0), byte)
             builder.call(function, [address, number(write), number(2), number(1)])
             return context.get_dummy_value()
 
@@ -347,23 +347,17 @@ prefetch_to_write = _prefetch(1)
 
 
 # ---------------------------------------------------------------- arithmetic
-def _binary(emit):
+def _binary(instruction):
+    """An intrinsic for two vectors, from a function that emits an instruction."""
+
     @intrinsic
     def operation(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return emit(builder, *args)
+            return instruction(builder, *args)
 
         return a(a, b), codegen
 
     return operation
-
-
-_OPERATORS = {
-    operator.add: _binary(lambda builder, a, b: builder.fadd(a, b)),
-    operator.sub: _binary(lambda builder, a, b: builder.fsub(a, b)),
-    operator.mul: _binary(lambda builder, a, b: builder.fmul(a, b)),
-    operator.truediv: _binary(lambda builder, a, b: builder.fdiv(a, b)),
-}
 
 
 def _overload(symbol, operation):
@@ -372,8 +366,12 @@ def _overload(symbol, operation):
         return (lambda a, b: operation(a, b)) if isinstance(a, Vector) and a == b else None
 
 
-for _symbol, _operation in _OPERATORS.items():
-    _overload(_symbol, _operation)
+_overload(operator.add, _binary(ir.IRBuilder.fadd))
+_overload(operator.sub, _binary(ir.IRBuilder.fsub))
+_overload(operator.mul, _binary(ir.IRBuilder.fmul))
+_overload(operator.truediv, _binary(ir.IRBuilder.fdiv))
+
+maximum = _binary(emit.maximum)  # in each lane; a if one of them is NaN
 
 
 @intrinsic
@@ -381,7 +379,7 @@ def fma(typingctx, a, b, c):
     """a * b + c, with one rounding if the processor has this instruction."""
 
     def codegen(context, builder, signature, args):
-        return emit_fma(builder, *args)
+        return emit.fma(builder, *args)
 
     return a(a, b, c), codegen
 
@@ -391,22 +389,12 @@ def sqrt(typingctx, a):
     """Square root of each lane."""
 
     def codegen(context, builder, signature, args):
-        return _call(builder, "sqrt", *args)
+        return emit.call(builder, "sqrt", *args)
 
     return a(a), codegen
 
 
-@intrinsic
-def maximum(typingctx, a, b):
-    """Maximum in each lane; a if one of them is NaN."""
-
-    def codegen(context, builder, signature, args):
-        return emit_maximum(builder, *args)
-
-    return a(a, b), codegen
-
-
-def _in_tuples(operation):
+def _in_tuples(instruction):
     """An intrinsic for a tuple of vectors and either a second tuple or one vector, which is used for all."""
 
     @intrinsic
@@ -417,7 +405,7 @@ def _in_tuples(operation):
                 others = [args[1]] * len(values)
             else:
                 others = cgutils.unpack_tuple(builder, args[1], len(signature.args[1]))
-            found = [operation(builder, a, b) for a, b in zip(values, others, strict=True)]
+            found = [instruction(builder, a, b) for a, b in zip(values, others, strict=True)]
             return context.make_tuple(builder, signature.return_type, found)
 
         return values(values, others), codegen
@@ -425,8 +413,8 @@ def _in_tuples(operation):
     return each
 
 
-plus = _in_tuples(lambda builder, a, b: builder.fadd(a, b))
-larger = _in_tuples(lambda builder, a, b: emit_maximum(builder, a, b))
+plus = _in_tuples(ir.IRBuilder.fadd)
+larger = _in_tuples(emit.maximum)
 
 
 @intrinsic
@@ -447,62 +435,7 @@ def inside(typingctx, row, stop, a):
     def codegen(context, builder, signature, args):
         row, stop, a = args
         known = builder.icmp_unsigned("<", row, stop)  # as an unsigned number, a negative row is large
-        mask = emit_broadcast(builder, known, ir.VectorType(known.type, a.type.count))
+        mask = emit.broadcast(builder, known, ir.VectorType(known.type, a.type.count))
         return builder.select(mask, a, ir.Constant(a.type, None))
 
     return a(types.intp, types.intp, a), codegen
-
-
-# ---------------------------------------------------------------- LLVM instructions
-def _data(context, builder, kind, value):
-    """The address of an array's first element; an address is returned as it is."""
-    return context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
-
-
-def emit_load(builder, address, vector):
-    value = builder.load(builder.bitcast(address, vector.as_pointer()))
-    value.align = 4 if isinstance(vector.element, ir.FloatType) else 8
-    return value
-
-
-def emit_store(builder, value, address, *, past_caches=False):
-    instruction = builder.store(value, builder.bitcast(address, value.type.as_pointer()))
-    instruction.align = 4 if isinstance(value.type.element, ir.FloatType) else 8
-    if past_caches:
-        instruction.align = WIDTH
-        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-
-
-def _shuffle(builder, a, b, lanes):
-    """A vector of the lanes with these numbers; the lanes of b are counted after those of a."""
-    kind = ir.VectorType(ir.IntType(32), len(lanes))
-    return builder.shuffle_vector(a, b, ir.Constant(kind, lanes))
-
-
-def emit_broadcast(builder, scalar, vector):
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), None)
-    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), lanes)
-
-
-def emit_maximum(builder, a, b):
-    return builder.select(builder.fcmp_ordered("<", a, b), b, a)
-
-
-def emit_fma(builder, a, b, c):
-    if not ACTIVE.fma:
-        return builder.fadd(builder.fmul(a, b), c)
-    return _call(builder, "fma", a, b, c)
-
-
-def _call(builder, name, *vectors):
-    """Call LLVM's operation of this name, declared by hand: llvmlite's declare_intrinsic supports only scalars."""
-    (kind,) = {vector.type for vector in vectors}
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(kind, [kind] * len(vectors)), f"llvm.{name}.v{kind.count}{_suffix(kind)}"
-    )
-    return builder.call(function, vectors)
-
-
-def _suffix(vector):
-    return "f32" if isinstance(vector.element, ir.FloatType) else "f64"

@@ -7,20 +7,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tinyres.kernels import emit
 from tinyres.kernels.compile import inner
 from tinyres.kernels.isa import ACTIVE
-from tinyres.kernels.simd import (
-    WIDTH,
-    address,
-    cache_line,
-    emit_broadcast,
-    emit_fma,
-    emit_load,
-    emit_store,
-    lanes,
-    prefetch,
-    prefetch_to_write,
-)
+from tinyres.kernels.simd import WIDTH, address, cache_line, lanes, prefetch, prefetch_to_write
 
 
 class Tile(NamedTuple):
@@ -122,18 +112,18 @@ def _register_tile(vector_count, *, even=False):
                 with cgutils.for_range(builder, length) as k:
                     a_at = builder.mul(k.index, a.step)
                     b_at = builder.mul(k.index, ir.Constant(index, vector_count * vector.count))
-                    columns = [emit_load(builder, address, vector) for address in vectors(element(b_run, b_at))]
+                    columns = [emit.load(builder, address, vector) for address in vectors(element(b_run, b_at))]
                     for r in range(row_count):
-                        scalar = emit_broadcast(builder, builder.load(element(a_run[r], a_at)), vector)
+                        scalar = emit.broadcast(builder, builder.load(element(a_run[r], a_at)), vector)
                         for slot, column in zip(acc[r], columns, strict=True):
-                            builder.store(emit_fma(builder, scalar, column, builder.load(slot)), slot)
+                            builder.store(emit.fma(builder, scalar, column, builder.load(slot)), slot)
             with builder.if_then(add):  # load all before the first store: rows after `last` must not read the new value
                 for row, slots in zip(out_row, acc, strict=True):
                     for address, slot in zip(vectors(row), slots, strict=True):
-                        builder.store(builder.fadd(emit_load(builder, address, vector), builder.load(slot)), slot)
+                        builder.store(builder.fadd(emit.load(builder, address, vector), builder.load(slot)), slot)
             for row, slots in zip(out_row, acc, strict=True):
                 for address, slot in zip(vectors(row), slots, strict=True):
-                    emit_store(builder, builder.load(slot), address)
+                    emit.store(builder, builder.load(slot), address)
             return context.get_dummy_value()
 
         return types.void(zero, a, b, out, rows, sums, types.boolean), codegen
