@@ -97,6 +97,7 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     return np.maximum(y, 0) if relu else y
 
 
+# the arrays of the forward pass, and what it did with them
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual, whole=None):
     known = x if y is None and not (relu and residual) else y
     check("batch_norm_grad", dy, x, known, mean, inv_std, weight, bias)
@@ -186,6 +187,7 @@ def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
         weight -= number(lr) * (gradient + number(momentum) * velocity if nesterov else velocity)
 
 
+# every number of the paper's algorithm, by name
 def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
     check_each("adamw_update", ("p", "m", "v"), p=p, g=g, m=m, v=v)
     for weight, gradient, mean, square in zip(p, g, m, v, strict=True):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tinyres.kernels.compile import contiguous, inner, jit
 
 
-def augment_batch(
+def augment_batch(  # all that is drawn or set for a batch: nothing is random here
     images: np.ndarray,
     index: npt.ArrayLike,
     *,

@@ -70,6 +70,7 @@ def batch_norm_apply(x, mean, scale, bias, residual=None, *, relu=False):
     return y.transpose(0, 3, 1, 2)
 
 
+# the arrays of the forward pass, and what it did with them
 def batch_norm_grad(dy, x, y, mean, inv_std, weight, bias, *, training, relu, residual, whole=None):
     """Gradients of batch norm (+ residual) (+ ReLU); see `tinyres.ops.batch_norm` for the derivation.
 

@@ -31,6 +31,7 @@ def sgd_update(p, g, v, *, lr, momentum, weight_decay, nesterov):
         _put_back(copies, in_place)
 
 
+# every number of the paper's algorithm, by name
 def adamw_update(p, g, m, v, *, lr, beta1, beta2, eps, weight_decay, step):
     """With the running mean m of g and the running mean v of g^2, at step t = 1, 2, ...:
 

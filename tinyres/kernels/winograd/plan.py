@@ -37,7 +37,7 @@ class Plan(NamedTuple):
     deep: bool  # whether there are many weights, see `_correlate`
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # by its arguments: they are sizes, not the arrays that have them
 def plan_of(form, x_shape, y_shape, itemsize, corner, o, tile, strips, *, deep=False):
     """Choose strips from `strips` = (tiles, shares, whole): about this many tiles, in each of this many shares.
 
