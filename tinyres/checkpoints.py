@@ -34,7 +34,7 @@ __all__ = [
     "write_whole",
 ]
 
-FORMAT = 3
+FORMAT = models.weights.FORMAT
 """Format of checkpoints that are written. Format 2 can be read, too: only option A differs, see
 `models.weights.upgrade`."""
 

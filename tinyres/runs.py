@@ -94,7 +94,12 @@ def read_config(folder: str | Path) -> Config:
     """
     path, last = Path(folder) / "config.json", Path(folder) / "last.safetensors"
     try:
-        config = Config(**json.loads(path.read_text()))
+        settings = json.loads(path.read_text())
+        if unknown := {*settings} - {field.name for field in dataclasses.fields(Config)}:
+            raise ValueError(
+                f"unknown settings {reprlib.repr(sorted(unknown))}: written by another version of tinyres?"
+            )
+        config = Config(**settings)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise checkpoints.CheckpointError(f"{path}: no configuration of a run ({error})") from error
     with contextlib.suppress(checkpoints.CheckpointError):  # the code that loads the checkpoint reports the error

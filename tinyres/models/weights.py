@@ -1,6 +1,7 @@
 """Loading pretrained weights: the residual networks of torchvision and timm have the same names and shapes."""
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from tinyres.models.blocks import PaddedIdentity
 from tinyres.models.resnet import FAMILY
 from tinyres.nn import Module
 from tinyres.tape import Array
+
+FORMAT = 3
+"""Format of the checkpoints that are written."""
+OLD = (1, 2)
+"""Older formats whose weights can be read. Of format 2, all of a checkpoint can be read."""
 
 
 def load_weights(model: Module, path: str | Path, *, replace_head: bool = False) -> str | None:
@@ -84,10 +90,10 @@ def _usual_names(path: str | Path, arrays: dict[str, Array]) -> dict[str, Array]
 
 # ---------------------------------------------------------------- option A, old and new
 def upgrade(info: dict[str, Any]) -> dict[str, Any]:
-    """Convert the description of a checkpoint of format 2 to format 3.
+    """Convert the description of a checkpoint of format 1 or 2 to format 3.
 
-    In format 2, option A put all new channels after the old ones. This is called "A-after" now. The arrays of both have
-    the same shapes, so a model with the wrong one could load them, but its predictions would be wrong.
+    In these formats, option A put all new channels after the old ones. This is called "A-after" now. The arrays of both
+    have the same shapes, so a model with the wrong one could load them, but its predictions would be wrong.
 
     Parameters
     ----------
@@ -125,12 +131,17 @@ def _shortcut(info: dict[str, Any]) -> Any:
 
 
 def _check_padding(path: str | Path, model: Module, description: str) -> None:
-    """Raise CheckpointError if the weights are for the other kind of option A."""
+    """Raise CheckpointError if the weights are for the other kind of option A, or their format is not known."""
     try:
         info = json.loads(description)
-        theirs = _shortcut(upgrade(info) if info["format"] == 2 else info)
+        form = info["format"]
+        theirs = _shortcut(upgrade(info) if form in OLD else info)
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return  # the file does not name its model
+    if form not in (*OLD, FORMAT):
+        raise CheckpointError(
+            f"{path}: format {reprlib.repr(form)}, expected {FORMAT}: written by another version of tinyres"
+        )
     pads = [m for _, m in model.named_modules() if isinstance(m, PaddedIdentity)]
     places = {"A": [(m.before + m.after) // 2 for m in pads], "A-after": [0] * len(pads)}
     if theirs in places and places[theirs] != [m.before for m in pads]:
