@@ -8,7 +8,7 @@ import numpy as np
 import tinyres as tr
 
 
-def main():
+def main() -> None:
     tr.manual_seed(1)
     x = tr.Tensor([[0, 0], [0, 1], [1, 0], [1, 1]])
     target = np.array([0, 1, 1, 0])
@@ -17,7 +17,7 @@ def main():
     for step in range(201):
         loss = tr.ops.cross_entropy(net(x), target)
         if step == 0:  # the nodes that backward() will visit, from the loss to the parameters
-            node = loss._node
+            node: tr.tape.Node | tr.tape.Leaf | None = loss._node
             while isinstance(node, tr.tape.Node):
                 print(node)
                 node = node.parents[0]
@@ -25,7 +25,8 @@ def main():
         net.zero_grad()
         loss.backward()
         for parameter in net.parameters():
-            parameter.data -= 0.5 * parameter.grad
+            if parameter.grad is not None:
+                parameter.data -= 0.5 * parameter.grad
         if step % 50 == 0:
             print(f"step {step:3}: loss {loss.item():.4f}")
     print("predicted:", net(x).data.argmax(1), "wanted:", target)

@@ -7,7 +7,7 @@ from tinyres import plots
 from tinyres.study import bottleneck
 
 
-def main():
+def main() -> None:
     costs = bottleneck.bottleneck(image_size=224)
     for basic, other in zip(costs["basic"], costs["bottleneck"], strict=True):
         less = basic.parameters / other.parameters

@@ -10,7 +10,7 @@ from tinyres import plots, train
 from tinyres.study import degradation
 
 
-def main():
+def main() -> None:
     recipe = train.Config(**degradation.RECIPE | {"dataset": "shapes", "subset": 200, "epochs": 2, "batch_size": 50})
     curves = degradation.degradation(recipe, "degradation", ("plain20", "resnet20"))  # a second run only reads it
     for curve in curves:

@@ -6,7 +6,7 @@ python examples/gradcheck.py
 from tinyres.study import gradcheck
 
 
-def main():
+def main() -> None:
     found = gradcheck.errors("tanh")
     double, single = (found.curves[dtype].central for dtype in ("float64", "float32"))
     print("step      float64   float32")

@@ -10,7 +10,7 @@ import tempfile
 from tinyres.study import gym
 
 
-def main():
+def main() -> None:
     level = gym.LEVELS[0]
     with tempfile.TemporaryDirectory() as folder:
         path, _ = gym.start(folder, level)

@@ -7,7 +7,7 @@ import tinyres as tr
 from tinyres.study import identity_path
 
 
-def main():
+def main() -> None:
     images, labels = tr.data.shapes(16)
     mean, std = tr.data.channel_statistics(images)
     x, y = next(tr.data.Loader(images, labels, 16, mean=mean, std=std).epoch(0))

@@ -12,7 +12,7 @@ from tinyres.models import BasicBlock, PlainBlock, ResNet
 from tinyres.study import landscape, trained
 
 
-def main():
+def main() -> None:
     images, labels = tr.data.shapes(128, size=16)
     mean, std = tr.data.channel_statistics(images)
 

@@ -11,6 +11,7 @@ only read.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tinyres import train
 from tinyres.study.degradation import go_on
 
 BATCHES = 128, 256, 512, 1024, 2048
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "lr": 0.1,
     "lr_batch_size": BATCHES[0],
     "schedule": "cosine",
@@ -30,7 +31,7 @@ RECIPE = {
 }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="shapes")
     parser.add_argument("--data", help="folder that holds the data set")
@@ -46,8 +47,9 @@ def main():
             if not scaled:
                 recipe["lr_batch_size"] = None
             config = train.Config(**recipe | {"batch_size": batch, "seed": seed})
-            run = go_on(config, args.out / f"{batch}-{config.peak_lr:g}-{seed}")
-            *_, tested = (run.folder / "metrics.jsonl").read_text().splitlines()
+            folder = args.out / f"{batch}-{config.peak_lr:g}-{seed}"
+            go_on(config, folder)
+            *_, tested = (folder / "metrics.jsonl").read_text().splitlines()
             accuracies.append(json.loads(tested)["test_accuracy"])
         each = ", ".join(f"{accuracy:.1%}" for accuracy in accuracies)
         print(f"{batch:>6} {config.peak_lr:>6g}   {each}: {np.mean(accuracies):.1%}", flush=True)

@@ -3,13 +3,15 @@
 python examples/memory.py
 """
 
+from typing import Any
+
 import numpy as np
 
 import tinyres as tr
 from tinyres.study import memory
 
 
-def gradients(checkpoint):
+def gradients(checkpoint: Any) -> Any:
     """Gradients of a function of our own; `tr.checkpoint` takes any function that can be called twice."""
     w = tr.Tensor([0.5, -1.5], requires_grad=True)
     loss = checkpoint(lambda w: tr.ops.tanh(w * w).sum(), w)
@@ -17,7 +19,7 @@ def gradients(checkpoint):
     return w.grad
 
 
-def main():
+def main() -> None:
     net = tr.models.resnet20()
     for step in memory.memory(net, batch_size=16, steps=1):
         print(f"{memory.name(step.segment)} in a checkpoint: at most {memory.shown(step.peak)}")

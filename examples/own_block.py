@@ -16,12 +16,14 @@ from tinyres.models import BasicBlock, ResNet
 class GatedBlock(BasicBlock):
     """y = relu(s(F(x)) F(x) + x), with the gate s = sigmoid(W2 relu(W1 mean(F(x))))."""
 
-    def __init__(self, in_channels, channels, stride=1, downsample=None):
+    def __init__(
+        self, in_channels: int, channels: int, stride: int = 1, downsample: tr.nn.Module | None = None
+    ) -> None:
         super().__init__(in_channels, channels, stride, downsample)
         self.squeeze = tr.nn.Linear(channels, channels // 4)
         self.excite = tr.nn.Linear(channels // 4, channels)
 
-    def forward(self, x):
+    def forward(self, x: tr.Tensor) -> tr.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.bn1(self.conv1(x), relu=True)
         y = self.bn2(self.conv2(y))  # F(x): (N, C, H, W)
@@ -30,7 +32,7 @@ class GatedBlock(BasicBlock):
         return tr.ops.relu(y * gate.reshape(*gate.shape, 1, 1) + shortcut)
 
 
-def main():
+def main() -> None:
     tr.manual_seed(0)
     net = ResNet(GatedBlock, [1, 1, 1], widths=(16, 32, 64), shortcut="B")
     print(f"{sum(p.size for p in net.parameters()):,} parameters")

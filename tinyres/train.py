@@ -34,6 +34,7 @@ __all__ = [
     "SCHEDULES",
     "Callback",
     "Config",
+    "Data",
     "Diverged",
     "Every",
     "Given",
