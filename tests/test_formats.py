@@ -114,7 +114,7 @@ def test_settings_are_read_and_may_be_used_again(form):
 def test_settings_yet_to_come_are_refused(tmp_path):
     settings = json.loads((FILES / "format-3" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, "warp": 9}))
-    with pytest.raises(CheckpointError, match=r"unknown settings \['warp'\]: from another version of tinyres"):
+    with pytest.raises(CheckpointError, match=r"unknown settings \['warp'\]: written by another version of tinyres"):
         runs.read_config(tmp_path)
     with pytest.raises(ValueError, match="warp"):
         tr.recipes.read(tmp_path / "config.json")
