@@ -26,3 +26,20 @@ def public(module):
         ours = value.__module__.startswith("tinyres") if hasattr(found, "__all__") else value.__module__ == module
         if ours:  # tr.float32 is NumPy's
             yield name, value
+
+
+def members(kind):
+    """Names of a class's own public methods, properties and fields."""
+    return {name for name in vars(kind) | getattr(kind, "__annotations__", {}) if not name.startswith("_")}
+
+
+def every_name():
+    """The dotted names that the promise of docs/versions.md is about, sorted."""
+    found = set()
+    for module in MODULES:
+        offered = dict(public(module))
+        found |= {f"{module}.{name}" for name in {*offered, *getattr(importlib.import_module(module), "__all__", ())}}
+        for name, value in offered.items():
+            if inspect.isclass(value):
+                found |= {f"{module}.{name}.{member}" for member in members(value)}
+    return sorted(found)
