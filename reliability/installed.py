@@ -76,7 +76,7 @@ def use(python: Path, folder: Path) -> float:
     seconds, where = min(run(python, "-c", IMPORT, cwd=folder).split() for _ in range(5))
     assert "site-packages" in where, where
     tinyres = (python, "-m", "tinyres")
-    training = "train --dataset shapes --model slim_resnet9 --epochs 1 --subset 500 --out run"
+    training = "train --dataset shapes --model slim_resnet9 --epochs 1 --subset 500 --validation 100 --out run"
     run(*tinyres, *training.split(), cwd=folder)
     assert "accuracy" in run(*tinyres, "eval", "run/best.safetensors", cwd=folder)
     shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
