@@ -9,7 +9,7 @@ import tinyres as tr
 from tinyres.study import responses
 
 
-def main():
+def main() -> None:
     images, labels = tr.data.shapes(64, size=16)
     mean, std = tr.data.channel_statistics(images)
     profiles = []
@@ -20,7 +20,8 @@ def main():
         batches = [x for x, _ in loader.epoch(0)]
         for x in batches:
             net(tr.Tensor(x))  # running statistics
-        profiles.append(responses.Responses(f"{blocks} blocks a stage", responses.measure(net.eval(), batches)))
+        net.eval()
+        profiles.append(responses.Responses(f"{blocks} blocks a stage", responses.measure(net, batches)))
     print("\n".join(responses.verdict(profiles)))
 
 

@@ -7,7 +7,7 @@ import tinyres as tr
 from tinyres.study import probe, warm_up
 
 
-def main():
+def main() -> None:
     images = tr.data.shapes(320, size=8)
     found = tr.train.Data(images, images, images, tr.data.SHAPES_CLASSES, *tr.data.channel_statistics(images[0]))
     config = tr.train.Config(**probe.RECIPE, dataset="shapes", batch_size=16, lr=0.1)

@@ -66,3 +66,23 @@ def parts() -> Table:
         name, kept, effect = PARTS[list(ablation.PARTS)[i]], effects[i] > 2 * error, f"{effects[i]:+.2f}"
         means = (f"{scores[chosen[:, i] == on].mean():.2f}" for on in (False, True))
         yield row(name, *means, f"**{effect}**" if kept else effect, "yes" if kept else "no")
+
+
+THIRTY = {
+    "fast epochs=30": "`fast`",
+    "fast epochs=30 cutout=8": "with `--cutout 8`",
+    "fast epochs=30 cutmix=1.0": "with `--cutmix 1.0`",
+    "fast epochs=8 model=resnet9": "`resnet9`, eight epochs",
+}
+
+
+def thirty() -> Table:
+    """Trainings of thirty epochs: accuracy of the validation images after the last one."""
+    found: dict[str, dict[int, float]] = {name: {} for name in THIRTY}
+    for run in accuracy.read(studies.RESULTS / "thirty.jsonl"):
+        last = run["epochs"][-1]
+        found[run["recipe"]][run["seed"]] = 100 * last["validation" if run["split"] == "test" else "accuracy"]
+    yield from head("thirty epochs", "validation accuracy, %, of seeds 0, 1, ...", "mean")
+    for name, by_seed in found.items():
+        each = [by_seed[seed] for seed in sorted(by_seed)]
+        yield row(THIRTY[name], ", ".join(f"{a:.2f}" for a in each), f"{np.mean(each):.2f}")
