@@ -42,6 +42,11 @@ def test_levels_of_the_gym_that_a_page_of_the_tour_names_are_of_its_operations(p
     assert {pair for pair in levels if pair[1] in {op for _, op in named}} == named, "all of them"
 
 
+def test_the_page_of_the_gym_lists_all_levels():
+    rows = re.findall(r"^\| \d+ \|.*", (DOCS / "gym.md").read_text(), re.M)
+    assert rows == [f"| {level.number} | `{level.op}` | `tinyres/{level.mutant.file}` |" for level in LEVELS]
+
+
 def test_every_picture_is_shown_and_small():
     texts = [path.read_text() for path in [*PAGES, ROOT / "README.md"]]
     for path in [*DOCS.glob("*.png"), *DOCS.glob("*.svg")]:
