@@ -342,7 +342,7 @@ def test_recipes_are_listed_and_printed(tmp_path):
     assert [recipe["name"] for recipe in listed] == tr.recipes.names()
     (tmp_path / "mine.toml").write_text(good("recipes", "paper"))  # as printed, it can be read
     assert tr.recipes.read(tmp_path / "mine.toml").config == tr.recipes.find("paper").config
-    assert "recipe: got 'papers', expected one of default, fast, finetune, paper; did you mean paper?" in bad(
+    assert "recipe: got 'papers', expected one of default, fast, finetune, paper, record; did you mean paper?" in bad(
         "recipes", "papers"
     )
 
@@ -361,12 +361,12 @@ def test_a_recipe_is_what_a_run_starts_from_and_options_change_it(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--recipe", ""], "--recipe: got '', expected one of default, fast, finetune, paper"),
+        (["--recipe", ""], "--recipe: got '', expected one of default, fast, finetune, paper, record"),
         (["--recipe", "", "--config", "a.toml"], "--recipe, --config: got both, expected only one of them"),
         (["--config", "."], "--config: got ., expected a file that can be read"),
         (["--config", "none.toml"], "--config: got none.toml, expected a file that can be read"),
         (["--layer-decay", "2"], "layer_decay: got 2.0, expected more than 0 and at most 1"),
-        (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, fast, finetune, paper"),
+        (["--recipe", "fats"], "--recipe: got 'fats', expected one of default, fast, finetune, paper, record"),
         (["--recipe", "paper", "--config", "a.toml"], "--recipe, --config: got both, expected only one of them"),
         (
             ["--config", "wrong.toml"],

@@ -86,3 +86,12 @@ def thirty() -> Table:
     for name, by_seed in found.items():
         each = [by_seed[seed] for seed in sorted(by_seed)]
         yield row(THIRTY[name], ", ".join(f"{a:.2f}" for a in each), f"{np.mean(each):.2f}")
+
+
+def record() -> Table:
+    """The recipe `record` on the test images."""
+    runs = [run for run in seeds_of("thirty.jsonl", "tinyres") if run["split"] == "test"]
+    mean, each = accuracies(runs)
+    seeds, both = ", ".join(str(run["seed"]) for run in runs), 100 * np.mean([run["flipped"] for run in runs])
+    yield from head("", "seeds", "test accuracy, %", "each", "with mirror images")
+    yield row("`record`", seeds, mean, each, f"{both:.2f}")

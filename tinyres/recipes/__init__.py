@@ -48,7 +48,7 @@ def names() -> list[str]:
     Examples
     --------
     >>> names()
-    ['default', 'fast', 'finetune', 'paper']
+    ['default', 'fast', 'finetune', 'paper', 'record']
     """
     return sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
 
@@ -85,7 +85,7 @@ def find(name: str) -> Recipe:
     10
     >>> find("pape")
     Traceback (most recent call last):
-    ValueError: recipe: got 'pape', expected one of default, fast, finetune, paper; did you mean paper?
+    ValueError: recipe: got 'pape', expected one of default, fast, finetune, paper, record; did you mean paper?
     """
     return _recipe(name, tomllib.loads(source(name)))
 
