@@ -194,7 +194,7 @@ def test_the_reference_says_defaults_and_choices_as_they_are(reference):
     assert entry("--epochs").endswith("Default: `10`.")
     assert entry("--nesterov").endswith("Default: `--nesterov`.")
     assert "Default" not in entry("--out")  # the help says it in words
-    assert "One of `default`, `fast`, `finetune`, `paper`." in entry("--recipe")
+    assert "One of `default`, `fast`, `finetune`, `paper`, `record`." in entry("--recipe")
     assert "One of" not in entry("--optimizer")  # "sgd or adamw" are there
     assert "{ref}`names of models <model-names>`" in entry("--model")
     assert "At least 0." in entry("--recompute")
