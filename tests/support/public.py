@@ -28,18 +28,20 @@ def public(module):
             yield name, value
 
 
-def members(kind):
-    """Names of a class's own public methods, properties and fields."""
-    return {name for name in vars(kind) | getattr(kind, "__annotations__", {}) if not name.startswith("_")}
+def members(kind, classes):
+    """Names of a class's public methods, properties and fields: its own, and those of bases that are not public."""
+    bases = [c for c in kind.__mro__[1:] if c.__module__.startswith("tinyres") and c not in classes]
+    names = (name for c in (kind, *bases) for name in vars(c) | getattr(c, "__annotations__", {}))
+    return {name for name in names if not name.startswith("_")}
 
 
 def every_name():
     """The dotted names that the promise of docs/versions.md is about, sorted."""
-    found = set()
-    for module in MODULES:
-        offered = dict(public(module))
+    found, by_module = set(), {module: dict(public(module)) for module in MODULES}
+    classes = {value for offered in by_module.values() for value in offered.values()}
+    for module, offered in by_module.items():
         found |= {f"{module}.{name}" for name in {*offered, *getattr(importlib.import_module(module), "__all__", ())}}
         for name, value in offered.items():
             if inspect.isclass(value):
-                found |= {f"{module}.{name}.{member}" for member in members(value)}
+                found |= {f"{module}.{name}.{member}" for member in members(value, classes)}
     return sorted(found)
