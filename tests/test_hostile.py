@@ -158,6 +158,7 @@ AUDIT = """
 import io, pickle, sys, warnings
 from pathlib import Path
 import numpy as np
+import pooch  # imported where a data set is looked for, which is no code of the file
 from support.damage import kinds, nasties, small_world
 import tinyres as tr
 
