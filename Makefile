@@ -1,6 +1,6 @@
 # make train   install into .venv and train ResNet-20 for two to six minutes
 # make test    install what tests need, and run them
-# make check   lint, format, types, and a site without a warning: what every change has to pass besides
+# make check   make lint (lint, format, types) and make docs, without a warning: what every change has to pass besides
 # make widths  the tests of kernels at each lesser instruction set that this processor has
 # make nightly the tests with 2,000 examples of each property, and others each time
 # make docs    build the site, docs/_build/index.html
@@ -38,7 +38,7 @@ VERSIONS ?= lowest highest
 recent = $(shell for p in $(PYTHON); do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' && echo $$p; done 2>/dev/null; true)
 usable = $(shell for p in $(recent); do $$p -c 'import ensurepip, venv' && echo $$p; done 2>/dev/null; true)
 
-.PHONY: train test widths nightly check docs bench parity package installed compare tagged clean
+.PHONY: train test widths nightly check lint docs bench parity package installed compare tagged clean
 
 train: $(VENV)/.installed
 	$(BIN)/tinyres train $(TRAIN)
@@ -53,7 +53,9 @@ widths: $(VENV)/.installed-dev
 nightly: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(TEST)
 
-check: docs
+check: docs lint
+
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -62,12 +64,10 @@ docs: $(VENV)/.installed-dev
 	$(BIN)/sphinx-build -q -W --keep-going docs docs/_build
 	@echo "The site is docs/_build/index.html."
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet torch==2.13.0
+bench: $(VENV)/.installed-torch
 	$(BIN)/python benchmarks/train_step.py
 
-parity: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet torch==2.13.0
+parity: $(VENV)/.installed-torch
 	$(BIN)/python -m pytest $(TEST) $(PARITY)
 
 package: $(PIP)
@@ -102,6 +102,10 @@ $(VENV)/.installed: $(PIP) pyproject.toml
 $(VENV)/.installed-dev: $(PIP) pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-torch: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet torch==2.13.0
+	touch $@
 
 clean:
 	rm -rf $(VENV) dist docs/_build docs/jupyter_execute .mypy_cache .ruff_cache .pytest_cache
