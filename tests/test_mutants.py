@@ -9,7 +9,7 @@ import pytest
 from support.registry import REGISTRY
 
 import tinyres as tr
-from tinyres.testing import GradcheckError, gradcheck
+from tinyres.testing import GradcheckError, gradcheck, mutants
 from tinyres.testing.mutants import MUTANTS, PACKAGE
 from tinyres.testing.mutation import Mutant
 from tinyres.testing.strategies import numbers
@@ -74,3 +74,8 @@ def test_gradcheck_of_its_operation_shows_it(mutant, copy, broken):
     broken(mutant, copy)
     with pytest.raises((GradcheckError, ValueError), match=r"analytic .* numeric|gave a gradient of shape"):
         check_all()
+
+
+def test_lines_that_are_no_fault_are_refused():
+    with pytest.raises(ValueError, match=r"mutants\.txt, tape\.py: expected a name, .*got 'a name alone'"):
+        tuple(mutants._read("@ tape.py: test_tensor.py\na fault\n-x\n+y\na name alone\n"))

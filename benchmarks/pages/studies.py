@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import studies
-from pages.writing import Table, between, head, power, row
+from pages.writing import Table, between, head, row
 
 from tinyres.study import batch_norm, gradient_flow, identity_path, skip_path
 from tinyres.study.probe import Moment
@@ -72,7 +72,7 @@ def quotients() -> Table:
             between(found, TWO) if None not in (found := [c["slopes"][kind] for c in some]) else "-"
             for kind in ("central", "forward", "round-off")
         ]
-        yield row(dtype, *(between((c[name] for c in some), power) for name in ("best_step", "best_error")), *slopes)
+        yield row(dtype, *(between(c[name] for c in some) for name in ("best_step", "best_error")), *slopes)
 
 
 # ---------------------------------------------------------------- pictures

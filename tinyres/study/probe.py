@@ -152,6 +152,21 @@ def loader(config: Config, found: Data, augment: data.Augment | None = None) -> 
     return data.Loader(*found.train, config.batch_size, **options)
 
 
+def training_batches(config: Config, found: Data) -> Iterator[tuple[Array, Array]]:
+    """Batches of epoch after epoch without end, with the configuration's variation.
+
+    Examples
+    --------
+    >>> images = data.shapes(4)
+    >>> found = Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
+    >>> batches = training_batches(Config(dataset="shapes", batch_size=4), found)
+    >>> [next(batches)[0].shape for epoch in range(2)]
+    [(4, 3, 32, 32), (4, 3, 32, 32)]
+    """
+    varied = loader(config, found, config.augment)
+    return (batch for epoch in count() for batch in varied.epoch(epoch))
+
+
 def loss_of(model: ResNet, images: Array, labels: Array, hooks: Iterable[HookHandle]) -> Tensor:
     """The loss of a batch. Afterwards the hooks, which have watched this forward pass, are removed.
 
@@ -216,10 +231,9 @@ def train_and_measure(
     if steps < 0:
         raise ValueError(f"steps: got {steps}, expected 0 or more")
 
-    varied = loader(config, found, config.augment)
     images, labels = next(loader(config, found).epoch(0))
     optimizer = optim.SGD(model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    batches: Iterator[tuple[Array, Array]] = (batch for epoch in count() for batch in varied.epoch(epoch))
+    batches = training_batches(config, found)
     wanted, moments = set(moments_of(steps)), []
     model.train()
     with np.errstate(over="ignore", invalid="ignore"):  # what diverges is seen by its loss

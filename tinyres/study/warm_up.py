@@ -7,8 +7,7 @@ several epochs, but still reaches similar accuracy". The study trains each netwo
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from tinyres import ops, optim, plots
 from tinyres.recipe import Config, Data
 from tinyres.replay import Replay
-from tinyres.study.probe import loader, network
+from tinyres.study.probe import network, training_batches
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
 
@@ -136,8 +135,7 @@ def train(name: str, config: Config, found: Data, steps: int, *, warm_up: bool) 
     if steps < 1:
         raise ValueError(f"steps: got {steps}, expected 1 or more")
     model = network(name, config, found).train()
-    varied = loader(config, found, config.augment)
-    batches: Iterator[tuple[Array, Array]] = (batch for epoch in count() for batch in varied.epoch(epoch))
+    batches = training_batches(config, found)
     rate = LOW * config.lr if warm_up else config.lr
     optimizer = optim.SGD(model.parameters(), rate, momentum=config.momentum, weight_decay=config.weight_decay)
 
@@ -193,7 +191,7 @@ def draw(curves: Sequence[Curve]) -> "Figure":
     for axis, name in zip(axes[0], names, strict=True):
         for curve in curves:
             if curve.model == name:
-                colour = plots.RESIDUAL if curve.warm_up else plots.PLAIN
+                colour = plots.RESIDUAL if curve.warm_up else plots.PLAIN  # two that are told apart
                 percent = 100 * np.array(smooth(curve.errors))
                 axis.plot(np.arange(1, len(percent) + 1), percent, color=colour, label=curve.title.split(", ")[1])
         axis.axhline(100 * BELOW, color="#999999", linewidth=0.7, zorder=0)

@@ -20,6 +20,8 @@ def _read(text: str) -> Iterator[Mutant]:
     for part in re.split("^@ ", text, flags=re.M)[1:]:
         place, _, faults = part.partition("\n")
         file, _, tests = place.partition(": ")
+        if rest := _FAULT.sub("", faults).strip():
+            raise ValueError(f"mutants.txt, {file}: expected a name, lines after - and lines after +, got {rest!r}")
         for fault in _FAULT.finditer(faults):
             before, after = ("\n".join(s[1:] for s in fault[sign].splitlines()) for sign in ("before", "after"))
             yield Mutant(fault["name"], file, before, after, tests, fault["op"] or "")
