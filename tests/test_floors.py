@@ -51,7 +51,7 @@ KERNELS = [
     {"ahead", "arrays", "isa", "launch", "plain", "traced"},
     {"emit", "threads"},
     {"whole"},
-    {"compile", "memory"},
+    {"compile", "layout", "memory"},
     {"simd"},
     {"moments", "pending"},
     {"filters", "groups", "tile"},
@@ -174,7 +174,7 @@ def test_imports_that_point_up_are_found(name, source):
     [
         ("ops.conv", "from tinyres import backend\nfrom tinyres.ops import _check\nimport numpy"),
         ("nn.layers", "from ..tensor import Tensor\nfrom . import init"),
-        ("kernels.norm", "from tinyres.kernels.compile import channels_last"),
+        ("kernels.norm", "from tinyres.kernels.layout import channels_last"),
         ("kernels.warmup", "from tinyres.kernels import conv2d"),
         ("cli", "from tinyres import __version__, train"),
     ],

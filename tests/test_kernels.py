@@ -17,7 +17,7 @@ from numba.core.dispatcher import Dispatcher
 
 import tinyres as tr
 from tinyres import backend, kernels, reference
-from tinyres.kernels import compile, conv, elementwise, groups, im2col, memory, norm, pool, weight_grad
+from tinyres.kernels import compile, conv, elementwise, groups, im2col, layout, memory, norm, pool, weight_grad
 from tinyres.kernels.threads import Parallel
 from tinyres.testing.strategies import (
     ORDERS,
@@ -593,7 +593,7 @@ def test_memory_of_read_only_aliases_is_not_handed_out(own_pool):
     a = memory.empty((2 * memory.SMALLEST,), np.uint8)
     a[...] = 1
     a.flags.writeable = False
-    alias = compile.contiguous(a)
+    alias = layout.contiguous(a)
     assert alias.flags.writeable
     assert address(alias) == address(a)
     del a
@@ -819,10 +819,10 @@ def test_cache_folder_depends_on_source_and_processor(monkeypatch, tmp_path):
 
 def test_contiguous_copies_only_what_is_not():
     a = np.ones((3, 4), F4)
-    assert compile.contiguous(a) is a
-    assert compile.contiguous(a.T).flags.c_contiguous
+    assert layout.contiguous(a) is a
+    assert layout.contiguous(a.T).flags.c_contiguous
     a.flags.writeable = False
-    alias = compile.contiguous(a)
+    alias = layout.contiguous(a)
     assert address(alias) == address(a)
     assert alias.flags.writeable
     np.testing.assert_array_equal(alias, a)

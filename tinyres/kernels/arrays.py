@@ -5,12 +5,15 @@ reads and writes the memory after it. So a kernel first checks the dtypes and sh
 result of a check is remembered for each combination, since every step has the same ones.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 from operator import itemgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
+
+Ints: TypeAlias = Iterable[int]
 
 _WINDOW = ("stride = SH SW", "padding = PH PW")
 
@@ -59,6 +62,11 @@ def check(kernel, *arguments):
     ]))  # fmt: skip
     if fault:
         raise fault[0](f"{kernel}: {fault[1]}")
+
+
+def out_size(size: Ints, kernel_size: Ints, stride: Ints, padding: Ints) -> tuple[int, ...]:
+    """How many windows fit along each axis: the size of the result of a convolution or of pooling."""
+    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel_size, stride, padding, strict=True))
 
 
 def check_in_place(kernel, name, array, **others):
@@ -176,16 +184,14 @@ def _misfit(kernel, sizes, owners):
         if c % i or c < i or o % (c // i):
             divisors = f"I to divide C = {c} of {owners['C']}, and C / I to divide O"
             return f"{owners['I']}: got O = {o} and I = {i}, expected {divisors}"
-    out = []
-    for size, kernel_size, stride, padding in (("H", "KH", "SH", "PH"), ("W", "KW", "SW", "PW")):
-        n, k, s, p = (sizes[letter] for letter in (size, kernel_size, stride, padding))
+    for size, kernel_size, padding in (("H", "KH", "PH"), ("W", "KW", "PW")):
+        n, k, p = sizes[size], sizes[kernel_size], sizes[padding]
         if n + 2 * p < k:
             return f"{owners[size]}: got {size} = {n} with padding {p}, expected at least {kernel_size} = {k}"
         if "pool" in kernel and (p >= k or n == 0):  # a window could be empty, and have no largest element
             return f"padding: got {p}, expected some of {size} = {n} in each window of {kernel_size} = {k}"
-        out.append((n + 2 * p - k) // s + 1)
-    expected = {"OH": out[0], "OW": out[1]}
-    expected |= {"P": sizes["N"] * out[0] * out[1], "K": sizes["KH"] * sizes["KW"] * sizes["C"]}
+    oh, ow = out_size(*((sizes[f"{what}H"], sizes[f"{what}W"]) for what in ("", "K", "S", "P")))
+    expected = {"OH": oh, "OW": ow, "P": sizes["N"] * oh * ow, "K": sizes["KH"] * sizes["KW"] * sizes["C"]}
     for letter, number in expected.items():
         if sizes.get(letter, number) != number:
             image = ", ".join(f"{name} = {sizes[name]}" for name in "NCHW")

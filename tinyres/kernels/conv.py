@@ -28,10 +28,11 @@ from typing import NamedTuple
 import numpy as np
 from numba import get_num_threads, prange
 
-from tinyres.kernels.arrays import check, check_in_place
-from tinyres.kernels.compile import channels_last, contiguous, inner, jit
+from tinyres.kernels.arrays import check, check_in_place, out_size
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.filters import Taps, pack_filters
 from tinyres.kernels.groups import groups_of, merged
+from tinyres.kernels.layout import channels_last, contiguous
 from tinyres.kernels.memory import empty, keep_made, made_of, zeros
 from tinyres.kernels.simd import (
     address,
@@ -64,11 +65,10 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """
     check("conv2d", x, weight, bias, residual, stride, padding)
     (sh, sw), (ph, pw) = stride, padding
-    n, _, height, width = x.shape
     weight = merged(weight, x.shape[1])
     o, _, kh, kw = weight.shape
-    oh, ow = (height + 2 * ph - kh) // sh + 1, (width + 2 * pw - kw) // sw + 1
-    y = empty((n, oh, ow, o), x.dtype)
+    oh, ow = out_size(x.shape[2:], (kh, kw), stride, padding)
+    y = empty((len(x), oh, ow, o), x.dtype)
     finish = Finish.of(bias, None if residual is None else channels_last(residual), relu, y)
     x, flat = channels_last(x), contiguous(weight).reshape(-1)
     window, place = (kh, kw, sh, sw, -ph, -pw), (0, 0, 1, 1, oh, ow)

@@ -6,8 +6,9 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check, check_in_place, overlap
-from tinyres.kernels.compile import channels_last, contiguous, inner, jit
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.launch import launch
+from tinyres.kernels.layout import channels_last, contiguous
 from tinyres.kernels.memory import empty
 from tinyres.kernels.simd import lanes, load, single, store, where_positive, wide
 

@@ -8,9 +8,10 @@ and Simard, "High performance convolutional neural networks for document process
 import numpy as np
 from numba import prange
 
-from tinyres.kernels.arrays import check, check_in_place
-from tinyres.kernels.compile import channels_last, jit
+from tinyres.kernels.arrays import check, check_in_place, out_size
+from tinyres.kernels.compile import jit
 from tinyres.kernels.groups import groups_of
+from tinyres.kernels.layout import channels_last
 from tinyres.kernels.memory import empty, zeros
 
 
@@ -18,7 +19,7 @@ def im2col(x, kernel_size, *, stride, padding):
     """Windows of x (N, C, H, W) as a matrix (N * OH * OW, KH * KW * C), with zeros outside the image."""
     check("im2col", x, kernel_size, stride, padding)
     x = channels_last(x)
-    oh, ow = ((x.shape[i + 1] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
+    oh, ow = out_size(x.shape[1:3], kernel_size, stride, padding)
     columns = zeros((x.shape[0], oh, ow, *kernel_size, x.shape[3]), x.dtype)
     _im2col(x, columns, stride, padding)
     return columns.reshape(x.shape[0] * oh * ow, kernel_size[0] * kernel_size[1] * x.shape[3])
@@ -28,7 +29,7 @@ def col2im(columns, x_shape, kernel_size, *, stride, padding):
     """The transpose of `im2col`: add each element of each window to the pixel that it came from."""
     check("col2im", columns, x_shape, kernel_size, stride, padding)
     n, c, height, width = x_shape
-    oh, ow = ((x_shape[i + 2] + 2 * padding[i] - kernel_size[i]) // stride[i] + 1 for i in (0, 1))
+    oh, ow = out_size(x_shape[2:], kernel_size, stride, padding)
     x = zeros((n, height, width, c), columns.dtype)
     _col2im(np.ascontiguousarray(columns).reshape(n, oh, ow, *kernel_size, c), x, stride, padding)
     return x.transpose(0, 3, 1, 2)
@@ -38,7 +39,7 @@ def conv2d(x, weight, bias=None, residual=None, *, stride, padding, relu=False):
     """As `conv.conv2d`: in each group, columns (P, K) times weights (K, O)."""
     check("conv2d", x, weight, bias, residual, stride, padding)
     o, _, kh, kw = weight.shape
-    oh, ow = ((x.shape[i + 2] + 2 * padding[i] - (kh, kw)[i]) // stride[i] + 1 for i in (0, 1))
+    oh, ow = out_size(x.shape[2:], (kh, kw), stride, padding)
     y = empty((len(x), oh, ow, o), x.dtype)
     rows = y.reshape(-1, o)
     for reads, writes in _ranges(x.shape[1], weight.shape):

@@ -8,7 +8,8 @@ the caller does: the same numbers give the same batch.
 import numpy as np
 import numpy.typing as npt
 
-from tinyres.kernels.compile import contiguous, inner, jit
+from tinyres.kernels.compile import inner, jit
+from tinyres.kernels.layout import contiguous
 
 
 def augment_batch(  # all that is drawn or set for a batch: nothing is random here

@@ -16,8 +16,9 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import channels_last, inner, jit
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.launch import assign, launch
+from tinyres.kernels.layout import channels_last
 from tinyres.kernels.memory import empty, zeros
 from tinyres.kernels.moments import ORIGIN, SQUARES, merge
 from tinyres.kernels.simd import (

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres.kernels.compile import channels_last, inner
+from tinyres.kernels.compile import inner
 from tinyres.kernels.launch import assign, launch
+from tinyres.kernels.layout import channels_last
 from tinyres.kernels.simd import fma, inside, load, maximum
 
 

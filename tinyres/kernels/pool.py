@@ -6,8 +6,9 @@ Shapes in the kernels are channels-last: x (N, H, W, C), y (N, OH, OW, C).
 import numpy as np
 from numba import prange
 
-from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import channels_last, inner, jit
+from tinyres.kernels.arrays import check, out_size
+from tinyres.kernels.compile import inner, jit
+from tinyres.kernels.layout import channels_last
 from tinyres.kernels.memory import empty
 
 
@@ -18,7 +19,7 @@ def max_pool2d(x, kernel_size, *, stride, padding):
     """
     check("max_pool2d", x, kernel_size, stride, padding)
     x = channels_last(x)
-    shape = (x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3])
+    shape = (x.shape[0], *out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3])
     y, taps = empty(shape, x.dtype), empty(shape, np.int32)
     _max_pool(x, y, taps, kernel_size, stride, padding)
     return y.transpose(0, 3, 1, 2), taps.transpose(0, 3, 1, 2)
@@ -40,7 +41,7 @@ def avg_pool2d(x, kernel_size, *, stride, padding):
     """Mean of each window; padding counts as zeros. x (N, C, H, W) -> (N, C, OH, OW)."""
     check("avg_pool2d", x, kernel_size, stride, padding)
     x = channels_last(x)
-    y = empty((x.shape[0], *_out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3]), x.dtype)
+    y = empty((x.shape[0], *out_size(x.shape[1:3], kernel_size, stride, padding), x.shape[3]), x.dtype)
     _avg_pool(x, y, kernel_size, stride, padding)
     return y.transpose(0, 3, 1, 2)
 
@@ -52,10 +53,6 @@ def avg_pool2d_grad(dy, x_shape, kernel_size, *, stride, padding):
     dx = empty((n, height, width, c), dy.dtype)
     _avg_pool_grad(channels_last(dy), dx, kernel_size, stride, padding)
     return dx.transpose(0, 3, 1, 2)
-
-
-def _out_size(size, kernel_size, stride, padding):
-    return tuple((n + 2 * p - k) // s + 1 for n, k, s, p in zip(size, kernel_size, stride, padding, strict=True))
 
 
 # ---------------------------------------------------------------- kernels

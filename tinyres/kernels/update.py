@@ -12,7 +12,8 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check_each, check_in_place
-from tinyres.kernels.compile import contiguous, inner, jit
+from tinyres.kernels.compile import inner, jit
+from tinyres.kernels.layout import contiguous
 from tinyres.kernels.simd import address_of, fma, lanes, load, single, splat, sqrt, store, wide
 
 MOST = 16  # groups of parameters that are remembered

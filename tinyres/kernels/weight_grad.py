@@ -16,9 +16,10 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import channels_last, inner, jit
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import copy_row
 from tinyres.kernels.groups import groups_of, merged_shape, own
+from tinyres.kernels.layout import channels_last
 from tinyres.kernels.memory import empty, scratch, zeros
 from tinyres.kernels.simd import (
     WIDTH,

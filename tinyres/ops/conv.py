@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.arrays import out_size
 from tinyres.kernels.launch import compute, launch
 from tinyres.ops import _check
 from tinyres.tape import Array
@@ -107,8 +108,7 @@ def conv2d(  # PyTorch's arguments, and what can be done in the same pass
     _check.window(x, (kh, kw), padding)
     if measure and (bias is not None or residual is not None or relu):
         raise ValueError("measure: got True with a bias, a residual or relu, expected none of them: see batch_norm")
-    size = ((x.shape[i + 2] + 2 * padding[i] - k) // stride[i] + 1 for i, k in enumerate((kh, kw)))
-    expected = (x.shape[0], weight.shape[0], *size)
+    expected = (x.shape[0], weight.shape[0], *out_size(x.shape[2:], (kh, kw), stride, padding))
     if residual is not None and residual.shape != expected:
         raise ValueError(f"residual: got shape {residual.shape}, expected {expected}, that of the result")
     w, options, statistics = weight.data, {"stride": stride, "padding": padding}, None

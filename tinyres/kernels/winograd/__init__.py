@@ -34,10 +34,11 @@ import numpy as np
 from numba import get_num_threads, prange
 
 from tinyres.kernels import conv, weight_grad
-from tinyres.kernels.arrays import check
-from tinyres.kernels.compile import channels_last, contiguous, inner, jit
+from tinyres.kernels.arrays import check, out_size
+from tinyres.kernels.compile import inner, jit
 from tinyres.kernels.conv import Finish, in_channels_last, share
 from tinyres.kernels.filters import Taps
+from tinyres.kernels.layout import channels_last, contiguous
 from tinyres.kernels.memory import empty, keep_made, made_of, scratch
 from tinyres.kernels.moments import merge
 from tinyres.kernels.pending import Loading, known
@@ -110,8 +111,7 @@ def takes_pending(x_shape, weight_shape, itemsize, *, stride, padding):
 
 def _images(x_shape, stride, padding):
     """(N, OH, OW)."""
-    height, width = ((size + 2 * p - 3) // s + 1 for size, s, p in zip(x_shape[2:], stride, padding, strict=True))
-    return x_shape[0], height, width
+    return x_shape[0], *out_size(x_shape[2:], (3, 3), stride, padding)
 
 
 def _form(stride):
