@@ -33,7 +33,7 @@ FLOORS = [
     {"data"},
     {"checkpoints"},
     {"recipe", "curves", "evaluation", "stopping"},
-    {"recipes", "runs", "callback", "start"},
+    {"recipes", "runs", "callback", "splits", "start"},
     {"classifier", "loop", "progress"},
     {"lr_find", "train"},
     {"callbacks"},

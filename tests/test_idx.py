@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from tinyres import data
 from tinyres.cli import app
 from tinyres.data import DatasetError, DatasetNotFound, download, fashion_mnist, idx, kmnist, mnist, read_idx
-from tinyres.recipe import load_data
 from tinyres.runs import read_config
+from tinyres.splits import load_data
 
 CODES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 arrays = st.sampled_from(sorted(CODES)).flatmap(

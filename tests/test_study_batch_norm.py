@@ -10,7 +10,8 @@ from test_study import command, good
 
 import tinyres as tr
 from tinyres import data, models
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.study import batch_norm, gradient_flow
 from tinyres.study.batch_norm import Point
 from tinyres.study.variants import vary

@@ -11,7 +11,7 @@ from support.runs import config
 from test_study import command, good
 
 import tinyres as tr
-from tinyres import models, ops, recipe
+from tinyres import models, ops, splits
 from tinyres.study import gradient_flow, probe, variants
 from tinyres.study.gradient_flow import Layer
 
@@ -186,7 +186,7 @@ def test_moments_begin_and_end_the_training(steps):
 
 def flow_of(tiny_steps, **changes):
     recipe_of = config(validation=0, **changes)
-    return gradient_flow.gradient_flow("tiny", recipe_of, recipe.load_data(recipe_of), tiny_steps)
+    return gradient_flow.gradient_flow("tiny", recipe_of, splits.load_data(recipe_of), tiny_steps)
 
 
 def test_one_seed_one_result(tiny):
@@ -203,7 +203,7 @@ def test_measuring_does_not_change_the_training(tiny):
     for measure in (gradient_flow.measure, lambda model, x, y: (0.0, [])):
         tr.manual_seed(0)
         model = models.create("tiny")
-        probe.train_and_measure(model, how, recipe.load_data(how), 4, measure)
+        probe.train_and_measure(model, how, splits.load_data(how), 4, measure)
         weights.append([p.data.tobytes() for p in model.parameters()])
     assert weights[0] == weights[1]
 

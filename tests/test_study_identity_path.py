@@ -10,7 +10,7 @@ from test_study import good
 from test_study_skip_path import batch
 
 import tinyres as tr
-from tinyres import models, ops, recipe
+from tinyres import models, ops, recipe, splits
 from tinyres.study import identity_path
 from tinyres.study.probe import Moment
 
@@ -86,7 +86,7 @@ def test_it_is_the_same_pass_that_training_makes():
 
 def test_depth_is_counted_in_layers_and_not_read_from_a_name():
     images = tr.data.shapes(2)
-    found = recipe.Data(images, images, images, tr.data.SHAPES_CLASSES, *tr.data.channel_statistics(images[0]))
+    found = splits.Data(images, images, images, tr.data.SHAPES_CLASSES, *tr.data.channel_statistics(images[0]))
     config = recipe.Config(dataset="shapes", batch_size=2)
     wide = dict(models.FAMILY["resnet20"], widths=(4, 4, 4))  # cheap, and of as many layers
     for name, depth in (("resnet20", 20), ("resnet164", 164), ("preact_resnet164", 164), ("narrow2_20_v1", 20)):

@@ -10,7 +10,7 @@ from support.runs import config
 from test_study import command, good
 
 import tinyres as tr
-from tinyres import models, ops, recipe
+from tinyres import models, ops, splits
 from tinyres.study import skip_path
 from tinyres.study.variants import vary
 
@@ -186,7 +186,7 @@ def test_plain_blocks_are_refused_and_leave_no_hooks():
 def test_one_seed_one_result(tiny):
     def moments(**changes):
         how = config(validation=0, **changes)
-        return skip_path.skip_path("tiny", how, recipe.load_data(how), 3)
+        return skip_path.skip_path("tiny", how, splits.load_data(how), 3)
 
     first = moments()
     assert moments() == first

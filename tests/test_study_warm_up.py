@@ -10,7 +10,8 @@ from test_study import command, good
 
 import tinyres as tr
 from tinyres import data
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.study import probe, warm_up
 from tinyres.study.warm_up import Curve
 

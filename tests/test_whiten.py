@@ -10,7 +10,7 @@ import tinyres as tr
 from tinyres import data, nn, start, train
 from tinyres.data import statistics
 from tinyres.nn.init import whitening
-from tinyres.recipe import Data
+from tinyres.splits import Data
 
 IMAGES = tr.data.shapes(30, "train", size=16)[0]
 

@@ -16,14 +16,16 @@ from typing import Any, NamedTuple
 from tinyres import checkpoints, data, html, machine
 from tinyres.callback import Callback, Callbacks, Logs, Training
 from tinyres.curves import curves
+from tinyres.data.named import DATASETS
 from tinyres.evaluation import BATCH, evaluate
 from tinyres.files import remove_leftovers
 from tinyres.loop import Diverged, Interrupted, Loop, Loss, parameter_groups, weights_beside
 from tinyres.nn import Module
 from tinyres.parallel.exchange import Shards
 from tinyres.parallel.world import check_same, world
-from tinyres.recipe import DATASETS, SCHEDULES, Config, Data, Progress, load_data, read_split
+from tinyres.recipe import SCHEDULES, Config
 from tinyres.runs import ALREADY, Times, has_begun, holds_run, read_progress, read_times
+from tinyres.splits import Data, Progress, load_data, read_split
 from tinyres.start import create, freeze, load_weights, normalisation_for, whiten
 from tinyres.stopping import stop_signals
 from tinyres.tape import Array

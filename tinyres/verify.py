@@ -17,8 +17,9 @@ import numpy as np
 from tinyres import checkpoints, machine, train
 from tinyres.callback import Callback
 from tinyres.checkpoints import CheckpointError
-from tinyres.recipe import ADDED, Progress, fits
+from tinyres.recipe import ADDED, fits
 from tinyres.runs import read_config
+from tinyres.splits import Progress
 from tinyres.tape import Array
 
 

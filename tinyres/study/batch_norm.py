@@ -16,7 +16,8 @@ import numpy as np
 from tinyres import plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.study.gradient_flow import measure, whole
 from tinyres.study.probe import loader, network
 from tinyres.study.variants import vary
@@ -108,7 +109,7 @@ def batch_norm(names: Sequence[str], config: Config, found: Data, scales: Sequen
     config : Config
         Its batch size and seed.
     found : Data
-        Data from `recipe.load_data`.
+        Data from `tinyres.train.load_data`.
     scales : sequence of float
         Positive.
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tinyres import plots
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.study.probe import Moment, first_and_last, loss_of, main_path, network, norm, train_and_measure
 from tinyres.study.variants import vary
 from tinyres.tape import Array
@@ -205,7 +206,7 @@ def gradient_flow(
     config : Config
         Settings of the training; its model is not used.
     found : Data
-        Data from `recipe.load_data`.
+        Data from `tinyres.train.load_data`.
     steps : int
         Training steps.
     activation : "relu" or "sigmoid"

@@ -14,7 +14,8 @@ import numpy as np
 from tinyres import models, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.study.probe import Moment, loss_of, main_path, network, norm, train_and_measure
 from tinyres.study.skip_path import check
 from tinyres.tape import Array
@@ -160,7 +161,7 @@ def identity_path(name: str, config: Config, found: Data, steps: int = 0) -> Pat
     config : Config
         Settings of the training; its model is not used.
     found : Data
-        Data from `recipe.load_data`.
+        Data from `tinyres.train.load_data`.
     steps : int
         Training steps.
 

@@ -12,7 +12,8 @@ from tinyres import data, models, ops, optim
 from tinyres.models import ResNet
 from tinyres.nn import Conv2d, Module
 from tinyres.nn.init import manual_seed
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.tape import Array, HookHandle
 from tinyres.tensor import Tensor
 
@@ -195,7 +196,7 @@ def train_and_measure(
     config : Config
         Its batch size, learning rate, momentum, weight decay, augmentation and seed are used.
     found : Data
-        Data from `recipe.load_data`.
+        Data from `tinyres.train.load_data`.
     steps : int
         Training steps, 0 or more.
     measure : callable

@@ -16,7 +16,8 @@ import numpy as np
 from tinyres import models, plots
 from tinyres.models import ResNet
 from tinyres.nn import Module
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
+from tinyres.splits import Data
 from tinyres.study.probe import Moment, first_and_last, loss_of, network, norm, train_and_measure
 from tinyres.tape import Array, Node, topological_order
 from tinyres.tensor import Tensor
@@ -213,7 +214,7 @@ def skip_path(name: str, config: Config, found: Data, steps: int = 0) -> list[Mo
     config : Config
         Settings of the training; its model is not used.
     found : Data
-        Data from `recipe.load_data`.
+        Data from `tinyres.train.load_data`.
     steps : int
         Training steps.
 

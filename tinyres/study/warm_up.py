@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from tinyres import ops, optim, plots
-from tinyres.recipe import Config, Data
+from tinyres.recipe import Config
 from tinyres.replay import Replay
+from tinyres.splits import Data
 from tinyres.study.probe import network, training_batches
 from tinyres.tape import Array
 from tinyres.tensor import Tensor
@@ -106,7 +107,7 @@ def train(name: str, config: Config, found: Data, steps: int, *, warm_up: bool) 
     config : Config
         Its batch size, learning rate, momentum, weight decay, augmentation and seed are used.
     found : Data
-        Data from `recipe.load_data`.
+        Data from `tinyres.train.load_data`.
     steps : int
         At least 1.
     warm_up : bool

@@ -12,7 +12,8 @@ from tinyres import train as training
 from tinyres.console import DATA, RECIPE, RESULTS, configuration, expect_folder, json_text, one_of, out, prepare_kernels
 from tinyres.files import write_whole
 from tinyres.progress import ProgressBar
-from tinyres.recipe import Config, Data, load_data
+from tinyres.recipe import Config
+from tinyres.splits import Data, load_data
 from tinyres.study import probe
 
 app = typer.Typer(help="See how residual networks learn: numbers and pictures of real runs.", no_args_is_help=True)
