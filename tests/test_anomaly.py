@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.registry import REGISTRY, Entry, case
+from support.registry import REGISTRY, Entry, backends_of, case
 
 import tinyres as tr
 from tinyres import Tensor, tape
@@ -31,9 +31,10 @@ OPERATIONS = REGISTRY | {
     "[]": Entry(lambda x: x[1:, [0, 0, 2]], [case((2, 3))], []),
 }
 every_case = pytest.mark.parametrize(
-    ("name", "case"), [(name, case) for name, entry in OPERATIONS.items() for case in entry.cases], ids=str
+    ("name", "case", "backend"),
+    [(name, case, b) for name, entry in OPERATIONS.items() for case in entry.cases for b in backends_of(name)],
+    ids=str,
 )
-on_each_backend = pytest.mark.parametrize("backend", tr.backend.BACKENDS)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,7 +113,6 @@ def spoil_result(k, seen):
 
 
 @every_case
-@on_each_backend
 def test_every_operation_is_named_forward(name, case, backend):
     for k, (part, size, _) in enumerate(records(name, case)):
         seen = []
@@ -145,7 +145,6 @@ def spoil_gradient(k, i, seen):
 
 
 @every_case
-@on_each_backend
 def test_every_operation_is_named_backward(name, case, backend):
     found = 0
     for k, (part, _, count) in enumerate(records(name, case)):
@@ -247,7 +246,7 @@ def test_batch_norm_tells_of_its_statistics():
     assert message.endswith("[1, 1], [1, 1], [0, 0], [0, 0], [1, 1] and 1 of 2 not finite")
 
 
-@on_each_backend
+@pytest.mark.parametrize("backend", tr.backend.BACKENDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_batch_norm_keeps_its_running_statistics(bad, backend):
     net = tr.nn.BatchNorm2d(2)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres import Tensor, chance, ops
+from tinyres import Tensor, backend, chance, ops
 from tinyres.testing.strategies import ORDERS
 
 
@@ -688,3 +688,21 @@ REGISTRY = {
         ],
     ),
 }
+
+ON_KERNELS = {
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "batch_norm",
+    "conv2d",
+    "gelu",
+    "global_avg_pool2d",
+    "linear",
+    "max_pool2d",
+    "relu",
+}
+"""Operations that call kernels of the backend. The others are NumPy alone, on each backend and instruction set."""
+
+
+def backends_of(name: str) -> list[str]:
+    """The backends on which an operation has to be tested."""
+    return sorted(backend.BACKENDS) if name in ON_KERNELS else ["numba"]
