@@ -1,4 +1,4 @@
-# make train   install into .venv and train ResNet-20 for two to six minutes
+# make train   install into .venv and train ResNet-20 for one to six minutes
 # make test    install what tests need, and run them
 # make check   make lint (lint, format, types) and make docs, without a warning: what every change has to pass besides
 # make widths  the tests of kernels at each lesser instruction set that this processor has
