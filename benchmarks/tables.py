@@ -41,14 +41,14 @@ def comment(name: str) -> str:
 
 
 def on_page(name: str, text: str) -> str:
-    """The table of this name on a page.
+    """The table of this name on a page, all lines up to the next blank one.
 
     Raises
     ------
     LookupError
         If the page does not have exactly one comment with this name.
     """
-    found: list[str] = re.findall(re.escape(comment(name)) + r"((?:\|.*\n)*)", text)
+    found: list[str] = re.findall(re.escape(comment(name)) + r"((?:.+\n)*)", text)
     if len(found) != 1:
         raise LookupError(f"got {len(found)} comments {comment(name)!r}, expected one")
     return found[0]
@@ -62,8 +62,9 @@ def write(page: Path, tables: list[Callable[[], Table]]) -> None:
     """Put tables on a page."""
     text = page.read_text()
     for table in tables:
-        above = comment(table.__name__)
-        text = text.replace(above + on_page(table.__name__, text), above + made(table))
+        above, before = comment(table.__name__), on_page(table.__name__, text)
+        after = "" if before.startswith("|") else f"\n{before}"  # there is no table yet, but a paragraph
+        text = text.replace(above + before, above + made(table) + after)
     page.write_text(text)
 
 

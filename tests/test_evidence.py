@@ -56,6 +56,9 @@ def test_a_table_is_put_below_its_comment(tmp_path):
     page.write_text("# Page\n\n<!-- table: count -->\n\n| old |\n|---|\n| 1 |\n\n| other |\n|---|\n")
     tables.write(page, [count])
     assert page.read_text() == "# Page\n\n<!-- table: count -->\n\n| | n |\n|---|---|\n| a | 2 |\n\n| other |\n|---|\n"
+    page.write_text("<!-- table: count -->\n\nA paragraph.\n")
+    tables.write(page, [count])
+    assert page.read_text() == "<!-- table: count -->\n\n| | n |\n|---|---|\n| a | 2 |\n\nA paragraph.\n"
     page.write_text("# Page\n")
     with pytest.raises(LookupError, match=r"got 0 comments .*count.*, expected one"):
         tables.write(page, [count])
