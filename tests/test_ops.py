@@ -136,9 +136,10 @@ def test_gradient_of_every_way_to_convolve(i, algorithm):
         assert gradcheck(function("conv2d", i), *arrays("conv2d", i), full=True)
 
 
-@each("name, i, order, dtype", [(*case, t) for case in LAID_OUT for t in [F4, F8][: len(backends_of(case[0]))]])
+@each("name, i, order, dtype", [(*c, t) for c in LAID_OUT for t in (F4, F8) if t is F4 or c[0] in ON_KERNELS])
 def test_backends_agree(name, i, order, dtype):
-    """The reference is exact here: it computes in float64 what the kernels compute in `dtype`."""
+    """The reference is exact here: it computes in float64 what the kernels compute in `dtype`. Without a kernel both
+    run the same code, and differ in float32 only."""
     inputs = arrays(name, i, order, dtype)
     results = run(function(name, i), inputs)
     assert all(r.dtype == dtype for r in results)

@@ -3,16 +3,7 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from tinyres.data.cifar import CIFAR100_CLASSES, CLASSES, cifar10, cifar100
-from tinyres.data.idx import (
-    FASHION_MNIST_CLASSES,
-    KMNIST_CLASSES,
-    MNIST_CLASSES,
-    fashion_mnist,
-    kmnist,
-    mnist,
-)
-from tinyres.data.shapes import SHAPES_CLASSES, shapes
+from tinyres import data
 from tinyres.tape import Array
 
 Read: TypeAlias = Callable[..., tuple[Array, Array]]
@@ -29,10 +20,10 @@ def _in_colour(read: Read) -> Read:
 
 
 DATASETS: dict[str, tuple[Read, tuple[str, ...]]] = {
-    "cifar10": (cifar10, CLASSES),
-    "cifar100": (cifar100, CIFAR100_CLASSES),
-    "shapes": (shapes, SHAPES_CLASSES),
-    "mnist": (_in_colour(mnist), MNIST_CLASSES),
-    "fashion_mnist": (_in_colour(fashion_mnist), FASHION_MNIST_CLASSES),
-    "kmnist": (_in_colour(kmnist), KMNIST_CLASSES),
+    "cifar10": (data.cifar10, data.CLASSES),
+    "cifar100": (data.cifar100, data.CIFAR100_CLASSES),
+    "shapes": (data.shapes, data.SHAPES_CLASSES),
+    "mnist": (_in_colour(data.mnist), data.MNIST_CLASSES),
+    "fashion_mnist": (_in_colour(data.fashion_mnist), data.FASHION_MNIST_CLASSES),
+    "kmnist": (_in_colour(data.kmnist), data.KMNIST_CLASSES),
 }
