@@ -5,12 +5,12 @@
     python reliability/hostile.py --only "cifar10 archive" png
 
 It covers every kind of file that tinyres reads: checkpoints, weights, configurations, CIFAR's archives and folders,
-pictures. First come files made by hand, the nasties: bombs, absurd shapes, paths that lead out of the folder. Then come
-small good files after some random changes; half of these are made so that they pass the outermost check, such as a
-checksum or a compression. Last, each bit of a checkpoint's arrays is flipped. Loading must end with a usable result, or
-with an exception that the function's docstring names. It may take at most five seconds of processor time and 1,200 MiB
-of memory. (A picture that claims the largest allowed number of pixels, 179 million, takes three seconds and 1,000 MiB.)
-Each flipped bit must be noticed.
+MNIST's arrays, tables (.npz and CSV), pictures. First come files made by hand, the nasties: bombs, absurd shapes, paths
+that lead out of the folder. Then come small good files after some random changes; half of these are made so that they
+pass the outermost check, such as a checksum or a compression. Last, each bit of a checkpoint's arrays is flipped.
+Loading must end with a usable result, or with an exception that the function's docstring names. It may take at most
+five seconds of processor time and 1,200 MiB of memory. (A picture that claims the largest allowed number of pixels, 179
+million, takes three seconds and 1,000 MiB.) Each flipped bit must be noticed.
 """
 
 import argparse

@@ -11,6 +11,7 @@ import random
 import re
 import struct
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +34,9 @@ from tinyres.data import (
     cifar10,
     cifar100,
     download,
+    read_csv,
+    read_idx,
+    read_npz,
     read_picture,
 )
 from tinyres.files import CHECKSUM, CheckpointError, digest
@@ -349,6 +353,41 @@ def damage_tar(chance: random.Random, content: bytes) -> bytes:
     return packed(bytes(tar))
 
 
+# ---------------------------------------------------------------- tables
+def npy(shape: Any, data: bytes = b"", descr: str = "|u1") -> bytes:
+    """A file of one array that claims a shape."""
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\0" + struct.pack("<H", len(header)) + header + data
+
+
+def zipped(**members: bytes) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, inside in members.items():
+            file.writestr(f"{name}.npy", inside)
+    return content.getvalue()
+
+
+def npz(x: bytes = npy((2, 3, 5, 5), bytes(150)), y: bytes = npy((2,), bytes(2))) -> bytes:
+    return zipped(x=x, y=y)
+
+
+def damage_npz(chance: random.Random, content: bytes) -> bytes:
+    """Damage in an array or its header, whose checksum is made right again."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        members = {name.removesuffix(".npy"): file.read(name) for name in file.namelist()}
+    name = chance.choice(list(members))
+    end = members[name].index(b"\n") + 1
+    header, data = members[name][:end], members[name][end:]
+    damaged = mutate(chance, header) + data if chance.random() < 0.7 else header + mutate(chance, data)
+    return zipped(**members | {name: damaged})
+
+
+def idx(*shape: int, data: bytes = bytes(8), kind: int = 8) -> bytes:
+    """An array in MNIST's format that claims a shape."""
+    return bytes([0, 0, kind, len(shape) % 256]) + struct.pack(f">{len(shape)}I", *shape) + data
+
+
 # ---------------------------------------------------------------- pictures
 def picture(suffix: str, size: tuple[int, int] = (12, 9), **options: Any) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
@@ -416,6 +455,9 @@ def kinds() -> dict[str, Kind]:
         "cifar100 folder": Kind(
             f"{folder100}/test.bin", binary(cifar.CIFAR100), lambda path: cifar100(path.parent, "test"), data
         ),
+        "idx": Kind("a-idx3-ubyte", idx(2, 2, 2), read_idx, (DatasetError,)),
+        "npz": Kind("a.npz", npz(), read_npz, data, damage_npz),
+        "csv": Kind("a.csv", b"file,label\na.csv,cat\n./a.csv,dog\n", read_csv, data),
         **{
             suffix: Kind(f"a.{suffix}", picture(f".{suffix}"), lambda path: read_picture(path, 8), (PictureError,))
             for suffix in ("jpg", "gif", "bmp", "tif", "webp", "ppm")
@@ -610,6 +652,58 @@ NASTY_ARCHIVES = {
 }  # fmt: skip
 
 
+def npz_bomb() -> bytes:
+    """Images of 8 GiB; they are so many zeros that a sixteenth of them is compressed, and claimed to be all."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        with file.open("x.npy", "w") as inside:
+            inside.write(npy((2**13, 1, 2**10, 2**10)))
+            for _ in range(32):
+                inside.write(bytes(MANY))
+        file.writestr("y.npy", npy((2**13,), bytes(2**13)))
+        file.filelist[0].file_size = 2**33
+    return content.getvalue()
+
+
+NO_NUMBERS = "not an .npz file of numbers that can be read"
+NO_SHAPE = "a shape that no array can have"
+NASTY_TABLES = {
+    "a bomb": ("npz", npz_bomb, "unpacked"),
+    "a shape of 2^40 numbers": ("npz", lambda: npz(npy((2**40,))), NO_NUMBERS),
+    "a shape of 2^70 numbers": ("npz", lambda: npz(npy((2**70,))), NO_NUMBERS),
+    "a shape below zero": ("npz", lambda: npz(npy((-2, 3, 5, 5))), NO_NUMBERS),
+    "a shape of fractions": ("npz", lambda: npz(npy((2.5, 3, 5, 5))), NO_NUMBERS),
+    "a shape nested deep": ("npz", lambda: npz(npy("(" * 9000)), NO_NUMBERS),
+    "a header of 60,000 letters": ("npz", lambda: npz(npy(" " * 60_000)), NO_NUMBERS),
+    "an array of objects": ("npz", lambda: npz(npy((2, 3, 5, 5), bytes(99), "|O")), f"{NO_NUMBERS}.*allow_pickle"),
+    "an array of text": ("npz", lambda: npz(npy((2, 3, 5, 5), bytes(600), "<U1")), "x: got <U1 of shape"),
+    "images that are NaN": ("npz", lambda: npz(npy((2, 3, 1, 2), b"\xff" * 48, "<f4")), "x: got nan"),
+    "images that no float32 can hold": (
+        "npz", lambda: npz(npy((2, 3, 1, 2), struct.pack("<12d", *[1e300] * 12), "<f8")), "x: got 1e.300"),
+    "labels that are infinite": (
+        "npz", lambda: npz(y=npy((2, 2), struct.pack("<4f", *[float("inf")] * 4), "<f4")), "y: got inf"),
+    "a label of 2^64 - 1": ("npz", lambda: npz(y=npy((2,), b"\xff" * 16, "<u8")), "y: got 18446744073709551615"),
+    "a label below zero": ("npz", lambda: npz(y=npy((2,), b"\xff" * 2, "|i1")), "y: got -1"),
+    "no labels": ("npz", lambda: zipped(x=npy((2, 3, 5, 5), bytes(150))), "labels: got 'y', expected one of x"),
+    "no arrays": ("npz", zipped, "the file is empty"),
+    "a member that is no array": ("npz", lambda: npz(b"\x93NUMPX"), "x: expected an array"),
+    "a pickle for a table": ("npz", lambda: b"\x80\x04\x95pickle", "not an .npz file"),
+    "2^32 bytes that are not there": ("idx", lambda: idx(2**16, 2**16), "found 8"),
+    "2^40 bytes": ("idx", lambda: idx(2**20, 2**20), "a size of 1,099,511,627,776 bytes"),
+    "no elements, on axes of 2^32 - 1": ("idx", lambda: idx(0, *[2**32 - 1] * 4, data=b""), NO_SHAPE),
+    "255 axes": ("idx", lambda: idx(*[1] * 255, data=bytes(1)), NO_SHAPE),
+    "255 axes that are not there": ("idx", lambda: bytes([0, 0, 8, 255]), "cut off"),
+    "a bomb of an array": ("idx", lambda: gzip_bomb(idx(2, 2, 2), 64), "expected 8 bytes"),
+    "a name of 5,000 letters": ("csv", lambda: b"file,label\n" + b"a" * 5000 + b",cat\n", "no such file"),
+    "a name with a zero": ("csv", lambda: b"file,label\na\0,cat\n", "no such file|not a CSV"),
+    "a path that leads back": ("csv", lambda: b"file,label\n" + b"../" * 900 + b"a,cat\n", "no such file"),
+    "a field of a million letters": ("csv", lambda: b"file,label\na.csv," + b"a" * 10**6, "field larger"),
+    "a quote that does not end": ("csv", lambda: b'file,label\na.csv,"cat\n', "not a CSV"),
+    "100,000 columns": ("csv", lambda: b"file,label" + b"," * 100_000 + b"\na.csv,cat\n", "2 columns, expected"),
+    "100,000 lines that are wrong": ("csv", lambda: b"file,label\n" + b"x,y\n" * 100_000, "and 99995 more"),
+}  # fmt: skip
+
+
 def zeros(count: int) -> bytes:
     """Many zeros, compressed."""
     squeeze = zlib.compressobj(1)
@@ -703,6 +797,6 @@ def nasties() -> list[Nasty]:
     every.append(Nasty("a field twice", ("config",), lambda: b'{"epochs": 0, "epochs": 1}', None))
     for name, (make, message) in NASTY_ARCHIVES.items():
         every.append(Nasty(name, ("cifar10 archive",), make, message))
-    for name, (kind, make, message) in NASTY_PICTURES.items():
+    for name, (kind, make, message) in (NASTY_TABLES | NASTY_PICTURES).items():
         every.append(Nasty(name, (kind,), make, message))
     return every

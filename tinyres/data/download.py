@@ -8,6 +8,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 PROBE_SECONDS = 4.0  # without an answer in this time, there is no network
+MOST = 2**32  # bytes that a file may hold when it is unpacked, so that a small one cannot fill the memory
 
 
 class DatasetNotFound(FileNotFoundError):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres.data.download import DatasetError, DatasetNotFound, download, places_to_look
+from tinyres.data.download import MOST, DatasetError, DatasetNotFound, download, places_to_look
 
 FASHION_MNIST_CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -23,7 +23,6 @@ KMNIST_CLASSES = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 MNIST_CLASSES = tuple("0123456789")
 
 _TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-MOST = 2**32  # bytes that a file may hold
 CHUNK = 2**20
 
 
@@ -180,7 +179,11 @@ def _array(file: Any, path: Path) -> np.ndarray:
     if len(content) != size:
         found = "more" if len(content) > size else f"{len(content):,}"
         raise DatasetError(f"{path}: expected {size:,} bytes of {shape}, found {found}; is it a partial copy?")
-    return np.frombuffer(bytes(content), dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        array = np.frombuffer(bytes(content), dtype).reshape(shape)
+    except ValueError as error:  # too many axes; or no elements, and axes whose product is too large
+        raise DatasetError(f"{path}: its header gives a shape that no array can have: {error}") from error
+    return array.astype(dtype.newbyteorder("="))
 
 
 def _load(

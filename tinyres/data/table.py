@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyres.data.download import DatasetError, DatasetNotFound
+from tinyres.data.download import MOST, DatasetError, DatasetNotFound
 from tinyres.spelling import did_you_mean
 
 CHANNELS = (1, 3, 4)  # lengths by which an axis of channels is recognised
@@ -46,7 +46,9 @@ def read_npz(
         If there is no such file.
     DatasetError
         If it is not an .npz file, is damaged, or lacks an array; if an array has another dtype or shape, or if it is
-        not clear which axis has the channels. Arrays of Python objects, which are pickles, are not read.
+        not clear which axis has the channels; if a number is NaN, infinite or not in the range of float32, or a class
+        is below 0; or if the file is compressed and holds more than 4 GiB. Arrays of Python objects, which are pickles,
+        are not read.
     ValueError
         If `layout` is something else.
 
@@ -69,6 +71,9 @@ def read_npz(
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             names = list(file)
+            size = sum(member.file_size for member in file.zip.infolist() if member.compress_type)
+            if size > MOST:  # what is stored as it is cannot be larger than the file
+                raise ValueError(f"unpacked, it has {size:,} bytes, expected {MOST:,} at most")
             found = [file[name] for name in (images, labels) if name in names]
     except Exception as error:  # for damaged files, zipfile and NumPy raise all kinds of errors
         raise DatasetError(f"{path}: not an .npz file of numbers that can be read ({error})") from error
@@ -76,6 +81,9 @@ def read_npz(
         if name not in names:
             there = f"expected one of {', '.join(names)}" if names else "but the file is empty"
             raise DatasetError(f"{path}: {argument}: got {name!r}, {there}{did_you_mean(name, names)}")
+    for name, array in zip((images, labels), found, strict=True):
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of a member that is none
+            raise DatasetError(f"{path}: {name}: expected an array, as numpy.savez writes it")
     x, y = _images(f"{path}: {images}", found[0], layout), _labels(f"{path}: {labels}", found[1])
     if len(x) != len(y):
         raise DatasetError(f"{path}: {labels}: got {len(y)} labels, expected one for each of {len(x)} images")
@@ -95,14 +103,26 @@ def _images(name: str, x: np.ndarray, layout: str | None) -> np.ndarray:
             "layout='NHWC'"
         )
     x = x.transpose(0, 3, 1, 2) if layout == "NHWC" or (layout is None and last) else x
-    return np.ascontiguousarray(x, np.uint8 if x.dtype == np.uint8 else np.float32)
+    return np.ascontiguousarray(x if x.dtype == np.uint8 else _finite(name, x))
+
+
+def _finite(name: str, array: np.ndarray) -> np.ndarray:
+    """As float32."""
+    with np.errstate(over="ignore"):
+        narrow = array.astype(np.float32)
+    if not np.isfinite(narrow).all():
+        raise DatasetError(f"{name}: got {array[~np.isfinite(narrow)][0]}, expected numbers in the range of float32")
+    return narrow
 
 
 def _labels(name: str, y: np.ndarray) -> np.ndarray:
     if y.dtype.kind in "iu" and (y.ndim == 1 or y.shape[1:] == (1,)):
+        for least_or_most in (y.min(), y.max()) if y.size else ():
+            if not 0 <= int(least_or_most) < 2**63:
+                raise DatasetError(f"{name}: got {least_or_most}, expected classes, which are numbers from 0 on")
         return y.reshape(-1).astype(np.int64)
     if y.dtype.kind == "f" and y.ndim == 2:
-        return y.astype(np.float32)
+        return _finite(name, y)
     expected = "expected whole numbers of shape (N,) or (N, 1), or floats of shape (N, K)"
     raise DatasetError(f"{name}: got {y.dtype} of shape {y.shape}, {expected}")
 
@@ -179,7 +199,7 @@ def read_csv(
     header = lines[0][1] if lines else []
     for argument, name in (("file", file), ("label", label)):
         if header.count(name) != 1:
-            columns = f"the columns {', '.join(header)}" if header else "no columns"
+            columns = f"the columns {_short(', '.join(header))}" if header else "no columns"
             twice = f"{name} twice" if name in header else f"no {name}{did_you_mean(name, header)}"
             raise DatasetError(f"{path}: got {columns}, and {twice}; say which column has it by {argument}='...'")
     place, column = header.index(file), header.index(label)
@@ -212,11 +232,16 @@ def _mistake(
     file, label = (row[i] for i in columns)
     if not file or not label:
         return f"no {'label' if file else 'name of a file'}"
-    if "\0" in file or not (folder / file).is_file():
-        return f"no such file: {folder / file}"
+    if not os.path.isfile(folder / file):  # False, too, for a name that no file can have
+        return f"no such file: {_short(folder / file)}"
     if classes is not None and label not in classes:
-        return f"no such class: {label}{did_you_mean(label, classes)}"
+        return f"no such class: {_short(label)}{did_you_mean(label, classes)}"
     return None
+
+
+def _short(text: object) -> str:
+    """At most 200 characters, for a message."""
+    return text if len(text := str(text)) <= 200 else f"{text[:100]}...{text[-97:]}"
 
 
 def natural(names: Iterable[str]) -> tuple[str, ...]:
