@@ -55,6 +55,10 @@ class Replay:
     mode, a parameter, a stride), this is noticed, and a new step is recorded. Nothing is repeated with hooks or
     `detect_anomaly`, or if batch norm gathers from other shards.
 
+    A step can be repeated if all its work is launched (see `tinyres.kernels.launch`): that of every network of the
+    family is, and so are sums, differences and products of tensors, sigmoid, tanh, silu and dropout. Operations that
+    compute by NumPy alone, such as softmax, launch nothing, and a step that has one is computed each time.
+
     Each call uses the same arrays for gradients and for everything that `function` keeps: copy what you want to keep
     unchanged. A `Replay` must not be used by several threads at once.
 
@@ -151,7 +155,7 @@ class Replay:
             return
         outside = next(i for i, frame in enumerate(inspect.stack()) if frame.filename != __file__)
         warnings.warn(
-            f"Replay: {why}: perhaps an operation in plain NumPy, or random numbers. The step is computed each time",
+            f"Replay: {why}: perhaps an operation that launches nothing, or random numbers. It is computed each time",
             RuntimeWarning,
             stacklevel=1 + outside,
         )

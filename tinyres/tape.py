@@ -441,4 +441,4 @@ def conform(gradient: Array, target: Node | Leaf, source: str, node: Node | Leaf
     if added < 0 or any(n not in (1, m) for n, m in zip(target.shape, gradient.shape[added:], strict=True)):
         raise ValueError(f"{source.format(node)} gave a gradient of shape {gradient.shape}, expected {target.shape}")
     stretched = [i + added for i, n in enumerate(target.shape) if n == 1]
-    return gradient.sum((*range(added), *stretched)).reshape(target.shape)
+    return compute(np.sum, gradient, axis=(*range(added), *stretched)).reshape(target.shape)

@@ -333,12 +333,14 @@ class Tensor(ArrayLike):
 
     def __sub__(self, other: Any) -> "Tensor":
         other = _operand(self, other)
-        return record("sub", self._data - other._data, (self, other), lambda dy: (dy, -dy))
+        y = compute(np.subtract, self._data, other._data)
+        return record("sub", y, (self, other), lambda dy: (dy, compute(np.negative, dy)))
 
     def __mul__(self, other: Any) -> "Tensor":
         other = _operand(self, other)
         a, b = self._data, other._data
-        return record("mul", a * b, (self, other), lambda dy: (dy * b, dy * a))
+        y = compute(np.multiply, a, b)
+        return record("mul", y, (self, other), lambda dy: (compute(np.multiply, dy, b), compute(np.multiply, dy, a)))
 
     def __truediv__(self, other: Any) -> "Tensor":
         other = _operand(self, other)
@@ -357,7 +359,8 @@ class Tensor(ArrayLike):
         return record("matmul", y, (self, other), pullback)
 
     def __neg__(self) -> "Tensor":
-        return record("neg", -self._data, (self,), lambda dy: (-dy,))
+        y = compute(np.negative, self._data)
+        return record("neg", y, (self,), lambda dy: (compute(np.negative, dy),))
 
     def __radd__(self, other: Any) -> "Tensor":
         return self + other

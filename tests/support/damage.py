@@ -700,7 +700,7 @@ NASTY_TABLES = {
     "a field of a million letters": ("csv", lambda: b"file,label\na.csv," + b"a" * 10**6, "field larger"),
     "a quote that does not end": ("csv", lambda: b'file,label\na.csv,"cat\n', "not a CSV"),
     "100,000 columns": ("csv", lambda: b"file,label" + b"," * 100_000 + b"\na.csv,cat\n", "2 columns, expected"),
-    "100,000 lines that are wrong": ("csv", lambda: b"file,label\n" + b"x,y\n" * 100_000, "and 99995 more"),
+    "100,000 lines that are wrong": ("csv", lambda: b"file,label\n" + b"x,y\n" * 100_000, "and 99,995 more"),
 }  # fmt: skip
 
 

@@ -203,17 +203,18 @@ def read_csv(
             twice = f"{name} twice" if name in header else f"no {name}{did_you_mean(name, header)}"
             raise DatasetError(f"{path}: got {columns}, and {twice}; say which column has it by {argument}='...'")
     place, column = header.index(file), header.index(label)
-    mistakes, files, names = [], [], []
+    wrong, mistakes, files, names = 0, [], [], []
     for number, row in lines[1:]:
         mistake = _mistake(row, len(header), (place, column), path.parent, classes)
         if mistake:
-            mistakes.append(f"line {number}: {mistake}")
+            wrong += 1
+            mistakes += [f"line {number}: {mistake}"] if wrong <= SHOWN else []
         else:
             files.append(path.parent / row[place])
             names.append(row[column])
     if mistakes:
-        more = [f"and {len(mistakes) - SHOWN} more"] if len(mistakes) > SHOWN else []
-        raise DatasetError("\n  ".join([f"{path}: correct or remove", *mistakes[:SHOWN], *more]))
+        more = [f"and {wrong - SHOWN:,} more"] if wrong > SHOWN else []
+        raise DatasetError("\n  ".join([f"{path}: correct or remove", *mistakes, *more]))
     if not files:
         raise DatasetError(f"{path}: got no rows below the names of the columns, expected a file and a label in each")
     known = tuple(classes) if classes is not None else natural(set(names))

@@ -58,6 +58,17 @@ def _compute_into(result: np.ndarray, function: Work, options: dict[str, Any], *
     function(*arguments, **options, out=result)
 
 
+def formula(function: Work, *arrays: np.ndarray) -> np.ndarray:
+    """A new array, ``function(*arrays)``, where this is several operations of NumPy."""
+    result = np.asarray(function(*arrays))
+    note(_formula_into, result, function, *arrays)
+    return result
+
+
+def _formula_into(result: np.ndarray, function: Work, *arrays: np.ndarray) -> None:
+    result[...] = function(*arrays)
+
+
 def reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The same numbers in another shape: a view if possible, else a copy."""
     result = array.reshape(shape)

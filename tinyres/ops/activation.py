@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from tinyres import backend
+from tinyres.kernels.launch import compute, formula
 from tinyres.spelling import either_spelling
 from tinyres.tensor import Tensor, as_tensor, record
 
@@ -35,8 +36,8 @@ def sigmoid(x: Tensor) -> Tensor:
     array([0.5], dtype=float32)
     """
     x = as_tensor("x", x)
-    y = 0.5 * (1 + np.tanh(0.5 * x.data))
-    return record("sigmoid", y, (x,), lambda dy: (dy * y * (1 - y),))
+    y = formula(lambda x: 0.5 * (1 + np.tanh(0.5 * x)), x.data)
+    return record("sigmoid", y, (x,), lambda dy: (formula(lambda dy, y: dy * y * (1 - y), dy, y),))
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -49,8 +50,8 @@ def tanh(x: Tensor) -> Tensor:
     array([0.], dtype=float32)
     """
     x = as_tensor("x", x)
-    y = np.tanh(x.data)
-    return record("tanh", y, (x,), lambda dy: (dy * (1 - y * y),))
+    y = compute(np.tanh, x.data)
+    return record("tanh", y, (x,), lambda dy: (formula(lambda dy, y: dy * (1 - y * y), dy, y),))
 
 
 def silu(x: Tensor) -> Tensor:
@@ -65,9 +66,9 @@ def silu(x: Tensor) -> Tensor:
     array([-0.269,  0.   ,  0.731], dtype=float32)
     """
     x = as_tensor("x", x)
-    s = 0.5 * (1 + np.tanh(0.5 * x.data))
-    y = x.data * s
-    return record("silu", y, (x,), lambda dy: (dy * (s + y * (1 - s)),))
+    s = formula(lambda x: 0.5 * (1 + np.tanh(0.5 * x)), x.data)
+    y = compute(np.multiply, x.data, s)
+    return record("silu", y, (x,), lambda dy: (formula(lambda dy, y, s: dy * (s + y * (1 - s)), dy, y, s),))
 
 
 def gelu(x: Tensor) -> Tensor:
