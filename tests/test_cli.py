@@ -128,6 +128,7 @@ def contents(folder):
         ["summary"],
         ["profile"],
         ["warmup"],
+        ["verify"],
     ],
 )
 @pytest.mark.parametrize("option", ["--help", "-h"])
@@ -703,7 +704,7 @@ def test_profile_has_the_sizes_that_models_were_made_for(monkeypatch):
         (["tiny", "--images", "-1"], "--images: got -1, expected 1 or more"),
         (["tiny", "--sort", "name"], "--sort: got 'name', expected one of run, time, forward, backward"),
         (["tiny", "--stem", "wide"], "stem: got 'wide', expected one of 'cifar', 'imagenet'"),
-        (["tiny", "--num-classes", "0"], "got 0, expected 1 or more"),
+        (["tiny", "--num-classes", "0"], "num_classes: got 0, expected 1 or more"),
         (["tiny", "--threads", "0"], "--threads: got 0 threads, expected 1 to"),
         (
             ["tiny", "--json", "nowhere/out.json"],
@@ -1017,7 +1018,7 @@ def test_bad_split_model_and_size(run):
     assert "--split: got 'all', expected test, validation or train" in message
     assert "there is no 'resnet200'; did you mean resnet20" in bad("summary", "resnet200")
     assert "--image-size: got 0" in bad("summary", "tiny", "--image-size", "0")
-    assert "got 0, expected 1 or more" in bad("summary", "tiny", "--num-classes", "0")
+    assert "num_classes: got 0, expected 1 or more" in bad("summary", "tiny", "--num-classes", "0")
 
 
 def test_divergence_is_one_message(tmp_path, monkeypatch):

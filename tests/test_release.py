@@ -18,8 +18,9 @@ SETUP = ("choco install make", "sudo apt-get install --yes ")  # what a develope
 def test_public_names_are_those_that_are_written_down():
     """A name that goes is a new major version, and a new one a minor version: see docs/versions.md."""
     found, known = set(every_name()), set(NAMES.read_text().split())
-    assert sorted(known - found) == [], "gone: put them back; before 1.0, or in a new major version, delete their lines"
-    assert sorted(found - known) == [], f"new: add them to {NAMES.name}, and to CHANGELOG.md"
+    gone, new = ("\n".join(sorted(names)) for names in (known - found, found - known))
+    assert not gone, f"gone: put them back; before 1.0, or in a new major version, delete their lines\n{gone}"
+    assert not new, f"new: add them to {NAMES.name}, and to CHANGELOG.md\n{new}"
 
 
 def test_all_say_the_same_version():

@@ -10,6 +10,7 @@ from tinyres import models, schedule
 from tinyres.data import Augment, Mix
 from tinyres.data.named import DATASETS
 from tinyres.data.pictures import MOST_SIDE
+from tinyres.spelling import did_you_mean
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -102,7 +103,9 @@ class Config:
             kind = field.type.__name__ if isinstance(field.type, type) else field.type
             expect(field.name, fits(getattr(self, field.name), field.type), f"{kind}")
         sets = (*DATASETS, "folder", "given")
-        expect("dataset", self.dataset in sets, f"one of {', '.join(DATASETS)} or folder")
+        expect(
+            "dataset", self.dataset in sets, f"one of {', '.join(DATASETS)} or folder{did_you_mean(self.dataset, sets)}"
+        )
         expect("data", self.data is not None or self.dataset != "folder", "the folder that holds the pictures")
         expect("image_size", self.image_size is None or self.dataset == "folder", "none, but with the data set folder")
         expect(

@@ -101,6 +101,8 @@ class ResNet(Module):
             raise ValueError(f"shortcut: got {shortcut!r}, expected one of {', '.join(map(repr, SHORTCUTS))} or None")
         if stem not in STEMS:
             raise ValueError(f"stem: got {stem!r}, expected one of {', '.join(map(repr, STEMS))}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes: got {num_classes}, expected 1 or more")
         _check_options(block, block_options)
         expansion: int = getattr(block, "expansion", 1)
         preactivation: bool = getattr(block, "preactivation", False)
