@@ -56,7 +56,7 @@ class Replay:
     `detect_anomaly`, or if batch norm gathers from other shards.
 
     A step can be repeated if all its work is launched (see `tinyres.kernels.launch`): that of every network of the
-    family is, and so are sums, differences and products of tensors, sigmoid, tanh, silu and dropout. Operations that
+    family is, and so are sums, differences and products of tensors, sigmoid, silu and dropout. Operations that
     compute by NumPy alone, such as softmax, launch nothing, and a step that has one is computed each time.
 
     Each call uses the same arrays for gradients and for everything that `function` keeps: copy what you want to keep

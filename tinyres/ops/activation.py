@@ -50,8 +50,8 @@ def tanh(x: Tensor) -> Tensor:
     array([0.], dtype=float32)
     """
     x = as_tensor("x", x)
-    y = compute(np.tanh, x.data)
-    return record("tanh", y, (x,), lambda dy: (formula(lambda dy, y: dy * (1 - y * y), dy, y),))
+    y = np.tanh(x.data)
+    return record("tanh", y, (x,), lambda dy: (dy * (1 - y * y),))
 
 
 def silu(x: Tensor) -> Tensor:
