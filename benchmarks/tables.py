@@ -27,7 +27,14 @@ ROOT = Path(__file__).parents[1]
 
 TABLES: dict[str, list[Callable[[], Table]]] = {
     "README.md": [readme.compared],
-    "docs/recipes.md": [recipes.minutes, recipes.equality, recipes.parts, recipes.thirty, recipes.record],
+    "docs/recipes.md": [
+        recipes.minutes,
+        recipes.equality,
+        recipes.parts,
+        recipes.mixed,
+        recipes.thirty,
+        recipes.record,
+    ],
     "docs/studies.md": [studies.flows, studies.norms, studies.identity, studies.splits, studies.quotients],
 }
 PICTURES: dict[str, Callable[[], Any]] = {

@@ -74,18 +74,29 @@ THIRTY = {
     "fast epochs=30 cutmix=1.0": "with `--cutmix 1.0`",
     "fast epochs=8 model=resnet9": "`resnet9`, eight epochs",
 }
+MIXED = {"fast": "`fast`", "fast mixup=0.2": "with `--mixup 0.2`"}
+
+
+def validated(results: str, names: dict[str, str], what: str) -> Table:
+    """Accuracy of the validation images after the last epoch, by the settings that differ."""
+    found: dict[str, dict[int, float]] = {name: {} for name in names}
+    for run in accuracy.read(studies.RESULTS / results):
+        last = run["epochs"][-1]
+        found[run["recipe"]][run["seed"]] = 100 * last["validation" if run["split"] == "test" else "accuracy"]
+    yield from head(what, "validation accuracy, %, of seeds 0, 1, ...", "mean")
+    for name, by_seed in found.items():
+        each = [by_seed[seed] for seed in sorted(by_seed)]
+        yield row(names[name], ", ".join(f"{a:.2f}" for a in each), f"{np.mean(each):.2f}")
+
+
+def mixed() -> Table:
+    """Trainings of ten epochs on mixed images."""
+    yield from validated("mixed.jsonl", MIXED, "ten epochs")
 
 
 def thirty() -> Table:
-    """Trainings of thirty epochs: accuracy of the validation images after the last one."""
-    found: dict[str, dict[int, float]] = {name: {} for name in THIRTY}
-    for run in accuracy.read(studies.RESULTS / "thirty.jsonl"):
-        last = run["epochs"][-1]
-        found[run["recipe"]][run["seed"]] = 100 * last["validation" if run["split"] == "test" else "accuracy"]
-    yield from head("thirty epochs", "validation accuracy, %, of seeds 0, 1, ...", "mean")
-    for name, by_seed in found.items():
-        each = [by_seed[seed] for seed in sorted(by_seed)]
-        yield row(THIRTY[name], ", ".join(f"{a:.2f}" for a in each), f"{np.mean(each):.2f}")
+    """Trainings of thirty epochs: `record` and what it was chosen from."""
+    yield from validated("thirty.jsonl", THIRTY, "thirty epochs")
 
 
 def record() -> Table:
