@@ -263,7 +263,7 @@ def test_a_block_may_be_any_callable():
         (lambda: ResNet(BasicBlock, [1, 1], widths=(4,)), r"layers: got \[1, 1\] with widths \(4,\)"),
         (lambda: ResNet(BasicBlock, [1], widths=(0,)), r"layers: got \[1\] with widths \(0,\)"),
         (lambda: small(shortcut="D"), r"shortcut: got 'D', expected one of 'A', 'A-after', 'B', 'C' or None"),
-        (lambda: small(num_classes=0), r"out_features: got 0, expected 1 or more"),
+        (lambda: small(num_classes=0), r"num_classes: got 0, expected 1 or more"),
         (lambda: models.create("resnet21"), r"there is no 'resnet21'; did you mean .*resnet20"),
         (lambda: models.create("ResNet-20"), r"there is no 'ResNet-20'; did you mean .*resnet20"),
         (lambda: models.create("plane20"), r"there is no 'plane20'; did you mean plain20"),
