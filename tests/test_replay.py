@@ -1,6 +1,7 @@
 """A repeated step is the step: the same bits in loss, gradients, parameters and statistics as where Python runs it."""
 
 import copy
+import operator
 import threading
 
 import numpy as np
@@ -269,6 +270,8 @@ def test_another_thread_notes_its_own_step():
         (lambda net, x, y: tr.ops.cross_entropy(net(x) / 1, y), "'div'"),
         (lambda net, x, y: tr.ops.cross_entropy(net(tr.Tensor(np.sign(x.data))), y), "'conv2d' in conv1"),
         (lambda net, x, y: tr.ops.cross_entropy(net(x), y) / 2, "'div'"),
+        (lambda net, x, y: tr.ops.cross_entropy(net(x) * 2, y), "'mul'"),
+        (lambda net, x, y: tr.ops.cross_entropy(net(x) + 2, y), "'add'"),
     ],
 )
 def test_an_operation_that_launches_nothing_is_named(loss, where):
@@ -280,6 +283,17 @@ def test_an_operation_that_launches_nothing_is_named(loss, where):
     for seed in range(3, 7):
         pair.step(*batch(seed))
     assert not pair.replay.repeats
+
+
+@pytest.mark.parametrize("combine", [operator.mul, operator.add, operator.sub])
+def test_a_number_from_elsewhere_may_change(combine):
+    """Nothing that Python can see of a step tells so, and without a warning nobody would know."""
+    number = [0.5]
+    pair = Pair(network(), lambda net, x, y: (tr.ops.cross_entropy(logits := net(x), y), combine(logits, number[0])))
+    pair.replay.warn = False
+    for seed in range(8):
+        number[0] += seed > 4
+        pair.step(*batch(seed))
 
 
 def test_a_pullback_that_launches_nothing_is_named():

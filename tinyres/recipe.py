@@ -102,10 +102,9 @@ class Config:
         for field in fields(self):  # values from a file can be anything
             kind = field.type.__name__ if isinstance(field.type, type) else field.type
             expect(field.name, fits(getattr(self, field.name), field.type), f"{kind}")
-        sets = (*DATASETS, "folder", "given")
-        expect(
-            "dataset", self.dataset in sets, f"one of {', '.join(DATASETS)} or folder{did_you_mean(self.dataset, sets)}"
-        )
+        near = did_you_mean(self.dataset, (*DATASETS, "folder"))
+        known = self.dataset in (*DATASETS, "folder", "given")
+        expect("dataset", known, f"one of {', '.join(DATASETS)} or folder{near}")
         expect("data", self.data is not None or self.dataset != "folder", "the folder that holds the pictures")
         expect("image_size", self.image_size is None or self.dataset == "folder", "none, but with the data set folder")
         expect(

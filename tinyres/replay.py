@@ -56,8 +56,10 @@ class Replay:
     `detect_anomaly`, or if batch norm gathers from other shards.
 
     A step can be repeated if all its work is launched (see `tinyres.kernels.launch`): that of every network of the
-    family is, and so are sums, differences and products of tensors, sigmoid, silu and dropout. Operations that
-    compute by NumPy alone, such as softmax, launch nothing, and a step that has one is computed each time.
+    family without grouped convolutions is, and so are sums, differences and products of tensors, sigmoid, silu and
+    dropout. Operations that compute by NumPy alone, such as softmax, launch nothing, and a step that has one is
+    computed each time. So is a step that takes a number or an array from elsewhere, such as ``2 * x``, since the number
+    may be another one next time.
 
     Each call uses the same arrays for gradients and for everything that `function` keeps: copy what you want to keep
     unchanged. A `Replay` must not be used by several threads at once.
@@ -155,7 +157,8 @@ class Replay:
             return
         outside = next(i for i, frame in enumerate(inspect.stack()) if frame.filename != __file__)
         warnings.warn(
-            f"Replay: {why}: perhaps an operation that launches nothing, or random numbers. It is computed each time",
+            f"Replay: {why}: perhaps an operation that launches nothing, or numbers from elsewhere, such as random "
+            "ones. The step is computed each time",
             RuntimeWarning,
             stacklevel=1 + outside,
         )
@@ -228,7 +231,7 @@ class _Noted:
         """Look at what the tape is told of. A result is where a launch may have written it, or a view of a source.
         Sources are where those of earlier results were, or are known; backward, the first is the constant 1."""
         backward = where.startswith("backward")
-        right = backward or all(source.size == 1 or _is_in(source, self.places) for source in sources)
+        right = backward or all(_is_in(source, self.places) for source in sources)
         self._find(tuple(sources), self.fresh)
         if not (right and (_is_in(result, self.fresh) or _is_in(result, self.places))) and not self.fault:
             self.fault = where

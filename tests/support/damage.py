@@ -668,7 +668,7 @@ def npz_bomb() -> bytes:
 NO_NUMBERS = "not an .npz file of numbers that can be read"
 NO_SHAPE = "a shape that no array can have"
 NASTY_TABLES = {
-    "a bomb": ("npz", npz_bomb, "unpacked"),
+    "a bomb of images": ("npz", npz_bomb, "unpacked, they have 8,589,"),
     "a shape of 2^40 numbers": ("npz", lambda: npz(npy((2**40,))), NO_NUMBERS),
     "a shape of 2^70 numbers": ("npz", lambda: npz(npy((2**70,))), NO_NUMBERS),
     "a shape below zero": ("npz", lambda: npz(npy((-2, 3, 5, 5))), NO_NUMBERS),

@@ -47,8 +47,8 @@ def read_npz(
     DatasetError
         If it is not an .npz file, is damaged, or lacks an array; if an array has another dtype or shape, or if it is
         not clear which axis has the channels; if a number is NaN, infinite or not in the range of float32, or a class
-        is below 0; or if the file is compressed and holds more than 4 GiB. Arrays of Python objects, which are pickles,
-        are not read.
+        is below 0; or if the arrays are compressed and have more than 4 GiB. Arrays of Python objects, which are
+        pickles, are not read.
     ValueError
         If `layout` is something else.
 
@@ -71,9 +71,12 @@ def read_npz(
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             names = list(file)
-            size = sum(member.file_size for member in file.zip.infolist() if member.compress_type)
-            if size > MOST:  # what is stored as it is cannot be larger than the file
-                raise ValueError(f"unpacked, it has {size:,} bytes, expected {MOST:,} at most")
+            wanted = (
+                member for member in file.zip.infolist() if member.filename.removesuffix(".npy") in (images, labels)
+            )
+            size = sum(member.file_size for member in wanted if member.compress_type)  # others are as large as the file
+            if size > MOST:
+                raise ValueError(f"unpacked, they have {size:,} bytes, expected {MOST:,} at most")
             found = [file[name] for name in (images, labels) if name in names]
     except Exception as error:  # for damaged files, zipfile and NumPy raise all kinds of errors
         raise DatasetError(f"{path}: not an .npz file of numbers that can be read ({error})") from error
@@ -109,7 +112,7 @@ def _images(name: str, x: np.ndarray, layout: str | None) -> np.ndarray:
 def _finite(name: str, array: np.ndarray) -> np.ndarray:
     """As float32."""
     with np.errstate(over="ignore"):
-        narrow = array.astype(np.float32)
+        narrow = array.astype(np.float32, copy=False)
     if not np.isfinite(narrow).all():
         raise DatasetError(f"{name}: got {array[~np.isfinite(narrow)][0]}, expected numbers in the range of float32")
     return narrow
@@ -117,9 +120,9 @@ def _finite(name: str, array: np.ndarray) -> np.ndarray:
 
 def _labels(name: str, y: np.ndarray) -> np.ndarray:
     if y.dtype.kind in "iu" and (y.ndim == 1 or y.shape[1:] == (1,)):
-        for least_or_most in (y.min(), y.max()) if y.size else ():
-            if not 0 <= int(least_or_most) < 2**63:
-                raise DatasetError(f"{name}: got {least_or_most}, expected classes, which are numbers from 0 on")
+        for label in (y.min(), y.max()) if y.size else ():
+            if not 0 <= int(label) < 2**63:
+                raise DatasetError(f"{name}: got {label}, expected classes, which are numbers from 0 on")
         return y.reshape(-1).astype(np.int64)
     if y.dtype.kind == "f" and y.ndim == 2:
         return _finite(name, y)

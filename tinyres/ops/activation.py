@@ -36,8 +36,13 @@ def sigmoid(x: Tensor) -> Tensor:
     array([0.5], dtype=float32)
     """
     x = as_tensor("x", x)
-    y = formula(lambda x: 0.5 * (1 + np.tanh(0.5 * x)), x.data)
+    y = formula(_sigmoid, x.data)
     return record("sigmoid", y, (x,), lambda dy: (formula(lambda dy, y: dy * y * (1 - y), dy, y),))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    s: np.ndarray = 0.5 * (1 + np.tanh(0.5 * x))
+    return s
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -66,7 +71,7 @@ def silu(x: Tensor) -> Tensor:
     array([-0.269,  0.   ,  0.731], dtype=float32)
     """
     x = as_tensor("x", x)
-    s = formula(lambda x: 0.5 * (1 + np.tanh(0.5 * x)), x.data)
+    s = formula(_sigmoid, x.data)
     y = compute(np.multiply, x.data, s)
     return record("silu", y, (x,), lambda dy: (formula(lambda dy, y, s: dy * (s + y * (1 - s)), dy, y, s),))
 
