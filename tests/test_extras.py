@@ -29,6 +29,33 @@ def test_scikit_learn_is_loaded_by_who_asks_for_it():
     assert "sklearn" in after("import tinyres as tr; tr.sklearn.ResNetClassifier")
 
 
+def test_a_network_is_trained_without_what_reads_data_and_runs():
+    """That would double the time of the import."""
+    code = "import tinyres as tr; loss = tr.nn.Linear(2, 2)(tr.ones(3, 2)).sum(); loss.backward()"
+    code += "; import sys; print(*[name for name in sys.modules if name.split('.')[0] in ('tinyres', 'PIL')])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    loaded = done.stdout.split()
+    assert "tinyres.nn" in loaded
+    assert not {"PIL", *(f"tinyres.{name}" for name in tr._LATER.values())} & set(loaded)
+
+
+@pytest.mark.parametrize("load", ["importlib.import_module(place)", "getattr(tr, name)"])
+def test_what_is_loaded_later_is_the_same_whoever_loads_it(load):
+    """A module that loads another one puts it among the names of the package: `tinyres.lr_find` must not become one."""
+    later = {name: f"tinyres.{place}" for name, place in tr._LATER.items() if name != "sklearn"}
+    code = f"""
+import importlib
+import tinyres as tr
+for name, place in {later}.items():
+    {load}
+for name, place in {later}.items():
+    module = importlib.import_module(place)
+    assert getattr(tr, name) is (module if place == "tinyres." + name else getattr(module, name)), name
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert set(later) <= set(dir(tr))
+
+
 def test_a_name_that_is_nowhere_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'tinyres' has no attribute 'no_such_name'"):
         tr.no_such_name  # noqa: B018

@@ -35,7 +35,7 @@ FLOORS = [
     {"recipe", "curves", "evaluation", "stopping"},
     {"recipes", "runs", "callback", "splits", "start"},
     {"classifier", "loop", "progress"},
-    {"lr_find", "train"},
+    {"lr_range", "train"},
     {"callbacks"},
     {"trainer"},
     {"sklearn"},

@@ -499,7 +499,7 @@ def test_the_rate_is_found_up_to_which_the_loss_falls(data, monkeypatch):
         return {"loss": float(loss), "lr": rate, "images": 1}
 
     monkeypatch.setattr(loop.Loop, "one_step", step)
-    monkeypatch.setattr(importlib.import_module("tinyres.lr_find"), "SMOOTHED", 0.5)
+    monkeypatch.setattr(importlib.import_module("tinyres.lr_range"), "SMOOTHED", 0.5)
     found = trainer().lr_find(*data, steps=100)
     assert 0.1 <= found.suggestion <= 0.15  # which smoothing moves up by a step or two of 12 %
     assert found.rates[-1] < 2  # where it ended

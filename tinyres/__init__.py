@@ -5,36 +5,33 @@ from typing import TYPE_CHECKING, Any
 
 from numpy import float32, float64
 
-from tinyres import (
-    average,
-    callbacks,
-    checkpoints,
-    data,
-    evaluation,
-    export,
-    machine,
-    models,
-    nn,
-    ops,
-    optim,
-    parallel,
-    profile,
-    recipes,
-    schedule,
-    testing,
-    train,
-)
+from tinyres import average, models, nn, ops, optim, schedule
 from tinyres.backend import num_threads, set_num_threads, use_algorithm, use_backend
 from tinyres.create import from_dlpack, ones, randn, tensor, zeros
-from tinyres.lr_find import lr_find
 from tinyres.nn.init import manual_seed
-from tinyres.onnx_import import from_onnx
 from tinyres.recompute import checkpoint
 from tinyres.replay import Replay
 from tinyres.tape import detect_anomaly, enable_grad, no_grad
 from tinyres.tensor import Tensor, record
-from tinyres.trainer import Trainer
 from tinyres.version import __version__ as __version__
+
+if TYPE_CHECKING:  # what __getattr__ loads, for those who read types
+    from tinyres import (
+        callbacks,
+        checkpoints,
+        data,
+        evaluation,
+        export,
+        machine,
+        parallel,
+        profile,
+        recipes,
+        testing,
+        train,
+    )
+    from tinyres.lr_range import lr_find
+    from tinyres.onnx_import import from_onnx
+    from tinyres.trainer import Trainer
 
 __all__ = [
     "Replay",
@@ -79,10 +76,22 @@ __all__ = [
 ]
 
 
+# A network, its gradients and its optimizers are there at once. The rest is loaded by the first who uses it: data, runs
+# and files need twice the code, and scikit-learn is an extra.
+_MODULES = ("callbacks", "checkpoints", "data", "evaluation", "export", "machine", "parallel", "profile", "recipes",
+            "sklearn", "testing", "train")  # fmt: skip
+_LATER = {**{name: name for name in _MODULES}, "Trainer": "trainer", "from_onnx": "onnx_import", "lr_find": "lr_range"}
+
 if not TYPE_CHECKING:  # else a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
-        """Load ``tr.sklearn`` only when it is used: it needs scikit-learn, which is an extra."""
-        if name == "sklearn":
-            return importlib.import_module("tinyres.sklearn")
-        raise AttributeError(f"module 'tinyres' has no attribute {name!r}")
+        """Load what is not loaded yet: a module, or what a module holds (PEP 562)."""
+        if name not in _LATER:
+            raise AttributeError(f"module 'tinyres' has no attribute {name!r}")
+        module = importlib.import_module(f"tinyres.{_LATER[name]}")
+        globals()[name] = found = module if name in _MODULES else getattr(module, name)
+        return found
+
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _LATER)

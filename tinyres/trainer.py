@@ -16,7 +16,7 @@ from tinyres.data import Batches, Loader, Pictures
 from tinyres.data.labelled import Labels, as_images, statistics
 from tinyres.evaluation import BATCH, evaluating
 from tinyres.loop import Interrupted, Loss
-from tinyres.lr_find import Found, lr_find
+from tinyres.lr_range import Found, lr_find
 from tinyres.nn import Module
 from tinyres.parallel.world import world
 from tinyres.progress import ProgressBar

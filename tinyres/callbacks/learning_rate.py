@@ -7,7 +7,7 @@ from typing import Any
 from tinyres import plots
 from tinyres.callback import Callback, Training
 from tinyres.loop import Loop
-from tinyres.lr_find import Found, lr_find
+from tinyres.lr_range import Found, lr_find
 
 
 class LearningRateFinder(Callback):

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tinyres import lr_find as finding
 from tinyres import plots
 from tinyres import train as training
 from tinyres.cli.options import (
@@ -36,6 +35,7 @@ from tinyres.console import (
     show,
     use_threads,
 )
+from tinyres.lr_range import lr_find as finding
 
 ROWS = 12  # rows of the table
 
