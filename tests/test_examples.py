@@ -1,5 +1,6 @@
 """Each example runs from an empty folder, and says something."""
 
+import importlib
 import re
 import runpy
 import sys
@@ -20,7 +21,7 @@ def test_example(path, tmp_path, monkeypatch, capsys):
     """As a program of its own, but with kernels that other tests have compiled, and fewer pictures to draw."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [str(path)])
-    monkeypatch.setattr(sys.modules["tinyres.data.shapes"], "SIZES", {"train": 400, "test": 200})
+    monkeypatch.setattr(importlib.import_module("tinyres.data.shapes"), "SIZES", {"train": 400, "test": 200})
     runpy.run_path(str(path), run_name="__main__")
     printed = capsys.readouterr().out
     assert re.search(SAYS.get(path.stem, r"\S"), printed)
