@@ -1,7 +1,8 @@
 """Run a study with several seeds, and store its numbers together with facts about the machine.
 
     python benchmarks/studies.py batch-norm --seeds 0 1 2 3 4 -- --dataset cifar10
-    python benchmarks/studies.py degradation --seeds 0 1 2 --keep study -- --dataset cifar10 --epochs 12
+    python benchmarks/studies.py degradation --seeds 0 1 2 --keep study -- --dataset cifar10 --epochs 4
+    python benchmarks/studies.py landscape --seeds 0 1 2 --keep study --trained plain20 resnet20
 
 The options after -- are those of `tinyres study NAME`. Each seed is a line of benchmarks/results/study-NAME.jsonl;
 seeds in the file are not run again. `python benchmarks/tables.py` makes the tables of the documentation from these
@@ -13,6 +14,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from measuring import machine
 import tinyres as tr
 
 RESULTS = Path(__file__).parent / "results"
+TRAINED = "degradation"  # the study whose networks the others can measure
+WITHOUT_SEED = ("responses",)  # its numbers differ only because the networks do
 
 
 def path_of(study: str, results: Path = RESULTS) -> Path:
@@ -34,23 +38,37 @@ def read(study: str, results: Path = RESULTS) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def run(study: str, options: list[str], seed: int, keep: Path | None = None) -> dict[str, Any]:
+def run(
+    study: str, options: list[str], seed: int, keep: Path | None = None, trained: Sequence[str] = ()
+) -> dict[str, Any]:
     """The numbers of one seed, as the command writes them.
 
-    With `keep`, its other files are kept, so that a study that was stopped continues where it stopped.
+    With `keep`, its other files are kept, so that a study that was stopped continues where it stopped; and there it
+    finds the networks in `trained`, which the degradation study has trained with this seed.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = temporary if keep is None else str(keep / f"{study}-{seed}")
         numbers = Path(temporary) / "numbers.json"
-        command = ["-m", "tinyres", "study", study, *options, "--seed", str(seed)]
+        command = ["-m", "tinyres", "study", study, *(f"{keep}/{TRAINED}-{seed}/{name}" for name in trained), *options]
+        command += [] if study in WITHOUT_SEED else ["--seed", str(seed)]
         subprocess.run([sys.executable, *command, "--out", folder, "--json", str(numbers)], check=True)
         return json.loads(numbers.read_text())
 
 
-def without_data(options: list[str]) -> list[str]:
-    """The options without the data folder, which is a place on one machine."""
-    place = options.index("--data") if "--data" in options else len(options)
-    return options[:place] + options[place + 2 :]
+def what(options: list[str]) -> list[str]:
+    """The options that say what is measured: without the data folder, a place on one machine, and without threads."""
+    kept, rest = [], iter(options)
+    for option in rest:
+        if option in ("--data", "--threads"):
+            next(rest)
+        else:
+            kept.append(option)
+    return kept
+
+
+def threads(options: list[str]) -> int:
+    """How many threads the study uses."""
+    return int(options[options.index("--threads") + 1]) if "--threads" in options else tr.num_threads()
 
 
 def main() -> None:
@@ -61,16 +79,22 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="keep what each seed writes, such as trained networks"
     )
+    parser.add_argument(
+        "--trained", nargs="+", default=[], metavar="NAME", help=f"measure networks that {TRAINED} has kept"
+    )
     ours, options = sys.argv[1:], []
     if "--" in ours:
         place = ours.index("--")
         ours, options = ours[:place], ours[place + 1 :]
     args = parser.parse_args(ours)
+    if args.trained and not args.keep:
+        parser.error(f"--trained: needs --keep, the folder in which {TRAINED} has kept its networks")
     for seed in args.seeds:
-        asked = {"study": args.study, "options": without_data(options), "seed": seed}
+        asked = {"study": args.study, "options": [*args.trained, *what(options)], "seed": seed}
         if any(asked.items() <= line.items() for line in read(args.study, args.results)):
             continue
-        found = asked | {"machine": machine(tr.num_threads()), "numbers": run(args.study, options, seed, args.keep)}
+        numbers = run(args.study, options, seed, args.keep, args.trained)
+        found = asked | {"machine": machine(threads(options)), "numbers": numbers}
         with path_of(args.study, args.results).open("a") as file:
             file.write(json.dumps(found) + "\n")
 

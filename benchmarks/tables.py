@@ -35,11 +35,27 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         recipes.thirty,
         recipes.record,
     ],
-    "docs/studies.md": [studies.flows, studies.norms, studies.identity, studies.splits, studies.quotients],
+    "docs/studies.md": [
+        studies.deeper,
+        studies.flows,
+        studies.norms,
+        studies.identity,
+        studies.splits,
+        studies.quotients,
+        studies.starts,
+        studies.around,
+        studies.strengths,
+    ],
 }
 PICTURES: dict[str, Callable[[], Any]] = {
+    "degradation.png": studies.draw_deeper,
     "batch-norm.png": studies.draw_norms,
     "identity-path.png": studies.draw_identity,
+    "skip-path.png": studies.draw_splits,
+    "gradcheck.png": studies.draw_quotients,
+    "warm-up.png": studies.draw_starts,
+    "landscape.png": studies.draw_around,
+    "responses.png": studies.draw_strengths,
 }
 
 

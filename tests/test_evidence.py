@@ -68,33 +68,59 @@ def test_a_table_is_put_below_its_comment(tmp_path):
 def test_a_picture_is_drawn_from_what_is_stored(name):
     figure = tables.PICTURES[name]()
     assert (DOCS / name).exists()
-    assert all(len(axis.lines) >= 4 for axis in figure.axes)
+    assert all(axis.lines or axis.collections or axis.images for axis in figure.axes)
 
 
-@pytest.mark.parametrize("study", ["batch-norm", "identity-path", "gradcheck", "gradient-flow", "skip-path"])
+STUDIES = sorted(path.stem.removeprefix("study-") for path in studies.RESULTS.glob("study-*.jsonl"))
+LONG = ["degradation", "landscape", "responses", "warm-up"]  # three seeds, of the others five
+
+
+@pytest.mark.parametrize("study", STUDIES)
 def test_results_say_how_they_came_about(study):
-    lines = studies.read(study)
     of_each: dict[tuple[str, ...], list[int]] = {}
-    for line in lines:
+    for line in studies.read(study):
         of_each.setdefault(tuple(line["options"]), []).append(line["seed"])
         assert line["machine"]["processor"]
         assert line["machine"]["simd"]
-        assert line["numbers"]["seed"] == line["seed"]
+        assert line["numbers"].get("recipe", line["numbers"]).get("seed", line["seed"]) == line["seed"]
         assert "/" not in " ".join(line["options"]), "a place on one machine"
-    assert all(seeds == [0, 1, 2, 3, 4] for seeds in of_each.values())
+        assert all(run.startswith(f"study/degradation-{line['seed']}/") for run in line["numbers"].get("runs", []))
+    assert all(seeds == list(range(3 if study in LONG else 5)) for seeds in of_each.values())
 
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(
-        studies, "run", lambda study, options, seed, keep: asked.append((options, seed)) or {"seed": seed}
+        studies, "run", lambda study, options, seed, *where: asked.append((options, seed)) or {"seed": seed}
     )
+    options = ["--data", "/a", "--image-size", "8", "--threads", "1"]
     for seeds in (["0", "1"], ["1", "2"]):
-        words = ["bottleneck", "--seeds", *seeds, "--results", str(tmp_path), "--", "--data", "/a", "--image-size", "8"]
+        words = ["bottleneck", "--seeds", *seeds, "--results", str(tmp_path), "--", *options]
         monkeypatch.setattr(sys, "argv", ["studies.py", *words])
         studies.main()
-    assert asked == [(["--data", "/a", "--image-size", "8"], seed) for seed in (0, 1, 2)]
-    assert [line["options"] for line in studies.read("bottleneck", tmp_path)] == [["--image-size", "8"]] * 3
+    assert asked == [(options, seed) for seed in (0, 1, 2)]
+    lines = studies.read("bottleneck", tmp_path)
+    assert [line["options"] for line in lines] == [["--image-size", "8"]] * 3
+    assert [line["machine"]["threads"] for line in lines] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("study", "seeded"), [("landscape", True), ("responses", False)])
+def test_networks_of_a_seed_are_measured(monkeypatch, study, seeded):
+    """With directions of the same seed, if there are any."""
+    asked = []
+
+    def run(command, check):
+        asked.append(command)
+        Path(command[command.index("--json") + 1]).write_text("{}")
+
+    monkeypatch.setattr(studies.subprocess, "run", run)
+    studies.run(study, ["--images", "250"], 2, Path("study"), ["plain20", "resnet20"])
+    words = " ".join(asked[0])
+    assert f"study {study} study/degradation-2/plain20 study/degradation-2/resnet20 --images 250" in words
+    assert ("--seed 2" in words) == seeded
+    monkeypatch.setattr(sys, "argv", ["studies.py", study, "--trained", "plain20"])
+    with pytest.raises(SystemExit):
+        studies.main()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,28 @@
 """Tables and pictures of docs/studies.md: what was found with all seeds, from the smallest number to the largest."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from operator import attrgetter as of
 from typing import Any
 
+import numpy as np
 import studies
 from pages.writing import Table, between, head, row
 
-from tinyres.study import batch_norm, gradient_flow, identity_path, skip_path
+from tinyres.study import (
+    batch_norm,
+    degradation,
+    gradcheck,
+    gradient_flow,
+    identity_path,
+    landscape,
+    responses,
+    skip_path,
+    warm_up,
+)
 from tinyres.study.probe import Moment
 
-TWO = "{:.2f}".format
+ONE, TWO = "{:.1f}".format, "{:.2f}".format
 
 
 # ---------------------------------------------------------------- tables
@@ -75,21 +88,116 @@ def quotients() -> Table:
         yield row(dtype, *(between(c[name] for c in some) for name in ("best_step", "best_error")), *slopes)
 
 
-# ---------------------------------------------------------------- pictures
+def deeper() -> Table:
+    """Errors of plain and residual nets after the last epoch."""
+    errors = defaultdict(lambda: defaultdict(list))
+    for line in studies.read("degradation"):
+        for curve in line["numbers"]["curves"]:
+            for split in ("train", "test"):
+                errors[curve["model"]][split].append(100 * curve[split][-1])
+    yield from head("", "training error, %", "test error, %")
+    for model, found in errors.items():
+        yield row(f"`{model}`", *(between(found[split], ONE) for split in ("train", "test")))
+
+
+def around() -> Table:
+    """The loss around trained networks, with one pair of directions for each seed."""
+    found = defaultdict(list)
+    for line in studies.read("landscape"):
+        for net in line["numbers"]["networks"]:
+            found[net["name"]].append(landscape.Sharpness(**{name: net[name] for name in landscape.Sharpness._fields}))
+    yield from head("", "loss", "rise at distance 0.5", "rise at distance 1", "within 1, %", "not convex, %")
+    for name, nets in found.items():
+        rises = (between((net.rise(distance) for net in nets), "{:+.2f}".format) for distance in (0.5, 1.0))
+        parts = (between((100 * part(net) for net in nets), "{:.0f}".format) for part in (of("basin"), of("bent")))
+        yield row(f"`{name}`", between((net.loss for net in nets), TWO), *rises, *parts)
+
+
+def strengths() -> Table:
+    """Standard deviations of the responses of trained networks."""
+    found = defaultdict(list)
+    for line in studies.read("responses"):
+        for net in line["numbers"]["networks"]:
+            found[net["model"]].append([layer["std"] for layer in net["layers"]])
+    yield from head("", "layers", "smallest", "mean", "largest")
+    for model, nets in found.items():
+        yield row(f"`{model}`", str(len(nets[0])), *(between(map(size, nets), TWO) for size in (min, np.mean, max)))
+
+
+def starts() -> Table:
+    """The first steps with the full learning rate, and with a tenth of it at first."""
+    found = defaultdict(list)
+    for line in studies.read("warm-up"):
+        for curve in line["numbers"]["curves"]:
+            found[curve["model"], curve["warm_up"]].append(curve)
+    yield from head("", "warm-up", "steps until the training error is below 80 %", "error of the last 50 batches, %")
+    for (model, slow), curves in found.items():
+        steps = [warm_up.converged(curve["errors"]) for curve in curves]
+        below = [f"{n}" for n in (min(reached), max(reached))] if (reached := [n for n in steps if n]) else []
+        words = " to ".join(dict.fromkeys(below)) or "never"
+        last = between((100 * warm_up.smooth(curve["errors"])[-1] for curve in curves), ONE)
+        yield row(f"`{model}`", "yes" if slow else "no", words, last)
+
+
+# ---------------------------------------------------------------- pictures, of the first seed
+def first(study: str) -> dict[str, Any]:
+    numbers: dict[str, Any] = studies.read(study)[0]["numbers"]
+    return numbers
+
+
+def moments(found: dict[str, Any], kind: Callable[..., Any]) -> list[Moment[list[Any]]]:
+    """What `probe.as_dicts` has written."""
+    return [Moment(m["step"], m["loss"], [kind(**row) for row in m["measured"]]) for m in found["moments"]]
+
+
+def draw_deeper() -> Any:
+    return degradation.draw([degradation.Curve(**curve) for curve in first("degradation")["curves"]])
+
+
 def draw_norms() -> Any:
-    """Draw the first seed."""
-    line = studies.read("batch-norm")[0]
-    return batch_norm.draw([batch_norm.Point(**point) for point in line["numbers"]["points"]])
+    return batch_norm.draw([batch_norm.Point(**point) for point in first("batch-norm")["points"]])
 
 
 def draw_identity() -> Any:
-    """Draw the first seed."""
-    nets = studies.read("identity-path")[0]["numbers"]["networks"]
-    paths = []
-    for net in nets:
-        moments = [
-            Moment(m["step"], m["loss"], [identity_path.Stage(**stage) for stage in m["measured"]])
-            for m in net["moments"]
+    nets = first("identity-path")["networks"]
+    return identity_path.draw(
+        [identity_path.Path(net["model"], net["depth"], moments(net, identity_path.Stage)) for net in nets]
+    )
+
+
+def draw_splits() -> Any:
+    return skip_path.draw("resnet56", moments(first("skip-path"), skip_path.Split))
+
+
+def draw_quotients() -> Any:
+    numbers = first("gradcheck")
+    return gradcheck.draw(
+        [
+            gradcheck.Errors(op, **about, curves={k: gradcheck.Curve(**c) for k, c in numbers["curves"][op].items()})
+            for op, about in numbers["operations"].items()
         ]
-        paths.append(identity_path.Path(net["model"], net["depth"], moments))
-    return identity_path.draw(paths)
+    )
+
+
+def draw_around() -> Any:
+    numbers = first("landscape")
+    steps = landscape.grid(numbers["points"], numbers["radius"])
+    return landscape.draw(
+        [
+            landscape.Surface(net["name"], steps, np.array(net["losses"], float), np.array(net["errors"], float))
+            for net in numbers["networks"]
+        ]
+    )
+
+
+def draw_strengths() -> Any:
+    return responses.draw(
+        [
+            responses.Responses(net["model"], [responses.Response(**layer) for layer in net["layers"]])
+            for net in first("responses")["networks"]
+        ]
+    )
+
+
+def draw_starts() -> Any:
+    return warm_up.draw([warm_up.Curve(**curve) for curve in first("warm-up")["curves"]])
