@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pages import readme, recipes, studies
+from pages import performance, readme, recipes, studies
 from pages.writing import Table
 
 from tinyres import plots
@@ -34,6 +34,12 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         recipes.mixed,
         recipes.thirty,
         recipes.record,
+    ],
+    "docs/performance.md": [
+        performance.training_avx2,
+        performance.training_avx512,
+        performance.memory,
+        performance.start,
     ],
     "docs/studies.md": [
         studies.deeper,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from measuring import Spread
+from measuring import Spread, number
 
 Table = Iterator[str]  # the lines of one table, with its head
 
@@ -34,3 +34,12 @@ def between(values: Iterable[float], write: Callable[[float], str] = power) -> s
 def halves(spread: dict[str, float]) -> str:
     """Median and middle half."""
     return str(Spread(**spread))
+
+
+def bold(spread: dict[str, float]) -> str:
+    """The median in bold, with two digits after the point, and the middle half."""
+    return f"**{spread['median']:.2f}** ({spread['quarter']:.2f} to {spread['three_quarters']:.2f})"
+
+
+def median(spread: dict[str, float]) -> str:
+    return number(spread["median"])
