@@ -30,6 +30,12 @@ def test_every_study_has_a_section_and_an_api():
         assert there or path.stem == "__init__", f"docs/api/study.md: no {path.stem}"
 
 
+def test_no_line_begins_with_a_percent_sign():
+    """It would be a comment: what follows "27.9" on such a line would be missing from the page."""
+    lines = [(path.name, line) for path in PAGES for line in path.read_text().splitlines()]
+    assert [(name, line) for name, line in lines if line.lstrip().startswith("%")] == [("commands.md", "% commands")]
+
+
 @pytest.mark.parametrize("page", ["tape", "conv2d", "batch_norm", "training_loop"])
 def test_levels_of_the_gym_that_a_page_of_the_tour_names_are_of_its_operations(page):
     (line,) = re.findall(r"^Practise in \{doc\}`\.\./gym`: (.*)$", (DOCS / "tour" / f"{page}.md").read_text(), re.M)
