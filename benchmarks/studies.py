@@ -55,20 +55,13 @@ def run(
         return json.loads(numbers.read_text())
 
 
-def what(options: list[str]) -> list[str]:
-    """The options that say what is measured: without the data folder, a place on one machine, and without threads."""
-    kept, rest = [], iter(options)
-    for option in rest:
-        if option in ("--data", "--threads"):
-            next(rest)
-        else:
-            kept.append(option)
-    return kept
-
-
-def threads(options: list[str]) -> int:
-    """How many threads the study uses."""
-    return int(options[options.index("--threads") + 1]) if "--threads" in options else tr.num_threads()
+def what(options: list[str]) -> tuple[list[str], int]:
+    """The options that say what is measured, without the data folder, a place on one machine; and the threads used."""
+    elsewhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    elsewhere.add_argument("--data")
+    elsewhere.add_argument("--threads", type=int, default=tr.num_threads())
+    found, kept = elsewhere.parse_known_args(options)
+    return kept, found.threads
 
 
 def main() -> None:
@@ -89,12 +82,13 @@ def main() -> None:
     args = parser.parse_args(ours)
     if args.trained and not args.keep:
         parser.error(f"--trained: needs --keep, the folder in which {TRAINED} has kept its networks")
+    kept, threads = what(options)
     for seed in args.seeds:
-        asked = {"study": args.study, "options": [*args.trained, *what(options)], "seed": seed}
+        asked = {"study": args.study, "options": [*args.trained, *kept], "seed": seed}
         if any(asked.items() <= line.items() for line in read(args.study, args.results)):
             continue
-        numbers = run(args.study, options, seed, args.keep, args.trained)
-        found = asked | {"machine": machine(threads(options)), "numbers": numbers}
+        found = asked | {"machine": machine(threads)}  # its load is that before the study
+        found["numbers"] = run(args.study, options, seed, args.keep, args.trained)
         with path_of(args.study, args.results).open("a") as file:
             file.write(json.dumps(found) + "\n")
 

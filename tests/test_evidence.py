@@ -64,28 +64,46 @@ def test_a_table_is_put_below_its_comment(tmp_path):
         tables.write(page, [count])
 
 
+LEAST = {  # curves of each axis, where they are not four
+    "warm-up.png": [3],  # two trainings, and the error at which a warm-up ends
+    "skip-path.png": [4, 0, 0, 0, 0],  # two maps, and the scale of each
+    "landscape.png": [1, 1, 2, 0],  # the middle of two maps, two networks, and the maps' scale
+}
+
+
 @pytest.mark.parametrize("name", tables.PICTURES)
 def test_a_picture_is_drawn_from_what_is_stored(name):
     figure = tables.PICTURES[name]()
     assert (DOCS / name).exists()
-    assert all(axis.lines or axis.collections or axis.images for axis in figure.axes)
+    for axis, least in zip(figure.axes, LEAST.get(name, [4] * len(figure.axes)), strict=True):
+        assert len(axis.lines) >= least
+        assert axis.lines or axis.collections or axis.images
 
 
-STUDIES = sorted(path.stem.removeprefix("study-") for path in studies.RESULTS.glob("study-*.jsonl"))
-LONG = ["degradation", "landscape", "responses", "warm-up"]  # three seeds, of the others five
+SEEDS = dict.fromkeys(["batch-norm", "gradcheck", "gradient-flow", "identity-path", "skip-path"], 5)
+SEEDS |= dict.fromkeys(["degradation", "landscape", "responses", "warm-up"], 3)  # these take long
 
 
-@pytest.mark.parametrize("study", STUDIES)
+def test_all_studies_that_are_stored_are_looked_at():
+    assert sorted(SEEDS) == sorted(path.stem.removeprefix("study-") for path in studies.RESULTS.glob("study-*.jsonl"))
+
+
+@pytest.mark.parametrize("study", SEEDS)
 def test_results_say_how_they_came_about(study):
     of_each: dict[tuple[str, ...], list[int]] = {}
     for line in studies.read(study):
         of_each.setdefault(tuple(line["options"]), []).append(line["seed"])
         assert line["machine"]["processor"]
         assert line["machine"]["simd"]
-        assert line["numbers"].get("recipe", line["numbers"]).get("seed", line["seed"]) == line["seed"]
+        numbers, seed = line["numbers"], line["seed"]
+        if study in ("landscape", "responses"):
+            assert numbers["runs"]
+            assert all(run.startswith(f"study/degradation-{seed}/") for run in numbers["runs"])
+        if study not in studies.WITHOUT_SEED:
+            assert (numbers["recipe"] if study == "degradation" else numbers)["seed"] == seed
         assert "/" not in " ".join(line["options"]), "a place on one machine"
-        assert all(run.startswith(f"study/degradation-{line['seed']}/") for run in line["numbers"].get("runs", []))
-    assert all(seeds == list(range(3 if study in LONG else 5)) for seeds in of_each.values())
+    assert of_each
+    assert all(seeds == list(range(SEEDS[study])) for seeds in of_each.values())
 
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
@@ -105,7 +123,7 @@ def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("study", "seeded"), [("landscape", True), ("responses", False)])
-def test_networks_of_a_seed_are_measured(monkeypatch, study, seeded):
+def test_networks_of_a_seed_are_measured(monkeypatch, capsys, study, seeded):
     """With directions of the same seed, if there are any."""
     asked = []
 
@@ -121,6 +139,7 @@ def test_networks_of_a_seed_are_measured(monkeypatch, study, seeded):
     monkeypatch.setattr(sys, "argv", ["studies.py", study, "--trained", "plain20"])
     with pytest.raises(SystemExit):
         studies.main()
+    assert "--trained: needs --keep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
