@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from exchange import compute_time, step_time
+from matplotlib.figure import Figure
 from measuring import number, save
 
 RACK = 32  # nodes in a rack
@@ -203,15 +204,12 @@ def simulate(files: list[dict[str, Any]], nodes: list[int]) -> Curves:
 
 
 # ---------------------------------------------------------------- results
-def reach(values: list[float], nodes: list[int]) -> str:
-    """The largest number of nodes with an efficiency of at least AIM, and the efficiency with the most nodes."""
-    good = [p for p, value in zip(nodes, values, strict=False) if value >= AIM]
-    return f"{max(good)} ({number(values[-1])} on {nodes[len(values) - 1]})"
+def reach(values: list[float], nodes: list[int]) -> int:
+    """The largest number of nodes with an efficiency of at least AIM."""
+    return max(p for p, value in zip(nodes, values, strict=False) if value >= AIM)
 
 
-def draw(curves: Curves, nodes: list[int], path: Path) -> None:
-    from matplotlib.figure import Figure
-
+def draw(curves: Curves, nodes: list[int]) -> Figure:
     columns = sorted({key[:2] for key in curves})
     figure = Figure(figsize=(3.2 * len(columns), 6), layout="constrained")
     axes: Any = figure.subplots(2, len(columns), sharex=True, sharey=True, squeeze=False)
@@ -234,8 +232,7 @@ def draw(curves: Curves, nodes: list[int], path: Path) -> None:
             if not column:
                 one.set_ylabel("efficiency")
     axes[0][0].legend(fontsize=7, loc="lower left")
-    figure.savefig(path, dpi=110)
-    print(f"Written: {path}")
+    return figure
 
 
 def main() -> None:
@@ -243,7 +240,7 @@ def main() -> None:
     parser.add_argument("files", type=Path, nargs="+", help="files from exchange.py, for resnet20 and resnet50")
     parser.add_argument("--nodes", type=int, nargs="+", default=NODES, help="powers of 2")
     parser.add_argument("--output", type=Path, help="picture of efficiency by nodes")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write all curves to this file")
     args = parser.parse_args()
     try:
         import simgrid  # noqa: F401
@@ -254,10 +251,12 @@ def main() -> None:
     curves = simulate([json.loads(path.read_text()) for path in args.files], args.nodes)
     print(f"\nup to how many nodes the efficiency is {AIM} at least (and what it is at the end)")
     for (model, network, kind, variant), values in sorted(curves.items()):
-        print(f"{model:9} {network:17} {kind:7} {variant:24} {reach(values, args.nodes)}")
+        end = f"{number(values[-1])} on {args.nodes[len(values) - 1]}"
+        print(f"{model:9} {network:17} {kind:7} {variant:24} {reach(values, args.nodes)} ({end})")
     if args.output:
-        draw(curves, args.nodes, args.output)
-    save(args.json, {"nodes": args.nodes, "curves": {" | ".join(key): values for key, values in curves.items()}})
+        draw(curves, args.nodes).savefig(args.output, dpi=110)
+        print(f"Written: {args.output}")
+    save(args.json, {"nodes": args.nodes, "curves": [[*key, values] for key, values in curves.items()]})
 
 
 if __name__ == "__main__":

@@ -233,6 +233,15 @@ def error(result: Any, exact: np.ndarray) -> float:
     return float(np.sqrt(np.mean((np.asarray(result) - exact) ** 2) / np.mean(exact**2)))
 
 
+def means(kernels: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[float, int]]:
+    """The geometric mean of the ratios, and their number, for each kind of kernel and operation."""
+    ratios = defaultdict(list)
+    for kernel in kernels:
+        kind = kernel["name"].split()[0] + " stride 2" * ("stride 2" in kernel["name"])
+        ratios[kind, kernel["operation"]].append(kernel["ratio"]["median"])
+    return {key: (float(np.exp(np.mean(np.log(values)))), len(values)) for key, values in ratios.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", choices=backend.ALGORITHMS, default="auto", help="algorithm of our convolutions")
@@ -265,12 +274,8 @@ def main() -> None:
             for case in (convolutions if isinstance(shape, Conv) else norms)(shape):
                 figures["kernels"].append(measure(case, args.turns))
     print("\ngeometric mean of the ratios")
-    ratios = defaultdict(list)
-    for kernel in figures["kernels"]:
-        kind = kernel["name"].split()[0] + " stride 2" * ("stride 2" in kernel["name"])
-        ratios[kind, kernel["operation"]].append(kernel["ratio"]["median"])
-    for (kind, operation), values in ratios.items():
-        print(f"{kind:14}{operation:16}{np.exp(np.mean(np.log(values))):.2f} of {len(values)}")
+    for (kind, operation), (mean, n) in means(figures["kernels"]).items():
+        print(f"{kind:14}{operation:16}{mean:.2f} of {n}")
     save(args.json, figures)
 
 

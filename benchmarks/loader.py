@@ -11,10 +11,11 @@ import argparse
 import itertools
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import machine, parse
+from measuring import introduce, machine, parse, save
 
 import tinyres as tr
 
@@ -63,9 +64,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=100, help="steps in each turn")
     parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parse(parser)
-    print(machine(tr.num_threads()))
-    print("| batches | alone, ms | model | step, ms | beside the loader, ms | of it waiting |\n" + "|---" * 6 + "|")
+    what = {name: getattr(args, name) for name in ("batch_size", "steps", "turns")}
+    figures: dict[str, Any] = {"machine": machine(tr.num_threads()), **what, "kinds": {}}
+    introduce(figures["machine"])
+    print(f"median of {args.turns} turns; with one batch again and again, with the loader's batches, and of it waiting")
     for kind in KINDS:
         source = batches(args.batch_size, kind)
         first = next(source)
@@ -74,14 +78,17 @@ def main() -> None:
             start = time.perf_counter()
             next(source)
             alone.append(time.perf_counter() - start)
+        found: dict[str, dict[str, float]] = {}
         for name in args.models:
             steps = Steps(name)
             there = itertools.repeat(first)
             steps.take(there, 5)
             turns = [(steps.take(there, args.steps), steps.take(source, args.steps)) for _ in range(args.turns)]
             still, fed, waited = np.median([(a[0], b[0], b[1]) for a, b in turns], axis=0) / args.steps * 1e3
-            made = 1e3 * np.median(alone)
-            print(f"| {kind} | {made:.1f} | {name} | {still:.1f} | {fed:.1f} | {waited:.2f} ms, {waited / fed:.1%} |")
+            found[name] = {"still_ms": still, "fed_ms": fed, "waited_ms": waited}
+            print(f"{kind}, {name}: {still:.1f} ms, {fed:.1f} ms, {waited:.2f} ms", flush=True)
+        figures["kinds"][kind] = {"alone_ms": 1e3 * float(np.median(alone)), "models": found}
+    save(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,18 @@ def caption(figures: dict[str, Any]) -> str:
     return f"{what['processor']}, {what['threads']} of {what['cores']} cores, PyTorch {what['versions']['torch']}"
 
 
+def draw(speed: dict[str, Any], kernels: dict[str, Any]) -> Figure:
+    """Both pictures, side by side."""
+    figure = Figure(figsize=(12, 5.2), layout="constrained", facecolor="white")
+    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+    draw_speed(left, speed)
+    draw_roofline(right, kernels)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(caption(speed), fontsize=8, color="#666666")
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("train_step", type=Path, help="JSON of train_step.py")
@@ -124,13 +136,7 @@ def main() -> None:
         parser.error(f"{args.train_step}: has no work that PyTorch has done as well")
     if not any(kernel["unit"] == "GFLOP/s" for kernel in kernels["kernels"]):
         parser.error(f"{args.kernels}: has no convolution")
-    figure = Figure(figsize=(12, 5.2), layout="constrained", facecolor="white")
-    left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-    for axes, draw, figures in ((left, draw_speed, speed), (right, draw_roofline, kernels)):
-        draw(axes, figures)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(caption(speed), fontsize=8, color="#666666")
-    figure.savefig(args.output, dpi=110)
+    draw(speed, kernels).savefig(args.output, dpi=110)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py                    # print all tables, each under its page
     python benchmarks/tables.py --write            # put them on their pages
-    python benchmarks/tables.py --pictures docs    # draw the pictures of the studies
+    python benchmarks/tables.py --pictures docs    # draw the pictures of stored results
 
 The functions in `benchmarks/pages` return the lines of one table each. On its page, a table stands below a comment with
 the function's name, which readers do not see:
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pages import performance, readme, recipes, studies
+from pages import parallel, performance, readme, recipes, studies
 from pages.writing import Table
 
 from tinyres import plots
@@ -34,13 +34,25 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         recipes.mixed,
         recipes.thirty,
         recipes.record,
+        recipes.fed,
     ],
     "docs/performance.md": [
         performance.training_avx2,
         performance.training_avx512,
         performance.memory,
         performance.start,
+        performance.inference_avx2,
+        performance.inference_avx512,
+        performance.batches,
+        performance.depths,
+        performance.threads,
+        performance.repeated,
+        performance.ceilings,
+        performance.kernels,
+        performance.fusion,
     ],
+    "docs/parallel.md": [parallel.processes],
+    "docs/scaling.md": [parallel.terms, parallel.steps, parallel.reached],
     "docs/studies.md": [
         studies.deeper,
         studies.flows,
@@ -54,6 +66,8 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
     ],
 }
 PICTURES: dict[str, Callable[[], Any]] = {
+    "speed.png": performance.draw_speed,
+    "cluster.png": parallel.draw_cluster,
     "degradation.png": studies.draw_deeper,
     "batch-norm.png": studies.draw_norms,
     "identity-path.png": studies.draw_identity,

@@ -1,11 +1,13 @@
 """Tables of docs/recipes.md: accuracies and minutes of recipes, and what their parts are worth."""
 
+import re
 from typing import Any
 
 import ablation
 import accuracy
 import numpy as np
 import studies
+from pages.stored import read
 from pages.writing import Table, head, row
 
 CONTENDERS = (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0"))
@@ -109,3 +111,16 @@ def record() -> Table:
     took += [np.median([accuracy.minutes_to(a, epochs) for epochs in alone]) for a in (0.8, 0.85)]
     yield from head("", "seeds", "test accuracy, %", "each", "with mirror images", "minutes", "to 80 %", "to 85 %")
     yield row("`record`", seeds, mean, each, f"{both:.2f}", *(f"{m:.1f}" for m in took))
+
+
+def fed() -> Table:
+    """A step on a batch that is always the same, and one with batches from the loader."""
+    figures = read("loader")
+    models = list(next(iter(figures["kinds"].values()))["models"])
+    names = (name.replace("slim_resnet", "slim ResNet-").replace("resnet", "ResNet-") for name in models)
+    yield from head("batches", "alone, ms", *(f"{name}: still, fed, ms" for name in names), "part of a step that waits")
+    for kind, found in figures["kinds"].items():
+        steps = found["models"].values()
+        cells = (f"{step['still_ms']:.1f}, {step['fed_ms']:.1f}" for step in steps)
+        most = max(step["waited_ms"] / step["fed_ms"] for step in steps)
+        yield row(re.sub("^and", "with", kind), f"{found['alone_ms']:.1f}", *cells, f"{100 * most:.1f} %")
