@@ -13,6 +13,7 @@ the process has grown by more than 2 %, or keeps more files or threads, the exit
 import argparse
 import contextlib
 import errno
+import gc
 import json
 import os
 import random
@@ -38,8 +39,15 @@ EPOCHS = 3  # in each round
 IMAGES = 1280
 GROWTH = 0.02
 CONFIG = train.Config(
-    dataset="shapes", model="resnet20", epochs=1_000_000, batch_size=64, validation=0, lr=0.05, schedule="steps"
-)
+    dataset="shapes",
+    model="resnet20",
+    epochs=1_000_000,
+    batch_size=64,
+    validation=0,
+    lr=0.05,
+    schedule="steps",
+    warmup=0,
+)  # the rate is the same all the time
 
 
 def install_pictures() -> None:
@@ -152,6 +160,7 @@ def soak(folder: Path, minutes: float, chance: random.Random) -> list[dict[str, 
         FAULTS[name](run, chance)
         run = opened(folder)
         verified = verify(folder)
+        gc.collect()  # the run before this one: its cycles are not a leak
         found = {
             "minutes": now, "fault": name, "step": run.step, "accuracy": accuracy, "images_per_second": speed,
             "memory_mib": status("VmRSS"), "files": len(os.listdir("/proc/self/fd")),
