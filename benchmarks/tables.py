@@ -69,6 +69,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "speed.png": performance.draw_speed,
     "cluster.png": parallel.draw_cluster,
     "degradation.png": studies.draw_deeper,
+    "gradient-flow.png": studies.draw_flows,
     "batch-norm.png": studies.draw_norms,
     "identity-path.png": studies.draw_identity,
     "skip-path.png": studies.draw_splits,

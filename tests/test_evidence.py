@@ -104,7 +104,8 @@ def test_results_say_how_they_came_about(study):
             assert (numbers["recipe"] if study == "degradation" else numbers)["seed"] == seed
         assert "/" not in " ".join(line["options"]), "a place on one machine"
     assert of_each
-    assert all(seeds == list(range(SEEDS[study])) for seeds in of_each.values())
+    for options, seeds in of_each.items():
+        assert seeds == list(range(1 if "resnet1202" in options else SEEDS[study]))  # a seed of it takes 47 minutes
 
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):

@@ -130,13 +130,15 @@ def starts() -> Table:
     for line in studies.read("warm-up"):
         for curve in line["numbers"]["curves"]:
             found[curve["model"], curve["warm_up"]].append(curve)
-    yield from head("", "warm-up", "steps until the training error is below 80 %", "error of the last 50 batches, %")
+    below_limit = "steps until the training error is below 80 %"
+    yield from head("", "seeds", "steps", "warm-up", below_limit, "error of the last 50 batches, %")
     for (model, slow), curves in found.items():
         steps = [warm_up.converged(curve["errors"]) for curve in curves]
         below = [f"{n}" for n in (min(reached), max(reached))] if (reached := [n for n in steps if n]) else []
         words = " to ".join(dict.fromkeys(below)) or "never"
         last = between((100 * warm_up.smooth(curve["errors"])[-1] for curve in curves), ONE)
-        yield row(f"`{model}`", "yes" if slow else "no", words, last)
+        taken = between((len(curve["errors"]) for curve in curves), str)
+        yield row(f"`{model}`", str(len(curves)), taken, "yes" if slow else "no", words, last)
 
 
 # ---------------------------------------------------------------- pictures, of the first seed
@@ -152,6 +154,17 @@ def moments(found: dict[str, Any], kind: Callable[..., Any]) -> list[Moment[list
 
 def draw_deeper() -> Any:
     return degradation.draw([degradation.Curve(**curve) for curve in first("degradation")["curves"]])
+
+
+def draw_flows() -> Any:
+    lines = [line for line in studies.read("gradient-flow") if line["seed"] == 0]
+    return gradient_flow.draw(
+        [
+            gradient_flow.Flow(net["model"], net["variant"], moments(net, gradient_flow.Layer))
+            for line in lines
+            for net in line["numbers"]["networks"]
+        ]
+    )
 
 
 def draw_norms() -> Any:
