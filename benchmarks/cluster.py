@@ -27,6 +27,8 @@ from exchange import compute_time, step_time
 from matplotlib.figure import Figure
 from measuring import number, save
 
+from tinyres import plots
+
 RACK = 32  # nodes in a rack
 UP = 16  # uplinks of a rack
 SAMPLE = 6  # simulated rounds, which represent all of their kind
@@ -254,7 +256,7 @@ def main() -> None:
         end = f"{number(values[-1])} on {args.nodes[len(values) - 1]}"
         print(f"{model:9} {network:17} {kind:7} {variant:24} {reach(values, args.nodes)} ({end})")
     if args.output:
-        draw(curves, args.nodes).savefig(args.output, dpi=110)
+        plots.save(draw(curves, args.nodes), args.output)
         print(f"Written: {args.output}")
     save(args.json, {"nodes": args.nodes, "curves": [[*key, values] for key, values in curves.items()]})
 

@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from measuring import OURS, number
 
+from tinyres import plots
+
 COLOURS = {OURS: "#1f6fb4", **dict(zip(MODES, ("#e3e3e3", "#cdcdcd", "#b5b5b5", "#9a9a9a"), strict=True))}
 OPERATIONS = {  # colour, marker, and a shift, since a layer's three operations have the same operations per byte
     "forward": ("#1f6fb4", "o", 0.96),
@@ -66,9 +68,14 @@ def label(who: str) -> str:
     return who if who == OURS else f"PyTorch, {who}"
 
 
+def network(model: str, stem: str) -> str:
+    """A network's name in words; of the stem only what is not usual for it."""
+    unusual = ", CIFAR stem" if (model, stem) == ("resnet18", "cifar") else ""
+    return model.replace("resnet", "ResNet-") + unusual
+
+
 def describe(work: dict[str, Any]) -> str:
-    stem = ", CIFAR stem" if work["model"] == "resnet18" and work["stem"] == "cifar" else ""
-    return f"{work['model'].replace('resnet', 'ResNet-')}{stem}\n{work['image_size']} px, batch {work['batch_size']}"
+    return f"{network(work['model'], work['stem'])}\n{work['image_size']} px, batch {work['batch_size']}"
 
 
 def draw_roofline(axes: Axes, figures: dict[str, Any]) -> None:
@@ -136,7 +143,7 @@ def main() -> None:
         parser.error(f"{args.train_step}: has no work that PyTorch has done as well")
     if not any(kernel["unit"] == "GFLOP/s" for kernel in kernels["kernels"]):
         parser.error(f"{args.kernels}: has no convolution")
-    draw(speed, kernels).savefig(args.output, dpi=110)
+    plots.save(draw(speed, kernels), args.output)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 from pages import parallel, performance, readme, recipes, studies
 from pages.writing import Table
+from PIL import Image
 
 from tinyres import plots
 
@@ -124,6 +125,8 @@ def main() -> None:
             write(ROOT / page, tables)
     for name, draw in PICTURES.items() if args.pictures else ():
         plots.save(draw(), args.pictures / name)
+        with Image.open(args.pictures / name) as picture:  # git keeps each version of it: 256 colours are enough
+            picture.convert("RGB").quantize().save(args.pictures / name, optimize=True)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
 import cluster
 import exchange
 import numpy as np
+import plot
 from matplotlib.figure import Figure
-from measuring import OURS, number
-from pages.performance import WIDTHS, times
+from measuring import OURS, number, ratio
+from pages.performance import WIDTHS
 from pages.stored import Figures, read
 from pages.writing import Table, bold, head, row
 
@@ -17,8 +18,7 @@ MEASURED = (("resnet20", "avx512"), ("resnet20", "avx2"), ("resnet18", "avx512")
 def title(figures: Figures) -> str:
     """A network and its batch, from the description of a work."""
     model, stem, _, batch = figures["work"].split(", ")
-    stem = ", CIFAR stem" if (model, stem) == ("resnet18", "cifar stem") else ""
-    return f"{model.replace('resnet', 'ResNet-')}{stem}, {batch}"
+    return f"{plot.network(model, stem.removesuffix(' stem'))}, {batch}"
 
 
 def processes() -> Table:
@@ -33,8 +33,8 @@ def processes() -> Table:
     for model, simd in MEASURED:
         figures = read(f"parallel-{model}-{simd}")
         seconds = figures["seconds_per_image"]
-        cells = (str(times(seconds[ONE], seconds[who])) for who in others.values())
-        last = bold(times(seconds[others[f"{DDP}, 2 processes"]], seconds[TWO])._asdict())
+        cells = (str(ratio(seconds, ONE, who)) for who in others.values())
+        last = bold(ratio(seconds, f"{DDP}, 2 processes", TWO)._asdict())
         name = f"{title(figures)}, {WIDTHS[simd]}, n = {figures['steps']}"
         yield row(name, number(1 / float(np.median(seconds[ONE]))), *cells, last)
 

@@ -9,7 +9,7 @@ import plot
 from contenders import MODES
 from kernels import means
 from matplotlib.figure import Figure
-from measuring import OURS, Spread, number
+from measuring import OURS, best_of, number, ratio
 from pages.stored import Figures, read
 from pages.writing import Table, bold, halves, head, median, row
 
@@ -29,9 +29,8 @@ def widths(command: str) -> dict[str, Figures]:
 
 def name_of(work: Figures) -> str:
     """A network and its batch, in words."""
-    stem = ", CIFAR stem" if work["model"] == "resnet18" and work["stem"] == "cifar" else ""
     batch = f"batch {work['batch_size']}" if work["batch_size"] > 1 else "one picture"
-    return f"{work['model'].replace('resnet', 'ResNet-')}{stem}, {work['image_size']} px, {batch}"
+    return f"{plot.network(work['model'], work['stem'])}, {work['image_size']} px, {batch}"
 
 
 def modes_in(works: list[Figures]) -> list[str]:
@@ -89,15 +88,10 @@ def inference(simd: str) -> Table:
     yield from head(first, OURS, "PyTorch's best mode", ONNX, "ratio to PyTorch", f"to {ONNX}", "aims")
     for work, aims in zip(figures["works"], INFERENCE_AIMS, strict=True):
         seconds, rates = work["seconds"], work["rates"]
-        mode = max(modes_in([work]), key=lambda mode: rates[mode]["median"])
+        mode = best_of({mode: seconds[mode] for mode in modes_in([work])})
         theirs = f"{median(rates[mode])}, {called(mode)}"
-        ratios = [bold(times(seconds[who], seconds[OURS])._asdict()) for who in (mode, ONNX)]
+        ratios = [bold(ratio(seconds, who, OURS)._asdict()) for who in (mode, ONNX)]
         yield row(name_of(work), halves(rates[OURS]), theirs, median(rates[ONNX]), *ratios, ", ".join(map(str, aims)))
-
-
-def times(slow: list[float], fast: list[float]) -> Spread:
-    """How many times as fast, turn by turn."""
-    return Spread.of(s / f for s, f in zip(slow, fast, strict=True))
 
 
 def inference_avx2() -> Table:
