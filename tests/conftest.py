@@ -4,6 +4,8 @@ import gc
 import os
 
 os.environ.setdefault("TINYRES_AHEAD", "0")  # no second process beside each that the tests start
+if len(getattr(os, "sched_getaffinity", lambda _: [0, 1])(0)) < 2:  # one core can run two threads, in turns
+    os.environ.setdefault("NUMBA_NUM_THREADS", "2")  # read by Numba as it is loaded; else no test could ask for them
 if "PYTEST_XDIST_WORKER" in os.environ:  # of several workers none has more than a core; processes they start inherit it
     os.environ["OMP_NUM_THREADS"] = "1"  # read by BLAS and PyTorch as they are loaded
 

@@ -71,7 +71,6 @@ def test_statistics_are_those_of_the_result(p, offset, stride):
     assert (np.abs(np.sqrt(var) - y.std((0, 2, 3))) <= tolerance).all()
 
 
-@pytest.mark.skipif(tr.backend.max_threads() < 2, reason="needs two cores to compare one thread with two")
 @pytest.mark.parametrize("n", [1, 5, 40, 150])
 def test_statistics_do_not_depend_on_threads(n):
     p, found = problem(n, (16, 32), (9, 11), (1, 1), F4), []
