@@ -46,9 +46,13 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(TEST)
 
+# one worker for each set, at the same time: two workers of one set would compile the same kernels
 widths: $(VENV)/.installed-dev
-	set -e; for simd in $$($(BIN)/python -c 'from tinyres.kernels.isa import THERE; print(*THERE[1:])'); do \
-	    echo "TINYRES_SIMD=$$simd"; TINYRES_SIMD=$$simd $(BIN)/python -m pytest $(TEST) -m "not numpy_alone" $(WIDTHS); done
+	@sets=$$($(BIN)/python -c 'from tinyres.kernels.isa import THERE; print(*(f"width-{s}" for s in THERE[1:]))'); \
+	test -z "$$sets" || $(MAKE) -j 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) $$sets
+
+width-%: $(VENV)/.installed-dev
+	TINYRES_SIMD=$* $(BIN)/python -m pytest -n 1 -m "not numpy_alone" $(WIDTHS)
 
 nightly: $(VENV)/.installed-dev
 	HYPOTHESIS_PROFILE=nightly $(BIN)/python -m pytest $(TEST)

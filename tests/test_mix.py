@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import runs
 
 import tinyres as tr
 from tinyres.data import Augment, Loader, Mix
@@ -88,11 +89,8 @@ def test_what_makes_no_sense_is_refused(options, message):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-def test_a_run_learns_from_mixtures_and_resumes(tmp_path, shards):
-    config = tr.train.Config(
-        dataset="shapes", subset=60, validation=20, batch_size=16, epochs=2, model="resnet20", mixup=0.4, cutmix=1.0,
-        shards=shards,
-    )  # fmt: skip
+def test_a_run_learns_from_mixtures_and_resumes(tiny, tmp_path, shards):
+    config = runs.config(mixup=0.4, cutmix=1.0, shards=shards)
     whole = tr.train.Run(config, tmp_path / "whole")
     whole.train_to(whole.total_steps)
     run = tr.train.Run(config, tmp_path / "run")
