@@ -19,7 +19,7 @@ def test_public_names_are_those_that_are_written_down():
     """A name that goes is a new major version, and a new one a minor version: see docs/versions.md."""
     found, known = set(every_name()), set(NAMES.read_text().split())
     gone, new = ("\n".join(sorted(names)) for names in (known - found, found - known))
-    assert not gone, f"gone: put them back; before 1.0, or in a new major version, delete their lines\n{gone}"
+    assert not gone, f"gone: put them back, or in a new major version delete their lines\n{gone}"
     assert not new, f"new: add them to {NAMES.name}, and to CHANGELOG.md\n{new}"
 
 
