@@ -10,6 +10,7 @@ from pathlib import Path
 
 import latex2mathml.converter
 from docutils import nodes
+from PIL import Image
 from sphinx.domains.python import PyTypedField
 
 import tinyres
@@ -70,9 +71,12 @@ def link_types(app, domain, objtype, content):
 
 
 def open_large(app, doctree):
-    """A picture that has a width becomes a link to the whole of it."""
+    """A picture that has a width becomes a link to the whole of it. The theme keeps it within the column."""
     for image in doctree.findall(nodes.image):
         image["width"] = "100%"
+        if (path := HERE / image["uri"]).suffix == ".png" and path.exists():  # not what a notebook draws
+            with Image.open(path) as picture:
+                image["width"] = f"{picture.width * 96 // 150}px"  # plots have 150 dots an inch, pages 96
 
 
 def leave_out_fields(app, what, name, obj, skip, options):

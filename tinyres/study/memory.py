@@ -394,10 +394,13 @@ def _most(step: Step, label: str) -> int:
 
 
 def _draw_trade(axis: Any, steps: list[Step]) -> None:
-    for step in steps:
+    line, free = 0.05 * max(step.peak for step in steps) / 2**20, 0.0  # heights: of a label, and above the last one
+    for step in sorted(steps, key=lambda step: step.peak):
         low, middle, high = np.percentile(step.seconds, [25, 50, 75])
         y, colour = step.peak / 2**20, plots.RESIDUAL if step.segment else plots.PLAIN
         axis.errorbar(middle, y, xerr=[[middle - low], [high - middle]], fmt="o", color=colour, markersize=7, capsize=3)
-        axis.annotate(name(step.segment), (high, y), (7, 0), textcoords="offset points", va="center", fontsize=9)
+        at = high, max(y, free)
+        axis.annotate(name(step.segment), at, (7, 0), textcoords="offset points", va="center", fontsize=9)
+        free = at[1] + line
     most = max(max(step.seconds) for step in steps)
     axis.set(title="peak and time of a step", xlabel="seconds (median, middle half)", xlim=(0, 1.6 * most))
