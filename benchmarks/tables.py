@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pages import parallel, performance, readme, recipes, studies
+from pages import parallel, performance, readme, recipes, reliability, studies
 from pages.writing import Table
 from PIL import Image
 
@@ -65,6 +65,7 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         studies.around,
         studies.strengths,
     ],
+    "docs/reliability.md": [reliability.soak],
 }
 PICTURES: dict[str, Callable[[], Any]] = {
     "speed.png": performance.draw_speed,
@@ -78,6 +79,7 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "warm-up.png": studies.draw_starts,
     "landscape.png": studies.draw_around,
     "responses.png": studies.draw_strengths,
+    "soak.png": reliability.draw_soak,
 }
 
 

@@ -1,7 +1,7 @@
 """Train and evaluate for hours in one process, with a fault in each round: memory, handles and speed stay the same.
 
     python reliability/soak.py                                 # two hours
-    python reliability/soak.py --minutes 5 --picture soak.png
+    python reliability/soak.py --minutes 5 --json soak.json
 
 A round trains ResNet-20 for some epochs, evaluates it, and then lets something go wrong, in turns: another process
 continues the run and is killed; the disk is full while a checkpoint is saved; files are damaged; a batch does not fit
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 import tinyres as tr
-from tinyres import checkpoints, plots, train
+from tinyres import checkpoints, train
 from tinyres.runs import holds_run
 from tinyres.verify import verify
 
@@ -176,36 +176,17 @@ def soak(folder: Path, minutes: float, chance: random.Random) -> list[dict[str, 
     return rounds
 
 
-def verdict(rounds: list[dict[str, Any]]) -> tuple[str, bool]:
-    """What has changed from the second quarter to the last, and whether this is little enough."""
+def medians(rounds: list[dict[str, Any]]) -> dict[str, tuple[float, ...]]:
+    """What each measurement is in the second quarter of the rounds, and in the last."""
     n = len(rounds)
-    early, late = rounds[n // 4 : n // 2], rounds[3 * n // 4 :]
-    medians = {
-        name: tuple(float(np.median([r[name] for r in some])) for some in (early, late))
-        for name in ("memory_mib", "files", "threads", "images_per_second")
-    }
-    text = ", ".join(f"{name.replace('_', ' ')} {a:.4g} to {b:.4g}" for name, (a, b) in medians.items())
-    small, large = medians["memory_mib"]
-    kept = all(medians[name][1] <= medians[name][0] for name in ("files", "threads"))
-    return f"{n} rounds, medians of the second and the last quarter: {text}", large < (1 + GROWTH) * small and kept
+    parts = rounds[n // 4 : n // 2], rounds[3 * n // 4 :]
+    names = ("memory_mib", "files", "threads", "images_per_second")
+    return {name: tuple(float(np.median([r[name] for r in some])) for some in parts) for name in names}
 
 
-def draw(rounds: list[dict[str, Any]]) -> Any:
-    figure, axes = plots.subplots(3, 1, width=9, height=6, sharex=True)
-    when = [r["minutes"] for r in rounds]
-    lines = {
-        "memory, MiB": ["memory_mib"],
-        "open files, threads": ["files", "threads"],
-        "images/s": ["images_per_second"],
-    }
-    for axis, (label, names) in zip(axes, lines.items(), strict=True):
-        for name in names:
-            axis.plot(when, [r[name] for r in rounds], label=name)
-        axis.set(ylabel=label, ylim=(0, 1.2 * max(r[name] for r in rounds for name in names)))
-    axes[1].legend(frameon=False, loc="lower right")
-    axes[-1].set(xlabel="minutes")
-    axes[0].set_title(f"One process, {len(rounds)} rounds, each with a fault")
-    return figure
+def flat(found: dict[str, tuple[float, ...]]) -> bool:
+    small, large = found["memory_mib"]
+    return large < (1 + GROWTH) * small and all(found[name][1] <= found[name][0] for name in ("files", "threads"))
 
 
 def main() -> None:
@@ -214,7 +195,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=tr.num_threads())
     parser.add_argument("--json", type=Path, help="write all measurements to this file as well")
-    parser.add_argument("--picture", type=Path, help="draw them")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     tr.set_num_threads(options.threads)
@@ -226,13 +206,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as base:
         rounds = soak(Path(base) / "run", options.minutes, random.Random(options.seed))
-    said, flat = verdict(rounds)
-    print(said)
+    found = medians(rounds)
+    text = ", ".join(f"{name.replace('_', ' ')} {a:.4g} to {b:.4g}" for name, (a, b) in found.items())
+    print(f"{len(rounds)} rounds, medians of the second and the last quarter: {text}")
     if options.json:
-        options.json.write_text(json.dumps({"machine": tr.machine.describe(), "rounds": rounds}) + "\n")
-    if options.picture:
-        plots.save(draw(rounds), options.picture)
-    sys.exit(0 if flat else "it is not flat")
+        figures = {"machine": tr.machine.describe(), "medians": found, "rounds": rounds}
+        options.json.write_text(json.dumps(figures) + "\n")
+    sys.exit(0 if flat(found) else "it is not flat")
 
 
 if __name__ == "__main__":
