@@ -68,6 +68,7 @@ LEAST = {  # curves of each axis, where they are not four
     "speed.png": [1, 200],  # PyTorch's speed beside the bars; three for each convolution
     "warm-up.png": [3],  # two trainings, and the error at which a warm-up ends
     "skip-path.png": [4, 0, 0, 0, 0],  # two maps, and the scale of each
+    "soak.png": [1, 2, 1],  # memory; files and threads; speed
     "landscape.png": [1, 1, 2, 0],  # the middle of two maps, two networks, and the maps' scale
 }
 
