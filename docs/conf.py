@@ -47,6 +47,7 @@ default_role = "py:obj"  # `name` in a docstring is a link where there is such a
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
 autodoc_typehints = "none"  # extensions/docstrings.py takes them from the source
+viewcode_follow_imported_members = False  # extensions/docstrings.py finds them, and those that a class inherits
 maximum_signature_line_length = 88  # longer ones have a line for each parameter
 napoleon_google_docstring = False
 napoleon_use_rtype = napoleon_use_param = False  # `height, width : int` is one entry, not the same text twice

@@ -16,6 +16,8 @@ from support.public import MODULES, public
 sys.path.append(str(Path(__file__).parents[1] / "docs"))
 from extensions.formulas import to_latex, with_formulas
 
+from tinyres import ops
+
 NAMES = st.sampled_from(["x", "y", "P", "w", "g", "gamma", "eps", "momentum", "weight_decay", "b1", "lr"])
 
 
@@ -159,6 +161,16 @@ def test_all_formulas_of_public_docstrings_are_known():
         assert len(blocks) == after.count(".. math::")
         for block in blocks:
             mathml(block)
+
+
+MOVES = {"astype", "flatten", "reshape", "squeeze", "transpose", "unsqueeze"}
+"""Operations whose gradient is the same numbers, in the shape or dtype of x."""
+
+
+@pytest.mark.parametrize("op", sorted(set(ops.__all__) - MOVES))
+def test_the_gradient_of_each_operation_is_a_formula(op):
+    lines = with_formulas(inspect.cleandoc(getattr(ops, op).__doc__).splitlines())
+    assert re.search(r"^   .*\\frac\{\\partial [yL].*=", "\n".join(lines), re.M)
 
 
 def test_code_stays_code_and_lists_stay_lists():

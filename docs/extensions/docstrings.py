@@ -20,8 +20,8 @@ def setup(app):
     app.connect("autodoc-process-docstring", set_formulas, priority=400)  # before napoleon, which rewrites the lines
     app.connect("autodoc-process-docstring", point_to_the_gym, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", write_types)
-    app.connect("viewcode-follow-imported", find_source)
-    app.connect("doctree-read", mark_types)
+    app.connect("doctree-read", mark_types, priority=300)  # needs the documented names
+    app.connect("doctree-read", find_sources, priority=400)  # changes them, for viewcode
     app.connect("missing-reference", find_type)
     app.connect("doctree-read", summarise)
     return {"parallel_read_safe": True}
@@ -175,12 +175,22 @@ def find_type(app, env, node, contnode):
 
 
 # ---------------------------------------------------------------- sources
-def find_source(app, module, name):
-    """The module that defines a name. A property does not know its module, so it is that of its class."""
-    value = importlib.import_module(module)
-    for part in name.split("."):
-        owner, value = value, getattr(value, part, None)
-    return owner.__module__ if _getter(value) else None
+def find_sources(app, doctree):
+    """Give viewcode the module that defines a name, and the name that it has there: of an inherited method, the base's.
+
+    A property does not know these, but its function does. A name without a definition, such as a constant, has neither.
+    """
+    for signature in doctree.findall(addnodes.desc_signature):
+        if signature.parent["domain"] != "py":
+            continue
+        value = importlib.import_module(signature["module"])
+        for part in signature["fullname"].split("."):
+            value = getattr(value, part, None)
+        value = _getter(value) or value
+        if hasattr(value, "__qualname__") and value.__module__.startswith("tinyres"):
+            signature["module"] = value.__module__
+            if "<locals>" not in value.__qualname__:  # Hypothesis wraps a function in one of its own
+                signature["fullname"] = value.__qualname__
 
 
 # ---------------------------------------------------------------- summaries

@@ -11,7 +11,11 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0). The gradient is dL/dy where x > 0, else 0, also at x = 0. NaN stays NaN.
+    """The larger of x and 0. NaN stays NaN.
+
+        y = max(x, 0),   dy/dx = [x > 0],
+
+    which is 1 where x > 0, else 0, also at x = 0.
 
     Examples
     --------
@@ -25,9 +29,15 @@ def relu(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)). With the result y, dy/dx = y (1 - y). It is at most 1/4, so gradients shrink in deep networks.
+    """The logistic function, from 0 to 1.
 
-    It is computed as (1 + tanh(x / 2)) / 2, which does not overflow.
+        y = 1 / (1 + e^-x),   dy/dx = y (1 - y).
+
+    The derivative is at most 1/4, so gradients shrink in deep networks. It is computed as
+
+        y = (1 + tanh(x / 2)) / 2,
+
+    which does not overflow.
 
     Examples
     --------
@@ -46,7 +56,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent. With the result y, dy/dx = 1 - y^2.
+    """Hyperbolic tangent, from -1 to 1.
+
+        y = (e^x - e^-x) / (e^x + e^-x),   dy/dx = 1 - y^2.
 
     Examples
     --------
@@ -62,7 +74,9 @@ def tanh(x: Tensor) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """x sigmoid(x), also called swish (Elfwing et al., "Sigmoid-weighted linear units", 2018).
 
-    With s = sigmoid(x), ds/dx = s (1 - s), so dy/dx = s + x s (1 - s) = s + y (1 - s).
+    With s = sigmoid(x), whose derivative is s (1 - s),
+
+        y = x s,   dy/dx = s + x s (1 - s) = s + y (1 - s).
 
     Examples
     --------
@@ -98,11 +112,19 @@ def gelu(x: Tensor) -> Tensor:
 
 @either_spelling
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """exp(x_i) / sum_j exp(x_j) along `axis`.
+    """Positive numbers that add up to 1 along `axis`: each exp(x_i) divided by their sum.
+
+    Raises
+    ------
+    ValueError
+        If x has no such axis, or its length is 0.
 
     Notes
     -----
-    With the result y, dy_i/dx_j = y_i ([i = j] - y_j), so dL/dx = y (dy - sum_i dy_i y_i).
+    Along the axis,
+
+        y_i = exp(x_i) / (sum_j exp(x_j)),   dy_i/dx_j = y_i ([i = j] - y_j),
+        dL/dx_j = sum_i dL/dy_i dy_i/dx_j = y_j (dL/dy_j - sum_i dL/dy_i y_i).
 
     Examples
     --------
@@ -121,9 +143,17 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """Logarithm of `softmax`. It is computed without the softmax, so that small probabilities keep their precision.
 
+    Raises
+    ------
+    ValueError
+        If x has no such axis, or its length is 0.
+
     Notes
     -----
-    y_i = x_i - log sum_j exp(x_j), so dy_i/dx_j = [i = j] - softmax(x)_j and dL/dx = dy - softmax(x) sum_i dy_i.
+    With p = softmax(x),
+
+        y_i = x_i - log sum_j exp(x_j),   dy_i/dx_j = [i = j] - p_j,
+        dL/dx_j = sum_i dL/dy_i dy_i/dx_j = dL/dy_j - p_j sum_i dL/dy_i.
 
     Examples
     --------

@@ -148,7 +148,7 @@ def _is_channels_last(images: Array) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear layer: an affine map of the last axis, y = x W^T + b.
+    """Linear layer: an affine map of the last axis.
 
     Parameters
     ----------
@@ -164,11 +164,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     ------
     ValueError
         If shapes do not fit.
+    TypeError
+        If dtypes differ.
 
     Notes
     -----
-    A sample is treated as an image of one pixel, so this is a 1x1 convolution: dx = dy W, dW = dy^T x,
-    db = sum_n dy[n].
+    A sample is treated as an image of one pixel, so this is a 1x1 convolution. With matrices,
+
+        y = x W^T + b,   dL/dx = dL/dy W,   dL/dW = (dL/dy)^T x,   dL/db = sum_n dL/dy[n].
 
     Examples
     --------

@@ -27,7 +27,9 @@ def dropout(x: Tensor, p: float = 0.5, *, training: bool = True) -> Tensor:
     Notes
     -----
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014. Unlike the paper, the
-    division is done in training, not in evaluation. y = m x with a mask m of 0 and 1 / (1 - p), so dL/dx = m dL/dy.
+    division is done in training, not in evaluation. With a mask m of 0 and 1 / (1 - p),
+
+        y = m x,   dL/dx = m dL/dy.
 
     A mask depends only on the seed of `tinyres.manual_seed` and on the number of draws since then. A `checkpoint`
     draws the same masks again.

@@ -10,7 +10,9 @@ from tinyres.tensor import Tensor, as_tensor, record
 
 
 def exp(x: Tensor) -> Tensor:
-    """e^x; the derivative is e^x, too.
+    """The exponential function, which is its own derivative.
+
+        y = e^x,   dy/dx = e^x = y.
 
     Examples
     --------
@@ -22,7 +24,9 @@ def exp(x: Tensor) -> Tensor:
 
 
 def log(x: Tensor) -> Tensor:
-    """Natural logarithm; the derivative is 1 / x.
+    """Natural logarithm: -inf at 0, and NaN for negative numbers.
+
+        y = log(x),   dy/dx = 1/x.
 
     Examples
     --------
@@ -34,7 +38,9 @@ def log(x: Tensor) -> Tensor:
 
 
 def sqrt(x: Tensor) -> Tensor:
-    """Square root y; the derivative is 1 / (2 y).
+    """Square root: NaN for negative numbers.
+
+        y = sqrt(x),   dy/dx = 1 / (2 y).
 
     Examples
     --------
@@ -48,6 +54,35 @@ def sqrt(x: Tensor) -> Tensor:
 def matmul(a: Tensor, b: Any) -> Tensor:
     """Matrix product over the last two axes; the other axes are broadcast.
 
+    Parameters
+    ----------
+    a : Tensor of shape (..., M, K)
+    b : Tensor or array of shape (..., K, N)
+        One axis is enough: a vector is one row of a, or one column of b, and the result does not have this axis.
+
+    Returns
+    -------
+    Tensor of shape (..., M, N)
+
+    Raises
+    ------
+    ValueError
+        If one of them is a single number, they differ in K, or the other axes cannot be broadcast.
+    TypeError
+        If their dtypes differ.
+
+    Notes
+    -----
+    Each element of a occurs in a row of y, and each of b in a column:
+
+        y[m,n] = sum_k a[m,k] b[k,n],   dL/da[m,k] = sum_n dL/dy[m,n] b[k,n],   dL/db[k,n] = sum_m a[m,k] dL/dy[m,n].
+
+    With matrices,
+
+        y = a b,   dL/da = dL/dy b^T,   dL/db = a^T dL/dy,
+
+    summed over the axes that were broadcast.
+
     Examples
     --------
     >>> import tinyres as tr
@@ -58,7 +93,11 @@ def matmul(a: Tensor, b: Any) -> Tensor:
 
 
 def abs(x: Tensor) -> Tensor:
-    """Absolute value; the derivative is the sign of x, and 0 at 0.
+    """Absolute value.
+
+        y = |x|,   dy/dx = sign(x),
+
+    which is 0 at 0.
 
     Examples
     --------
@@ -70,7 +109,11 @@ def abs(x: Tensor) -> Tensor:
 
 
 def clip(x: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """Limit values to the range from `min` to `max`; the derivative is 1 in this range, ends included, else 0.
+    """Limit values to the range from `min` to `max`.
+
+    The derivative is 1 in this range, ends included, else 0. With a = `min` and b = `max`,
+
+        y = min(max(x, a), b),   dy/dx = [a <= x <= b].
 
     Raises
     ------
@@ -105,6 +148,13 @@ def astype(x: Tensor, dtype: Any) -> Tensor:
 
 def maximum(a: Tensor, b: Any) -> Tensor:
     """The larger of a and b, for each element, with broadcasting. Where they are equal, each gets half of the gradient.
+
+        y = max(a, b),   dy/da = [a > b] + [a = b] / 2,   dy/db = [b > a] + [a = b] / 2.
+
+    Raises
+    ------
+    TypeError
+        If their dtypes differ.
 
     Examples
     --------

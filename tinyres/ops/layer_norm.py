@@ -89,7 +89,11 @@ def group_norm(
 
     Notes
     -----
-    Wu and He, "Group normalization", ECCV 2018, section 3. Formula and gradient are those of `layer_norm`.
+    Wu and He, "Group normalization", ECCV 2018, section 3. Over the P values x_k of a group, with mean m and variance
+    var, and with g = dL/dz, the derivation in `batch_norm` gives
+
+        z_k = (x_k - m) / sqrt(var + eps),   y = gamma z + beta,
+        dL/dx_k = (g_k - 1/P sum_j g_j - z_k/P sum_j g_j z_j) / sqrt(var + eps).
 
     Examples
     --------

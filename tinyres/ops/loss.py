@@ -44,8 +44,11 @@ def cross_entropy(
 
     Notes
     -----
-    With p = softmax(logits) and the smoothed target q (one-hot, if it is a class), L[n] = -sum_k r[n,k] log p[n,k],
-    r[n,k] = weight[k] q[n,k]. Since d log p_k / d logit_j = [j = k] - p_j,
+    With p = softmax(logits) and the smoothed target q (one-hot, if it is a class),
+
+        L[n] = -sum_k r[n,k] log p[n,k],   r[n,k] = weight[k] q[n,k].
+
+    Since d log p_k / d logit_j = [j = k] - p_j,
 
         dL[n]/dlogits_j = p[n,j] sum_k r[n,k] - r[n,j],
 
@@ -154,7 +157,7 @@ def _class_weights(weight: Any, classes: int, dtype: Any) -> Array | None:
 
 # ---------------------------------------------------------------- of numbers
 def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
-    """Mean squared error: the mean of (x - target)^2 over all elements.
+    """Mean squared error: the mean squared distance of x from the target, over all elements.
 
     Parameters
     ----------
@@ -169,7 +172,9 @@ def mse_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
     Notes
     -----
-    The gradient of a square is 2 (x - target) for x, and its negative for the target.
+    For the mean over P elements, with the target t,
+
+        L = 1/P sum_i (x_i - t_i)^2,   dL/dx_i = 2/P (x_i - t_i) = -dL/dt_i.
 
     Examples
     --------
@@ -188,7 +193,9 @@ def l1_loss(x: Tensor, target: Any, *, reduction: str = "mean") -> Tensor:
 
     Notes
     -----
-    The gradient is the sign of x - target, and 0 where they are equal.
+    For the mean over P elements, with the target t and sign(0) = 0,
+
+        L = 1/P sum_i |x_i - t_i|,   dL/dx_i = 1/P sign(x_i - t_i) = -dL/dt_i.
 
     Examples
     --------
@@ -221,12 +228,19 @@ def binary_cross_entropy_with_logits(
 
     Notes
     -----
-    With s = sigmoid(x), L = -w t log s - (1 - t) log(1 - s). Since log s = -softplus(-x) and
-    log(1 - s) = -x - softplus(-x), with softplus(z) = log(1 + e^z),
+    For a logit x with target t and weight w, let s = sigmoid(x). Then
+
+        L = -w t log s - (1 - t) log(1 - s).
+
+    Since log s = -softplus(-x) and log(1 - s) = -x - softplus(-x), with softplus(z) = log(1 + e^z),
 
         L = (1 - t) x + (1 + (w - 1) t) softplus(-x),     softplus(-x) = max(-x, 0) + log(1 + e^-|x|),
 
-    which cannot overflow. The gradient is dL/dx = (1 - t) - (1 + (w - 1) t) sigmoid(-x): without a weight, s - t.
+    which cannot overflow. The gradient is
+
+        dL/dx = (1 - t) - (1 + (w - 1) t) sigmoid(-x),
+
+    which without a weight is s - t.
 
     Examples
     --------

@@ -42,8 +42,12 @@ def max_pool2d(
 
     Notes
     -----
-    dL/dy of a window goes to the position of its maximum. If elements are equal, the first one in reading order gets
-    all of it.
+    In each channel, with stride s, padding p, and k and l over the elements of a window,
+
+        y[i,j] = max_{k,l} x[s i + k - p, s j + l - p],
+        dL/dx[h,v] = sum_{i,j} dL/dy[i,j]      (over the windows whose maximum is at h, v).
+
+    If elements are equal, the first one in reading order counts as the maximum and gets all of the gradient.
 
     Examples
     --------
@@ -74,7 +78,10 @@ def avg_pool2d(
 
     Notes
     -----
-    Each window gives dL/dy / (KH KW) to each of its elements.
+    In each channel, with stride s, padding p, and x = 0 outside the image,
+
+        y[i,j] = 1 / (KH KW) sum_{k,l} x[s i + k - p, s j + l - p],
+        dL/dx[h,v] = 1 / (KH KW) sum_{i,j} dL/dy[i,j]      (over the windows that contain h, v).
 
     Examples
     --------
@@ -96,6 +103,10 @@ def avg_pool2d(
 
 def global_avg_pool2d(x: Tensor) -> Tensor:
     """Mean over all pixels of each channel: (N, C, H, W) -> (N, C, 1, 1) (Lin et al., "Network in network", 2013).
+
+    In each channel,
+
+        y = 1 / (H W) sum_{h,v} x[h,v],   dL/dx[h,v] = 1 / (H W) dL/dy.
 
     Examples
     --------
@@ -128,7 +139,11 @@ def adaptive_avg_pool2d(x: Tensor, output_size: _Size) -> Tensor:
     -----
     Window i of an axis of length H goes from floor(i H / OH) to ceil((i + 1) H / OH), as in PyTorch. The mean over rows
     is a product with a matrix A. Its row i has 1 / length within window i, and 0 elsewhere. The mean over columns is a
-    product with such a matrix, too: y = A x B^T. If all windows have the same size, it is `avg_pool2d`.
+    product with such a matrix B, too:
+
+        y = A x B^T,   dL/dx = A^T dL/dy B.
+
+    If all windows have the same size, it is `avg_pool2d`.
 
     Examples
     --------

@@ -10,6 +10,8 @@ _Axis = int | tuple[int, ...] | None
 def sum(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Sum over the given axes (all by default).
 
+        y = sum_i x_i,   dy/dx_j = 1.
+
     Examples
     --------
     >>> import tinyres as tr
@@ -22,6 +24,10 @@ def sum(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
 @either_spelling
 def mean(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Mean over the given axes (all by default).
+
+    With n values,
+
+        y = 1/n sum_i x_i,   dy/dx_j = 1/n.
 
     Examples
     --------
@@ -36,6 +42,10 @@ def mean(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
 def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Maximum over the given axes (all by default); equal maxima share the gradient equally.
 
+    If k elements are equal to the maximum,
+
+        y = max_i x_i,   dy/dx_j = [x_j = y] / k.
+
     Examples
     --------
     >>> import tinyres as tr
@@ -48,6 +58,10 @@ def max(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
 @either_spelling
 def min(x: Tensor, axis: _Axis = None, *, keepdims: bool = False) -> Tensor:
     """Minimum over the given axes (all by default); equal minima share the gradient equally.
+
+    If k elements are equal to the minimum,
+
+        y = min_i x_i,   dy/dx_j = [x_j = y] / k.
 
     Examples
     --------
@@ -95,7 +109,13 @@ def var(x: Tensor, axis: _Axis = None, *, correction: float = 1, keepdims: bool 
 
 @either_spelling
 def std(x: Tensor, axis: _Axis = None, *, correction: float = 1, keepdims: bool = False) -> Tensor:
-    """Standard deviation y, the square root of `var`; dy/dx_j = (x_j - m) / (d y), and 0 where all x are equal.
+    """Standard deviation, the square root of `var`.
+
+    With m and d as there,
+
+        y = sqrt(1/d sum_i (x_i - m)^2),   dy/dx_j = (x_j - m) / (d y),
+
+    and 0 where all x are equal.
 
     Examples
     --------

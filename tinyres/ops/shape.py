@@ -27,6 +27,10 @@ def reshape(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 def permute(x: Tensor, axes: Sequence[int]) -> Tensor:
     """The axes in another order. Each axis is named once.
 
+    The gradient takes the way back. For the axes (2, 0, 1),
+
+        y[k,i,j] = x[i,j,k],   dL/dx[i,j,k] = dL/dy[k,i,j].
+
     Examples
     --------
     >>> import numpy as np, tinyres as tr
@@ -100,15 +104,16 @@ def pad(x: Tensor, padding: Sequence[int], value: float = 0.0) -> Tensor:
     value : float
         0 by default.
 
-    Returns
-    -------
-    Tensor
-        dL/dx is the part of dL/dy where x is.
-
     Raises
     ------
     ValueError
         If `padding` has an odd length, more pairs than x has axes, or a negative number.
+
+    Notes
+    -----
+    dL/dx is the part of dL/dy where x is. With p elements before x, along each axis,
+
+        y[p + i] = x[i],   dL/dx[i] = dL/dy[p + i].
 
     Examples
     --------
@@ -143,6 +148,10 @@ def _padded(y: Array, inner: tuple[slice, ...], x: Array, value: float) -> None:
 def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
     """Join tensors along an axis. The gradient is cut into the same parts.
 
+    For a tensor x that begins at position s,
+
+        y[s + i] = x[i],   dL/dx[i] = dL/dy[s + i].
+
     Raises
     ------
     ValueError
@@ -171,7 +180,11 @@ def concat(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 @either_spelling
 def stack(tensors: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join tensors of the same shape along a new axis: y[i] = tensors[i]. Each gets its part of dL/dy.
+    """Join tensors of the same shape along a new axis. Each gets its part of the gradient.
+
+    For tensor number i, x_i,
+
+        y[i] = x_i,   dL/dx_i = dL/dy[i].
 
     Raises
     ------
@@ -208,7 +221,16 @@ def _of_one_dtype(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[tuple[i
 
 
 def where(condition: Any, a: Tensor, b: Tensor) -> Tensor:
-    """a where `condition` (an array of bool) is True, else b, with broadcasting. dL/dy goes to the one that was chosen.
+    """a where `condition` (an array of bool) is True, else b, with broadcasting.
+
+    The gradient goes to the one that was chosen. With c = 1 where the condition is True, else 0,
+
+        dL/da = c dL/dy,   dL/db = (1 - c) dL/dy.
+
+    Raises
+    ------
+    TypeError
+        If the dtypes of a and b differ.
 
     Examples
     --------
