@@ -92,6 +92,7 @@ tagged:
 	grep -qx '__version__ = "$(TAG:v%=%)"' tinyres/version.py
 	grep -qx 'version: $(TAG:v%=%)' CITATION.cff
 	grep -qE '^## $(subst .,\.,$(TAG:v%=%)) \(20[0-9-]{8}\)$$' CHANGELOG.md
+	grep -q '^tinyres $(TAG:v%=%), kernels for ' docs/howto/install.md
 
 # pip is the last thing that comes into an environment: one without it was begun and never ended.
 $(PIP):
@@ -108,7 +109,7 @@ $(VENV)/.installed-dev: $(PIP) pyproject.toml
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-torch: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[dev,parity]'
 	touch $@
 
 clean:

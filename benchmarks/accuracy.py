@@ -27,9 +27,10 @@ from contenders import MODES, in_mode, use_threads
 from measuring import OURS, machine, parse
 
 import tinyres as tr
+from tinyres import plots
 from tinyres import train as training
 
-Epoch = Callable[[], tuple[float, float]]  # trains an epoch; gives training loss and validation accuracy
+Epoch = Callable[[], tuple[float, float | None]]  # trains an epoch; gives training loss and validation accuracy, if any
 Test = Callable[[bool], float]  # accuracy on the images of the split; True: mean with mirror images
 ACCURACIES = (0.8, 0.85, 0.9)
 LEFT_OUT = ("shortcut", "optimizer", "clip_norm", "zero_init_residual", "weights", "freeze", "shards", "lr_batch_size")
@@ -45,9 +46,9 @@ def ours(config: training.Config, folder: str, data: training.Data, split: str) 
     run = training.Run(config, folder)
     loader = as_they_are(getattr(data, split), data)
 
-    def epoch() -> tuple[float, float]:
+    def epoch() -> tuple[float, float | None]:
         run.train_to(run.step + len(run.loader))
-        return run.history[-1]["train_loss"], run.history[-1]["validation_accuracy"]
+        return run.history[-1]["train_loss"], run.history[-1].get("validation_accuracy")
 
     def test(flip: bool) -> float:
         with run.replay.memory(), run.averaged():
@@ -79,7 +80,7 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
         lr, step = training.SCHEDULES[config.schedule](config, config.epochs * len(loader)), 0
         average, slow = training.weights_beside(same, config, len(loader))
 
-        def epoch() -> tuple[float, float]:
+        def epoch() -> tuple[float, float | None]:
             nonlocal step
             net.train()
             total = 0.0
@@ -94,7 +95,8 @@ def torch_in(mode: str) -> Callable[..., tuple[Epoch, Test, int]]:
                 for beside in filter(None, (slow, average)):
                     beside.update()
                 total, step = total + loss.item() * len(y), step + 1
-            return total / len(loader.labels), accuracy(data.validation, False)
+            validation = accuracy(data.validation, False) if len(data.validation[1]) else None
+            return total / len(loader.labels), validation
 
         def accuracy(images: tuple[np.ndarray, np.ndarray], flip: bool) -> float:
             net.eval()
@@ -203,30 +205,26 @@ def report(runs: list[dict[str, Any]]) -> Iterator[str]:
         yield f"{about} | {time_:.1f} | {', '.join(reached)} |"
 
 
-def plot(runs: list[dict[str, Any]], path: str) -> None:
-    """Draw accuracy against minutes, with a line for each run."""
-    from matplotlib.figure import Figure
+def name_of(who: str) -> str:
+    return who if who == OURS else f"PyTorch, {who}"
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+
+def draw(runs: list[dict[str, Any]]) -> Any:
+    """Accuracy against minutes, with a line for each run."""
+    figure, axis = plots.subplots(width=7, height=4)
     kinds = list(dict.fromkeys(map(kind_of, runs)))
     for run_ in runs:
         k = kinds.index(kind_of(run_))
         first = run_ is next(r for r in runs if kind_of(r) == kinds[k])
-        axes.plot(
+        axis.plot(
             [e["minutes"] for e in run_["epochs"]],
             [100 * e["accuracy"] for e in run_["epochs"]],
-            color=f"C{k}", linewidth=1.2, label=f"{run_['recipe']}, {run_['who']}" if first else None,
+            color=f"C{k}", linewidth=1.2, label=f"{run_['recipe']}, {name_of(run_['who'])}" if first else None,
         )  # fmt: skip
-    axes.set(
-        xlabel="minutes of training",
-        ylabel=f"{' and '.join({k[2] for k in kinds})} accuracy (%)",
-        ylim=(40, None),
-        xlim=(0, None),
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=130)
+    of = " and ".join({k[2] for k in kinds})
+    axis.set(xlabel="minutes of training", ylabel=f"{of} accuracy, %", ylim=(40, None), xlim=(0, None))
+    axis.legend(frameon=False)
+    return figure
 
 
 def setting(text: str) -> Any:
@@ -265,7 +263,7 @@ def main() -> None:
             raise SystemExit(f"{args.results}: {' '.join(kind)} is there by several recipes: keep the lines of one")
     print("\n".join(report(runs)))
     if args.plot:
-        plot(runs, args.plot)
+        plots.save(draw(runs), args.plot)
 
 
 if __name__ == "__main__":

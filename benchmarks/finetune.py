@@ -1,6 +1,6 @@
 """Compare fine-tuning with training from scratch, on pictures of other classes, with the same number of epochs.
 
-    python benchmarks/finetune.py --data DIR --seeds 0 1 2
+    python benchmarks/finetune.py --data DIR --seeds 0 1 2 --json finetune.json
 
 First, a ResNet-18 is trained on six classes of CIFAR-10, enlarged, but to a smaller size to save time; its weights are
 written with torchvision's names. The other four classes become a folder of pictures, with a few training pictures for
@@ -11,10 +11,12 @@ pictures, for as many epochs. The test pictures choose nothing: both use the wei
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from measuring import machine, parse
+from measuring import introduce, machine, parse, save
 from PIL import Image
 
 import tinyres as tr
@@ -65,6 +67,17 @@ def run(config: training.Config, folder: Path) -> tuple[float, float, training.R
         return tr.evaluation.evaluate(trained.model, loader)[1], minutes, trained
 
 
+def report(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """A table: the test accuracies of both, with mean and standard deviation, and the median minutes."""
+    yield "| | test accuracy, % | each | minutes |\n|---|---|---|---|"
+    for who in dict.fromkeys(run["who"] for run in runs):
+        some = [run for run in runs if run["who"] == who]
+        accuracies = [100 * run["accuracy"] for run in some]
+        spread = f" +- {np.std(accuracies, ddof=1):.2f}" if len(some) > 1 else ""
+        each = ", ".join(f"{a:.1f}" for a in accuracies)
+        yield f"| {who} | {np.mean(accuracies):.2f}{spread} | {each} | {np.median([r['minutes'] for r in some]):.1f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="folder of CIFAR-10")
@@ -76,8 +89,10 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=250, help="test pictures of each class")
     parser.add_argument("--then", type=int, default=200, help="training pictures of each class in the folder")
     parser.add_argument("--weights", type=Path, help="file for the first weights; used if it exists")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parse(parser)
-    print(machine(tr.num_threads()))
+    figures: dict[str, Any] = {"machine": machine(tr.num_threads()), "first": None, "runs": []}
+    introduce(figures["machine"])
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         weights = args.weights or root / "first.safetensors"
@@ -88,9 +103,9 @@ def main() -> None:
             config = training.Config(**own, batch_size=64, lr=0.1, epochs=args.first_epochs)
             accuracy, minutes, first = run(config, root / "first-run")
             tr.checkpoints.save_weights(weights, first.model)
+            figures["first"] = {"accuracy": accuracy, "minutes": minutes}
             print(f"first weights: {accuracy:.2%} of the classes that they have seen, in {minutes:.1f} minutes")
         recipe = tr.recipes.find("finetune").settings()
-        found: dict[str, list[tuple[float, float]]] = {}
         for seed in args.seeds:
             folder = folder_of(root / f"then-{seed}", args, args.then, THEN, args.side, seed)
             own = {**pictures, "data": str(folder), "image_size": args.side, "seed": seed}
@@ -98,13 +113,10 @@ def main() -> None:
             scratch = training.Config(**own, batch_size=tuned.batch_size, lr=0.1, epochs=tuned.epochs)
             for name, config in (("finetune", tuned), ("from scratch", scratch)):
                 accuracy, minutes, _ = run(config, root / f"{name}-{seed}")
-                found.setdefault(name, []).append((accuracy, minutes))
+                figures["runs"].append({"who": name, "seed": seed, "accuracy": accuracy, "minutes": minutes})
                 print(f"{name}, seed {seed}: {accuracy:.2%}, {minutes:.1f} minutes", flush=True)
-    print("| | test accuracy, % | minutes |\n|---|---|---|")
-    for name, runs in found.items():
-        accuracies, minutes = 100 * np.array(runs)[:, 0], np.array(runs)[:, 1]
-        spread = f" +- {accuracies.std(ddof=1):.2f}" if len(runs) > 1 else ""
-        print(f"| {name} | {accuracies.mean():.2f}{spread} | {np.median(minutes):.1f} |")
+                save(args.json, figures)  # after each training: an hour is not lost
+    print("\n".join(report(figures["runs"])))
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def norms(norm: Norm) -> Iterator[Case]:
 
 
 # ---------------------------------------------------------------- ceilings
-def ceilings(turns: int, threads: int) -> dict[str, float]:
+def ceilings(turns: int) -> dict[str, float]:
     """GFLOP/s of a float32 matrix product, the better one of two libraries, and GB/s of reading and writing arrays.
 
     The arrays are some that fit the last cache, and some that do not.
@@ -261,7 +261,7 @@ def main() -> None:
     tr.use_algorithm(args.algorithm)
     figures: dict[str, Any] = {"machine": machine(args.threads), "algorithm": args.algorithm, "turns": args.turns}
     introduce(figures["machine"])
-    figures["ceilings"] = found = ceilings(args.turns, args.threads)
+    figures["ceilings"] = found = ceilings(args.turns)
     print(
         f"matrix product {found['product_gflops']:.0f} GFLOP/s; copying {found['cache_gbytes']:.0f} GB/s in cache, "
         f"{found['memory_gbytes']:.0f} GB/s in memory"

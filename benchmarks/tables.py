@@ -55,6 +55,7 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
     "docs/parallel.md": [parallel.processes],
     "docs/scaling.md": [parallel.terms, parallel.steps, parallel.reached],
     "docs/studies.md": [
+        studies.machines,
         studies.deeper,
         studies.flows,
         studies.norms,
@@ -70,6 +71,8 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
 PICTURES: dict[str, Callable[[], Any]] = {
     "speed.png": performance.draw_speed,
     "cluster.png": parallel.draw_cluster,
+    "minutes.png": recipes.draw_minutes,
+    "training-curve.png": recipes.draw_curves,
     "degradation.png": studies.draw_deeper,
     "gradient-flow.png": studies.draw_flows,
     "batch-norm.png": studies.draw_norms,

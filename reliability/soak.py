@@ -1,4 +1,4 @@
-"""Train and evaluate for hours in one process, with a fault in each round: memory, handles and speed stay the same.
+"""Train and evaluate for hours in one process, with a fault in each round: memory and handles stay the same.
 
     python reliability/soak.py                                 # two hours
     python reliability/soak.py --minutes 5 --json soak.json

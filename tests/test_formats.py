@@ -16,6 +16,7 @@ import safetensors.numpy
 import tinyres as tr
 from tinyres import checkpoints, models, runs, train, verify
 from tinyres.checkpoints import FORMAT, CheckpointError
+from tinyres.study import comparison
 
 FILES = Path(__file__).parent / "data" / "formats"
 X = np.random.default_rng(0).standard_normal((2, 3, 16, 16)).astype(np.float32)
@@ -125,3 +126,11 @@ def test_an_onnx_file_answers_as_the_checkpoint_beside_it(form):
     pytest.importorskip("onnx", reason="onnx is not installed: pip install 'tinyres[onnx]'")
     model = tr.from_onnx(FILES / f"format-{form}" / "net.onnx").eval()
     np.testing.assert_allclose(model(tr.Tensor(X)).data, answered(form), rtol=1e-4, atol=1e-5)
+
+
+def test_runs_of_all_formats_are_laid_side_by_side():
+    found = comparison.numbers([comparison.read(FILES / f"format-{form}") for form in (1, 2, 3)])
+    for form, run in enumerate(found["runs"], 1):
+        lines = map(json.loads, (FILES / f"format-{form}" / "metrics.jsonl").read_text().splitlines())
+        assert run["train_loss"] == [line["train_loss"] for line in lines if "epoch" in line][-1]
+    assert found["differences"]["shortcut"][1:] == ["A-after", None]

@@ -7,8 +7,11 @@ import ablation
 import accuracy
 import numpy as np
 import studies
+from matplotlib.figure import Figure
 from pages.stored import read
 from pages.writing import Table, head, row
+
+from tinyres import plots
 
 CONTENDERS = (("tinyres", "tinyres"), ("channels-last", "PyTorch 2.13.0"))
 PARTS = {
@@ -28,12 +31,6 @@ def seeds_of(results: str, who: str) -> list[dict[str, Any]]:
     return sorted((run for run in runs if run["who"] == who), key=lambda run: run["seed"])
 
 
-def accuracies(runs: list[dict[str, Any]]) -> tuple[str, str]:
-    """Mean and standard deviation after the last epoch, and each accuracy."""
-    found = [100 * run["epochs"][-1]["accuracy"] for run in runs]
-    return f"{np.mean(found):.2f} +- {np.std(found, ddof=1):.2f}", ", ".join(f"{a:.2f}" for a in found)
-
-
 def minutes() -> Table:
     """The recipe `fast`, here and in PyTorch."""
     yield from head(
@@ -47,6 +44,26 @@ def minutes() -> Table:
         took += [np.median([accuracy.minutes_to(a, run["epochs"]) for run in runs]) for a in (0.8, 0.85)]
         seeds = ", ".join(str(run["seed"]) for run in runs)
         yield row(name, seeds, mean, each, f"{both:.2f}", *(f"{m:.1f}" for m in took))
+
+
+def draw_minutes() -> Figure:
+    """Test accuracy by minutes, here and in PyTorch."""
+    return accuracy.draw(accuracy.read(studies.RESULTS / "accuracy.jsonl"))
+
+
+def draw_curves() -> Figure:
+    """The recipe `default`, epoch by epoch: all seeds, here and in PyTorch."""
+    figure, axes = plots.subplots(1, 2, width=8, height=3.4)
+    for (who, name), colour in zip(CONTENDERS, (plots.RESIDUAL, plots.PLAIN), strict=True):
+        for run in seeds_of("equality.jsonl", who):
+            after = range(1, len(run["epochs"]) + 1)
+            label = name if run["seed"] == 0 else None
+            axes[0].plot(after, [e["train_loss"] for e in run["epochs"]], color=colour, linewidth=1, label=label)
+            axes[1].plot(after, [100 - 100 * e["accuracy"] for e in run["epochs"]], color=colour, linewidth=1)
+    axes[0].set(title="training loss", xlabel="epoch")
+    axes[1].set(title="test error, %", xlabel="epoch")
+    axes[0].legend(frameon=False)
+    return figure
 
 
 def equality() -> Table:

@@ -26,6 +26,20 @@ ONE, TWO = "{:.1f}".format, "{:.2f}".format
 
 
 # ---------------------------------------------------------------- tables
+def machines() -> Table:
+    """Where each study's stored figures were measured."""
+    yield from head("study", "seeds", "processor", "instructions", "threads")
+    for name in sorted(path.stem.removeprefix("study-") for path in studies.RESULTS.glob("study-*.jsonl")):
+        seeds: dict[tuple[str, ...], list[int]] = {}
+        for line in studies.read(name):
+            machine = line["machine"]
+            what = next((option for option in line["options"] if option == "resnet1202"), "")
+            place = machine["processor"], machine["simd"], str(machine["threads"])
+            seeds.setdefault((f"{name}, `{what}`" if what else name, *place), []).append(line["seed"])
+        for (study, *place), some in seeds.items():
+            yield row(study, ", ".join(map(str, dict.fromkeys(some))), *place)
+
+
 def flows() -> Table:
     """The part of the gradient's norm that one layer keeps, and that all layers keep, at initialisation."""
     found = defaultdict(list)
