@@ -3,9 +3,11 @@
 import dataclasses
 import doctest
 import inspect
+import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.public import MODULES, public
 
@@ -36,11 +38,17 @@ def test_no_line_begins_with_a_percent_sign():
     assert [(name, line) for name, line in lines if line.lstrip().startswith("%")] == [("commands.md", "% commands")]
 
 
-@pytest.mark.parametrize("page", ["tape", "conv2d", "batch_norm", "training_loop"])
-def test_levels_of_the_gym_that_a_page_of_the_tour_names_are_of_its_operations(page):
-    (line,) = re.findall(r"^Practise in \{doc\}`\.\./gym`: (.*)$", (DOCS / "tour" / f"{page}.md").read_text(), re.M)
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("start/matrices", "start/thirty_lines", "start/residual_block"),
+        *("tour/tape", "tour/conv2d", "tour/batch_norm", "tour/training_loop"),
+    ],
+)
+def test_levels_of_the_gym_that_a_page_names_are_of_its_operations(page):
+    (line,) = re.findall(r"^Practise in \{doc\}`\.\./gym`: (.*)$", (DOCS / f"{page}.md").read_text(), re.M)
     named = set()
-    for numbers, ops in re.findall(r"levels? ([\d, and]+) (?:break )?(`\w+`|the sums)", line.replace("break ", "")):
+    for numbers, ops in re.findall(r"levels? ([\d, and]+) (?:breaks? )?(`\w+`|the sums)", line):
         named |= {(int(n), ops.strip("`")) for n in re.findall(r"\d+", numbers)}
     assert named
     levels = {(v.number, "the sums" if v.mutant.file.endswith("tape.py") else v.op) for v in LEVELS}
@@ -51,6 +59,20 @@ def test_levels_of_the_gym_that_a_page_of_the_tour_names_are_of_its_operations(p
 def test_the_page_of_the_gym_lists_all_levels():
     rows = re.findall(r"^\| \d+ \|.*", (DOCS / "gym.md").read_text(), re.M)
     assert rows == [f"| {level.number} | `{level.op}` | `tinyres/{level.mutant.file}` |" for level in LEVELS]
+
+
+def test_the_shortest_path_on_the_page_of_the_tour_is_the_one_of_the_study():
+    results = (ROOT / "benchmarks/results/study-identity-path.jsonl").read_text()
+    lines = [json.loads(line) for line in results.splitlines()]
+    nets = [net for line in lines for net in line["numbers"]["networks"] if net["model"] == "resnet56"]
+    stages = [stage for net in nets for stage in net["moments"][0]["measured"] if stage["name"] == "layer1"]
+    assert {stage["blocks"] for stage in stages} == {9}
+    (found,) = re.findall(
+        r"(\d+) to (\d+) % of the positions are open in all nine blocks, and (\d+) to (\d+) % of the\s+norm is left",
+        (DOCS / "tour/residual_block.md").read_text(),
+    )
+    values = [[stage[of] for stage in stages] for of in ("open", "kept")]
+    assert [int(text) for text in found] == [round(100 * end(some)) for some in values for end in (min, max)]
 
 
 def test_every_picture_is_shown_and_small():
@@ -105,6 +127,13 @@ def test_the_code_of_a_page_does_what_it_says(path, one_thread):
     run_page(path)
 
 
+@pytest.mark.parametrize("path", sorted(DOCS.glob("start/*.md")), ids=lambda path: path.stem)
+def test_every_answer_shows_itself_by_code(path):
+    answers = re.findall(r"^:::\{dropdown\} Answer\n(.*?)^:::$", path.read_text(), re.M | re.S)
+    assert answers or path.stem == "index"
+    assert [a for a in answers if not any("assert " in code for code in blocks(a))] == []
+
+
 def test_a_page_that_says_something_wrong_is_noticed(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# A\n\n```python\nx = 1\n```\n\n```python\n>>> x\n1\n```\n\n```python\nassert x == 1\n```\n")
@@ -116,6 +145,88 @@ def test_a_page_that_says_something_wrong_is_noticed(tmp_path):
     with pytest.raises(AssertionError) as error:
         run_page(page)
     assert error.traceback[-1].lineno == 12
+
+
+# ---------------------------------------------------------------- what a page says about errors
+def quoted(page):
+    """Messages in the last table of a page: what its first column quotes, if it has a blank."""
+    table = (DOCS / page).read_text().partition("\n## If it goes wrong\n")[2]
+    first = [row.split("|")[1] for row in table.splitlines() if row.startswith("| ")][1:]
+    return [text for cell in first for text in re.findall(r"`([^`]+)`", cell) if " " in text]
+
+
+def message_of(action, *arguments):
+    with pytest.raises(Exception) as error:  # noqa: PT011 (any: the message is what is compared)
+        action(*arguments)
+    return str(error.value)
+
+
+def own_op(pullback):
+    x = tr.Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    tr.record("unit_rows", 2 * x.data, (x,), pullback).sum().backward()
+
+
+def test_messages_of_the_tutorial_on_operations_are_real():
+    x = tr.Tensor(np.ones((2, 2), np.float32), requires_grad=True)
+    said = [
+        message_of(own_op, lambda dy: dy),
+        message_of(own_op, lambda dy: (dy.sum(1),)),
+        message_of(own_op, lambda dy: (dy * np.ones(1),)),
+        message_of(own_op, lambda dy: (np.multiply(dy, 2, out=dy),)),
+        message_of(np.asarray, x),
+        message_of(tr.Tensor(2 * x.data).sum().backward),
+        message_of(tr.testing.gradcheck, tr.ops.relu, np.zeros((2, 2))),
+    ]
+    messages = quoted("tutorials/own_op.md")
+    assert len(messages) == len(said)
+    assert [m for m in messages if not any(m in text for text in said)] == []
+
+
+def test_messages_of_the_tutorial_on_blocks_are_real():
+    class Block(tr.models.BasicBlock):
+        def __init__(self, in_channels, channels, stride=1, downsample=None):
+            super().__init__(in_channels, channels, stride, downsample)
+            self.alpha = tr.nn.Parameter(np.zeros(1, np.float32))
+
+    class Short(Block):
+        def __init__(self, in_channels, channels, stride=1):
+            super().__init__(in_channels, channels, stride)
+
+    class Early(tr.models.BasicBlock):
+        def __init__(self, *arguments):
+            self.alpha = tr.nn.Parameter(np.zeros(1, np.float32))
+
+    class Plain(Block):
+        def forward(self, x):
+            return x + self.bn2(self.conv2(self.bn1(self.conv1(x))))
+
+    class Double(Block):
+        def __init__(self, in_channels, channels, stride=1, downsample=None):
+            super().__init__(in_channels, channels, stride, downsample)
+            self.more = tr.nn.Conv2d(channels, 2 * channels, 1)
+
+        def forward(self, x):
+            return self.more(super().forward(x))
+
+    def run(block, layers=(1, 1)):
+        tr.models.ResNet(block, list(layers), widths=(8, 16))(tr.Tensor(np.ones((2, 3, 8, 8), np.float32)))
+
+    x = tr.Tensor(np.ones((2, 8, 4, 4), np.float32))
+    other = tr.models.ResNet(tr.models.BasicBlock, [1, 1], widths=(8, 16)).state_dict()
+    own = tr.models.ResNet(Block, [1, 1], widths=(8, 16))
+    said = [
+        message_of(run, Short),
+        message_of(Early, 8, 8),
+        message_of(run, Plain),
+        message_of(run, Double, (2, 1)),
+        message_of(lambda: tr.Tensor(np.zeros(1)) * Block(8, 8)(x)),
+        message_of(tr.testing.gradcheck, Block(8, 8), np.ones((2, 8, 3, 3))),
+        message_of(own.load_state_dict, other),
+    ]
+    messages = quoted("tutorials/own_block.md")
+    assert len(messages) == len(said)
+    assert [m for m in messages if not any(m in text for text in said)] == []
+    assert own.load_state_dict(other, strict=False).missing_keys == ["layer1.0.alpha", "layer2.0.alpha"]
 
 
 # ---------------------------------------------------------------- names

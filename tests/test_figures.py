@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinyres as tr
+from tinyres.kernels.isa import SETS
 
 sys.path.append(str(Path(__file__).parents[1] / "docs"))
 from figures import svg
@@ -82,6 +83,59 @@ def test_the_first_graph_shows_the_numbers_of_its_page():
 def test_the_blocks_have_the_weights_of_the_paper():
     weights = [text for text in texts(draw("blocks.both")) if text.endswith("weights")]
     assert weights == [f"{n:,} weights" for n in (9 * 64 * 64, 9 * 64 * 64, 256 * 64, 9 * 64 * 64, 64 * 256)]
+
+
+def rects(drawing):
+    return list(ElementTree.fromstring(drawing).iter("{http://www.w3.org/2000/svg}rect"))
+
+
+def test_the_tile_has_the_sizes_of_the_table():
+    drawing = draw("tile.registers")
+    written, used = texts(drawing), [s for s in SETS if s.name in ("avx512", "avx2")]
+    for s in used:
+        rows, lanes = s.rows[2], s.width // 4
+        assert f"{s.name}: R = {rows}, V = 2, {lanes} numbers in a vector" in written
+        assert f"{2 * rows + 2 + 1} of {s.registers} registers" in written
+        for r in range(rows):
+            assert {f"C[{r}, 0:{lanes}]", f"C[{r}, {lanes}:{2 * lanes}]"} <= set(written)
+    assert len([text for text in written if text.startswith("C[")]) == sum(2 * s.rows[2] for s in used)
+    assert len([rect for rect in rects(drawing) if rect.get("width") == "24"]) == sum(s.registers for s in used)
+    at_work = [rect for rect in rects(drawing) if rect.get("width") == "24" and rect.get("class") == "lit"]
+    assert len(at_work) == len(used) * (2 + 2 + 1), "two sums, two vectors of columns, one number"
+
+
+def test_another_table_makes_another_tile(monkeypatch):
+    tile = importlib.import_module("figures.tile")
+    wide, narrow, *_ = SETS
+    monkeypatch.setattr(tile, "SETS", (wide._replace(rows={2: 12}), narrow))
+    assert "C[11, 0:16]" in texts(tile.registers())
+    assert "27 of 32 registers" in texts(tile.registers())
+    monkeypatch.setattr(tile, "SETS", (wide, narrow._replace(rows={2: 7})))
+    with pytest.raises(AssertionError):  # 17 of 16
+        tile.registers()
+
+
+def test_the_tape_of_the_tutorials_block_has_its_steps_and_its_parameters():
+    written = texts(draw("tape.rezero"))
+    steps = [text for text in written if re.match(r"\d\. ", text)]
+    assert [step.split(". ")[1] for step in steps] == [
+        *("relu", "add", "mul", "batch_norm", "conv2d", "batch_norm, ReLU", "conv2d")
+    ]
+    names = {"alpha", *(name for name, _ in tr.models.BasicBlock(16, 16).named_parameters())}
+    assert names <= set(written)
+    assert written.count("shortcut") == 1
+
+
+def test_the_passes_of_batch_norm_read_and_write_what_its_kernels_say():
+    passes = importlib.import_module("figures.passes")
+    assert passes.moved() == [
+        ("_statistics", ["x"], []),
+        ("_apply", ["x", "a"], ["y"]),
+        ("_grad_sums", ["dy", "x", "y"], ["g"]),
+        ("_grad_apply", ["g", "x"], ["dx"]),
+    ]
+    written = texts(draw("passes.batch_norm"), "value")
+    assert written == ["x", "x, a", "y", "dy, x, y", "g", "g, x", "dx"]
 
 
 @given(st.floats(-1e6, 1e6))
