@@ -1,4 +1,7 @@
-"""The page of both passes in a real browser: clicked, and walked through with the keyboard."""
+"""The page of both passes in a real browser: clicked, and walked through with the keyboard.
+
+This file is long because each thing that one can click or press is tried, all in one browser.
+"""
 
 import re
 
@@ -564,6 +567,7 @@ def test_groups_gaps_and_a_bias_are_worked_out_as_well(visit, odd):
 def test_the_other_channels_are_there_when_they_are_asked_for(visit):
     page = visit(where="#forward-4")
     assert page.locator("#worked .channel").count() == 3
+    assert page.locator("#worked summary").inner_text() == "the other input channel"
     page.locator("#worked summary").focus()
     page.keyboard.press("Enter")
     eventually(page, "document.querySelectorAll('#worked .channel').length === 4")

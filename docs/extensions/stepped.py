@@ -15,7 +15,7 @@ def step_through(app, exception):
     folder, classes = Path(app.outdir, "explain"), tr.data.SHAPES_CLASSES
     folder.mkdir(exist_ok=True)
     (image,), (label,) = tr.data.shapes(1, "test", seed=0, size=16)
-    about = f"weights at random; a {classes[label]} of the built-in shapes; batch norm with the image's own statistics"
+    about = f"random weights; a {classes[label]} of the built-in shapes; batch norm with the image's own statistics"
     for name, layers, shortcut in (("two-blocks", [1, 1], "A"), ("small-resnet", [2, 2, 2], "B")):
         tr.manual_seed(0)
         widths = (4, 8, 16)[: len(layers)]

@@ -89,7 +89,7 @@ def explain(
         classes = info["classes"]
         if classes is None and image is None and len(passes.probabilities) == len(data.SHAPES_CLASSES):
             classes = list(data.SHAPES_CLASSES)
-        weights = "weights at random" if checkpoint is None else f"weights of {checkpoint.name}"
+        weights = "random weights" if checkpoint is None else f"weights of {checkpoint.name}"
         mode = "the image's own statistics, as in training" if passes.training else "running statistics, as in use"
         about = f"{weights}; {what}; batch norm with {mode}"
         html = page.render(passes, title=model, about=about, picture=picture, classes=classes).encode()

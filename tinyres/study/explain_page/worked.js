@@ -44,7 +44,8 @@ function workedOut(i, view) {
   let open = false;
   watch(view, () => {
     const index = indexOf(view), terms = convolve(i, index), rest = terms.slice(AT_ONCE);
-    const more = make("details", open ? {open: ""} : {}, make("summary", {}, `the other ${rest.length} input channels`));
+    const others = rest.length === 1 ? "the other input channel" : `the other ${rest.length} input channels`;
+    const more = make("details", open ? {open: ""} : {}, make("summary", {}, others));
     const fill = () => {
       open = more.open;
       if (open && more.children.length === 1) more.append(...rest.map((taps, c) => channel(taps, c + AT_ONCE)));
