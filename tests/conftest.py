@@ -14,9 +14,11 @@ import sys
 
 import pytest
 from hypothesis import settings
-from support.runs import install_tiny
+from support import commands
+from support.runs import install_tiny, pictures
 
 import tinyres as tr
+from tinyres import machine
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     tr.set_num_threads(1)  # tests of more threads say so
@@ -34,7 +36,7 @@ def pytest_collection_finish():
 
 
 FIRST = ["ops", "isa", "train", "kernels", "parallel", "docs", "notebooks", "cli", "study_explain_page", "mutation"]
-FIRST += ["concurrency", "study_gym", "hostile", "examples"]
+FIRST += ["concurrency", "study_gym", "hostile", "examples", "cli_train", "cli_profile"]
 
 
 def pytest_collection_modifyitems(items):
@@ -70,6 +72,40 @@ def one_thread():
 def tiny(monkeypatch, one_thread):
     """The network and pictures of `runs`. On one thread: networks as small gain nothing from more."""
     install_tiny(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """The pictures of `runs` to train on, and their labels."""
+    return pictures("train")
+
+
+@pytest.fixture
+def ceilings(monkeypatch):
+    """Known ones, at no cost."""
+    monkeypatch.setattr(machine, "ceilings", lambda: machine.Ceilings(sgemm=100e9, copy=10e9))
+
+
+@pytest.fixture
+def small_world(tmp_path):
+    """What `commands` has instead of large networks and the network outside."""
+    with commands.small_world(tmp_path):
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run of `commands`, not to be changed."""
+    folder = tmp_path_factory.mktemp("trained")
+    with commands.small_world(folder):
+        commands.good(*commands.TRAIN, "--out", folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def run(tmp_path, trained):
+    """A run of its own for each test."""
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

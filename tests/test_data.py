@@ -1,4 +1,7 @@
-"""Data: the loader's promises, CIFAR's files good and bad, the drawn shapes."""
+"""Data: the loader's promises, CIFAR's files good and bad, the drawn shapes.
+
+This file is long because the loader makes a dozen promises, and CIFAR's files can be wrong in as many ways.
+"""
 
 import functools
 import gzip

@@ -1,4 +1,7 @@
-"""Tensors and other libraries' arrays in the same memory, models as ONNX files made elsewhere, objects as HTML."""
+"""Tensors and other libraries' arrays in the same memory, models as ONNX files made elsewhere, objects as HTML.
+
+This file is long because an ONNX file can be made, and can be wrong, in many ways.
+"""
 
 import base64
 import gc
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.nets import randomised
+from support.nets import images, randomised
 
 import tinyres as tr
 from tinyres import Tensor, html, models, nn, ops
@@ -252,10 +255,6 @@ def onnx():
 @pytest.fixture(scope="module")
 def runtime():
     return pytest.importorskip("onnxruntime", reason="runs ONNX: pip install 'tinyres[onnx]'")
-
-
-def images(n, side, channels=3, dtype=F4):
-    return np.random.default_rng(1).standard_normal((n, channels, side, side)).astype(dtype)
 
 
 def run(runtime, content, x):

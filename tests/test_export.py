@@ -6,7 +6,7 @@ from importlib import metadata
 
 import numpy as np
 import pytest
-from support.nets import randomised
+from support.nets import images, randomised
 
 import tinyres as tr
 from tinyres import models, nn
@@ -16,10 +16,6 @@ from tinyres.tape import Node
 onnx = pytest.importorskip("onnx", reason="exports to ONNX: pip install 'tinyres[onnx]'")
 reference = pytest.importorskip("onnx.reference", reason="exports to ONNX: pip install 'tinyres[onnx]'")
 runtime = pytest.importorskip("onnxruntime", reason="runs ONNX: pip install 'tinyres[onnx]'")
-
-
-def images(n, side, channels=3, dtype=np.float32):
-    return np.random.default_rng(1).standard_normal((n, channels, side, side)).astype(dtype)
 
 
 def session(path):

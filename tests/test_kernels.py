@@ -1,4 +1,7 @@
-"""The kernels against their definition in plain NumPy; threads and memory."""
+"""The kernels against their definition in plain NumPy; threads and memory.
+
+This file is long because each kernel is compared with its definition, and then in all layouts and on threads.
+"""
 
 import os
 import signal

@@ -1,4 +1,7 @@
-"""Modules: the tree of names, what it saves and loads, modes, hooks, and how parameters start."""
+"""Modules: the tree of names, what it saves and loads, modes, hooks, and how parameters start.
+
+This file is long because it has a test for each method of a module, and for each layer.
+"""
 
 import math
 import re

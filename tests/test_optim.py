@@ -1,4 +1,7 @@
-"""Optimizers against their formulas in plain Python, their groups, and what they save."""
+"""Optimizers against their formulas in plain Python, their groups, and what they save.
+
+This file is long because each optimizer has a formula to agree with, and each setting a mistake to refuse.
+"""
 
 import math
 

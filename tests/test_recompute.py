@@ -1,4 +1,7 @@
-"""Checkpoints change no bit of what is computed, hold less, and say where the second run differs from the first."""
+"""Checkpoints change no bit of what is computed, hold less, and say where the second run differs from the first.
+
+This file is long because it has a test for each thing in which a second run may differ.
+"""
 
 import gc
 import threading

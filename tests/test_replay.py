@@ -1,4 +1,7 @@
-"""A repeated step is the step: the same bits in loss, gradients, parameters and statistics as where Python runs it."""
+"""A repeated step is the step: the same bits in loss, gradients, parameters and statistics as where Python runs it.
+
+This file is long because it has a test for each thing that may change between steps, or cannot be repeated.
+"""
 
 import copy
 import operator

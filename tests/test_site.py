@@ -15,9 +15,9 @@ from pathlib import Path
 from urllib.parse import quote_plus, unquote, urlsplit
 
 import pytest
-from looks import CONTRAST, PHONE
 from PIL import Image
 from sphinx.search.en import SearchEnglish
+from support.looks import CONTRAST, PHONE
 from support.public import MODULES, public
 from typer.main import get_command
 

@@ -6,22 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs import data_set
 from test_study import command, good
 
 import tinyres as tr
 from tinyres import data, models
 from tinyres.recipe import Config
-from tinyres.splits import Data
 from tinyres.study import batch_norm, gradient_flow
 from tinyres.study.batch_norm import Point
 from tinyres.study.variants import vary
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def found(n=8):
-    images = data.shapes(n, size=8)
-    return Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
 
 
 @pytest.fixture
@@ -32,7 +27,7 @@ def small(tiny, monkeypatch):
 
 
 def points_of(small, scales, seed=0):
-    return batch_norm.batch_norm(["plain20"], Config(dataset="shapes", batch_size=8, seed=seed), found(), scales)
+    return batch_norm.batch_norm(["plain20"], Config(dataset="shapes", batch_size=8, seed=seed), data_set(8), scales)
 
 
 def test_without_it_factors_grow_with_the_weights_and_with_it_they_do_not(small):
@@ -51,7 +46,7 @@ def test_without_it_factors_grow_with_the_weights_and_with_it_they_do_not(small)
 
 def test_a_scale_of_one_is_the_network_as_it_is(small):
     without, with_it = points_of(small, [1.0])
-    config, images = Config(dataset="shapes", batch_size=8), found()
+    config, images = Config(dataset="shapes", batch_size=8), data_set(8)
     x, y = next(data.Loader(*images.train, 8, mean=images.mean, std=images.std).epoch(0))
     for point in (without, with_it):
         tr.manual_seed(config.seed)

@@ -5,10 +5,10 @@ import json
 import signal
 
 import pytest
-from support.runs import Reporter, config, stop
+from support.runs import Reporter, call_tiny, config, stop
 from test_study import command, good
 
-from tinyres import models, train
+from tinyres import train
 from tinyres.runs import read_config
 from tinyres.study import degradation
 from tinyres.study.degradation import Curve, verdict
@@ -18,10 +18,7 @@ NETS = ("plain20", "plain32", "resnet20")
 
 @pytest.fixture(autouse=True)
 def small(tiny, monkeypatch):
-    """Networks of these names that are quickly trained."""
-    for name in NETS:
-        block = models.PlainBlock if name.startswith("plain") else models.BasicBlock
-        monkeypatch.setitem(models.FAMILY, name, {**models.FAMILY["tiny"], "block": block})
+    call_tiny(monkeypatch, *NETS)
 
 
 def curves(folder, *callbacks, **changes):

@@ -1,4 +1,7 @@
-"""The notes of both passes are the engine's own numbers; formulas, pictures and layout say what is the case."""
+"""The notes of both passes are the engine's own numbers; formulas, pictures and layout say what is the case.
+
+This file is long because numbers, source, layout, formulas and pictures are each compared with the engine's.
+"""
 
 import base64
 import inspect

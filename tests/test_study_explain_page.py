@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from looks import CONTRAST, DESKTOP, PHONE
+from support.looks import CONTRAST, DESKTOP, PHONE
 
 import tinyres as tr
 from tinyres import models, ops

@@ -2,11 +2,13 @@
 
 import json
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import nets
 from support.runs import config
 from test_study import command, good
 
@@ -32,9 +34,7 @@ def net(block="basic", *, seed=0, activation="relu", batch_norm=True, widths=(4,
     return variants.vary(model, activation=activation, batch_norm=batch_norm).astype(dtype)
 
 
-def batch(seed=0, n=3, side=8, dtype=np.float64):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, 3, side, side)).astype(dtype), rng.integers(0, 10, n)
+batch = partial(nets.batch, n=3, dtype=np.float64)
 
 
 # ---------------------------------------------------------------- one batch

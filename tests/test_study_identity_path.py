@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.nets import batch
 from test_study import good
-from test_study_skip_path import batch
 
 import tinyres as tr
 from tinyres import models, ops, recipe, splits

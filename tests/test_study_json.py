@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from support.runs import config
+from support.runs import call_tiny, config
 from test_study import command, good
 
-from tinyres import models, train
+from tinyres import train
 from tinyres.study import memory, warm_up
 from tinyres.study.commands import app
 
@@ -69,8 +69,7 @@ STUDIES = {
 @pytest.fixture(autouse=True)
 def small(tiny, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name, block in (("plain20", models.PlainBlock), ("resnet20", models.BasicBlock)):
-        monkeypatch.setitem(models.FAMILY, name, {**models.FAMILY["tiny"], "block": block})
+    call_tiny(monkeypatch, "plain20", "resnet20")
 
 
 def untimed(numbers):

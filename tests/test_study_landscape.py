@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from support.runs import config, stop
+from support.runs import call_tiny, config, stop
 from test_study import command, good
 
 import tinyres as tr
@@ -24,10 +24,7 @@ NETS = "plain20", "resnet20"
 
 @pytest.fixture(autouse=True)
 def small(tiny, monkeypatch):
-    """Networks of these names that are quickly trained."""
-    for name in NETS:
-        block = models.PlainBlock if name.startswith("plain") else models.BasicBlock
-        monkeypatch.setitem(models.FAMILY, name, {**models.FAMILY["tiny"], "block": block})
+    call_tiny(monkeypatch, *NETS)
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.nets import batch
 from support.runs import config
 from test_study import command, good
-from test_study_skip_path import batch
 
 import tinyres as tr
 from tinyres import models, train

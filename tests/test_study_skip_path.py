@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.nets import batch
 from support.runs import config
 from test_study import command, good
 
@@ -17,11 +18,6 @@ from tinyres.study.variants import vary
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOCKS = [models.BasicBlock, models.Bottleneck, models.PreActBlock, models.PreActBottleneck]
-
-
-def batch(seed=0, n=2, side=8, dtype=np.float32):
-    rng = np.random.default_rng(seed)
-    return rng.standard_normal((n, 3, side, side)).astype(dtype), rng.integers(0, 10, n)
 
 
 def split(model, x, y):

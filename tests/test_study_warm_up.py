@@ -6,23 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.runs import data_set
 from test_study import command, good
 
 import tinyres as tr
-from tinyres import data
 from tinyres.recipe import Config
-from tinyres.splits import Data
 from tinyres.study import probe, warm_up
 from tinyres.study.warm_up import Curve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 errors = st.lists(st.floats(0, 1), min_size=1, max_size=40)
-
-
-def found(n=16):
-    images = data.shapes(n, size=8)
-    return Data(images, images, images, data.SHAPES_CLASSES, *data.channel_statistics(images[0]))
 
 
 def config(**changed):
@@ -63,29 +57,29 @@ def test_converged_is_the_first_full_window_below(values, window):
 
 # ---------------------------------------------------------------- training
 def test_without_warm_up_it_is_training_at_one_rate(tiny):
-    curve = warm_up.train("tiny", config(lr=0.05), found(), 7, warm_up=False)
+    curve = warm_up.train("tiny", config(lr=0.05), data_set(16), 7, warm_up=False)
     assert curve.raised == 0
-    assert curve.losses == by_hand(config(lr=0.05), found(), [0.05] * 7)
+    assert curve.losses == by_hand(config(lr=0.05), data_set(16), [0.05] * 7)
 
 
 @pytest.mark.parametrize("window", [1, 3])
 def test_the_rate_rises_when_the_error_is_low_enough(tiny, monkeypatch, window):
     monkeypatch.setattr(warm_up.converged, "__defaults__", (0.8, window))
-    curve = warm_up.train("tiny", config(lr=0.5), found(), 12, warm_up=True)
+    curve = warm_up.train("tiny", config(lr=0.5), data_set(16), 12, warm_up=True)
     n = curve.raised
     assert n is not None
     assert n == warm_up.converged(curve.errors)
-    assert curve.losses == by_hand(config(), found(), [0.5 * warm_up.LOW] * n + [0.5] * (12 - n))
+    assert curve.losses == by_hand(config(), data_set(16), [0.5 * warm_up.LOW] * n + [0.5] * (12 - n))
 
 
 def test_a_warm_up_that_does_not_end(tiny):
-    curve = warm_up.train("tiny", config(lr=1e-6), found(), 5, warm_up=True)
+    curve = warm_up.train("tiny", config(lr=1e-6), data_set(16), 5, warm_up=True)
     assert curve.raised is None
-    assert curve.losses == by_hand(config(), found(), [1e-6 * warm_up.LOW] * 5)
+    assert curve.losses == by_hand(config(), data_set(16), [1e-6 * warm_up.LOW] * 5)
 
 
 def test_what_diverges_ends(tiny):
-    curve = warm_up.train("tiny", config(lr=1e30), found(), 9, warm_up=False)
+    curve = warm_up.train("tiny", config(lr=1e30), data_set(16), 9, warm_up=False)
     assert 0 < len(curve.losses) < 9
     assert len(curve.losses) == len(curve.errors)
     assert np.isfinite(curve.losses).all()

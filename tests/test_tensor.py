@@ -1,4 +1,7 @@
-"""The tensor and the tape: arithmetic against NumPy, gradients, what is kept, freed, locked and said."""
+"""The tensor and the tape: arithmetic against NumPy, gradients, what is kept, freed, locked and said.
+
+This file is long because it has a test for each thing that a tensor can do, and for each way a graph may end.
+"""
 
 import gc
 import operator

@@ -1,6 +1,6 @@
 """Training: what a run writes; one seed gives one result; a run that was stopped goes on as if it had not been.
 
-Most runs here are those of `runs`.
+Most runs here are those of `runs`. This file is long because a run can be stopped, resumed and broken in many ways.
 """
 
 import dataclasses

@@ -1,6 +1,8 @@
 """Hostile files: a small good one of every kind that tinyres reads, ways to damage it, and nasties made by hand.
 
 `tests/test_hostile.py` and `reliability/hostile.py` load them all.
+
+This file is long because each kind of file has a good one, its own damage and its own nasties.
 """
 
 import gzip

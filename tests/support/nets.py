@@ -1,8 +1,18 @@
-"""Networks in which nothing is trivially 0 or 1."""
+"""Networks in which nothing is trivially 0 or 1, and numbers to give them."""
 
 import numpy as np
 
 from tinyres import models, nn
+
+
+def images(n, side, channels=3, dtype=np.float32):
+    return np.random.default_rng(1).standard_normal((n, channels, side, side)).astype(dtype)
+
+
+def batch(seed=0, n=2, side=8, dtype=np.float32):
+    """Images and labels."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, 3, side, side)).astype(dtype), rng.integers(0, 10, n)
 
 
 def randomised(model, seed=0):

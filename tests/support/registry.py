@@ -1,6 +1,8 @@
 """Every operation of `tinyres.ops`: how to call it, on what, and what it refuses.
 
 `tests/test_ops.py` puts each entry through the same tests, and fails where an operation has none, or too little in it.
+
+This file is long because it has an entry for each operation.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,8 +5,14 @@ Four steps an epoch, the last batch not full.
 
 import signal
 
+import numpy as np
+
 import tinyres as tr
-from tinyres import checkpoints, models, train
+from tinyres import checkpoints, models, splits, train
+
+SETTINGS = {"epochs": 2, "batch_size": 12, "lr": 0.05, "verbose": False}
+BLACK = np.zeros((6, 3, 8, 8), np.uint8), np.arange(6) % 3
+"""Images and labels where it does not matter what is in them."""
 
 
 def pictures(split):
@@ -20,9 +26,30 @@ def install_tiny(monkeypatch):
     monkeypatch.setattr(train, "curves", lambda history, title: None)  # drawing takes ten times as long as these epochs
 
 
+def call_tiny(monkeypatch, *names):
+    """Networks of these names that are quickly trained: the one of `install_tiny`, with blocks of each name's kind."""
+    for name in names:
+        block = models.PlainBlock if name.startswith("plain") else models.BasicBlock
+        monkeypatch.setitem(models.FAMILY, name, {**models.FAMILY["tiny"], "block": block})
+
+
+def data_set(n):
+    """All its parts are the same n pictures of 8 pixels."""
+    found = tr.data.shapes(n, size=8)
+    return splits.Data(found, found, found, tr.data.SHAPES_CLASSES, *tr.data.channel_statistics(found[0]))
+
+
 def config(**changes):
     options = {"dataset": "shapes", "model": "tiny", "epochs": 3, "batch_size": 12, "validation": 8, "lr": 0.05}
     return train.Config(**{**options, **changes})
+
+
+def trainer(model="tiny", **changes):
+    return tr.Trainer(model, **{**SETTINGS, **changes})
+
+
+def bits(model):
+    return {name: array.tobytes() for name, array in model.state_dict().items()}
 
 
 class Reporter(train.Callback):
