@@ -69,7 +69,8 @@ def run(config: training.Config, folder: Path) -> tuple[float, float, training.R
 
 def report(runs: list[dict[str, Any]]) -> Iterator[str]:
     """A table: the test accuracies of both, with mean and standard deviation, and the median minutes."""
-    yield "| | test accuracy, % | each | minutes |\n|---|---|---|---|"
+    yield "| | test accuracy, % | each | minutes |"
+    yield "|---|---|---|---|"
     for who in dict.fromkeys(run["who"] for run in runs):
         some = [run for run in runs if run["who"] == who]
         accuracies = [100 * run["accuracy"] for run in some]

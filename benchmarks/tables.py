@@ -36,6 +36,7 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         recipes.thirty,
         recipes.record,
         recipes.fed,
+        recipes.tuned,
     ],
     "docs/performance.md": [
         performance.training_avx2,

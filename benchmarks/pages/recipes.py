@@ -5,6 +5,7 @@ from typing import Any
 
 import ablation
 import accuracy
+import finetune
 import numpy as np
 import studies
 from matplotlib.figure import Figure
@@ -29,6 +30,17 @@ PARTS = {
 def seeds_of(results: str, who: str) -> list[dict[str, Any]]:
     runs = accuracy.read(studies.RESULTS / results)
     return sorted((run for run in runs if run["who"] == who), key=lambda run: run["seed"])
+
+
+def tuned() -> Table:
+    """Fine-tuning, and training from scratch."""
+    yield from finetune.report(read("finetune")["runs"])
+
+
+def accuracies(runs: list[dict[str, Any]]) -> tuple[str, str]:
+    """Mean and standard deviation after the last epoch, and each accuracy."""
+    found = [100 * run["epochs"][-1]["accuracy"] for run in runs]
+    return f"{np.mean(found):.2f} +- {np.std(found, ddof=1):.2f}", ", ".join(f"{a:.2f}" for a in found)
 
 
 def minutes() -> Table:
