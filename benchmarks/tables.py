@@ -53,7 +53,7 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         performance.kernels,
         performance.fusion,
     ],
-    "docs/parallel.md": [parallel.processes],
+    "docs/parallel.md": [parallel.processes, parallel.larger],
     "docs/scaling.md": [parallel.terms, parallel.steps, parallel.reached],
     "docs/studies.md": [
         studies.machines,

@@ -1,5 +1,8 @@
 """Tables of docs/parallel.md and docs/scaling.md: several processes, and the model of a step past one machine."""
 
+from typing import Any
+
+import accuracy
 import cluster
 import exchange
 import numpy as np
@@ -9,6 +12,7 @@ from measuring import OURS, number, ratio
 from pages.performance import WIDTHS
 from pages.stored import Figures, read
 from pages.writing import Table, bold, head, row
+from studies import RESULTS
 
 ONE, TWO = f"{OURS}, 1 process, 1 thread", f"{OURS}, 2 processes"
 DDP = "DistributedDataParallel"
@@ -37,6 +41,21 @@ def processes() -> Table:
         last = bold(ratio(seconds, f"{DDP}, 2 processes", TWO)._asdict())
         name = f"{title(figures)}, {WIDTHS[simd]}, n = {figures['steps']}"
         yield row(name, number(1 / float(np.median(seconds[ONE]))), *cells, last)
+
+
+def larger() -> Table:
+    """Test accuracy by the batch, with a learning rate that grows with it; and with one that does not."""
+    found: dict[tuple[bool, int], list[dict[str, Any]]] = {}
+    for run in accuracy.read(RESULTS / "large-batch.jsonl"):
+        config = run["config"]
+        found.setdefault((config["lr_batch_size"] is None, config["batch_size"]), []).append(run)
+    yield from head("batch", "steps", "learning rate", "test accuracy, %, of seeds 0, 1, 2", "mean")
+    for (alone, batch), runs in sorted(found.items()):
+        each = [100 * run["epochs"][-1]["accuracy"] for run in sorted(runs, key=lambda run: run["seed"])]
+        config = runs[0]["config"]
+        rate = config["lr"] if alone else config["lr"] * batch / config["lr_batch_size"]
+        accuracies = ", ".join(f"{a:.1f}" for a in each)
+        yield row(f"{batch:,}", f"{runs[0]['steps']:,}", f"{rate:g}", accuracies, f"{np.mean(each):.1f}")
 
 
 # ---------------------------------------------------------------- docs/scaling.md
