@@ -109,7 +109,8 @@ $(VENV)/.installed-dev: $(PIP) pyproject.toml
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-torch: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --editable '.[dev,parity]'
+	$(BIN)/pip install --quiet $$($(BIN)/python -c \
+	    'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["parity"])')
 	touch $@
 
 clean:
