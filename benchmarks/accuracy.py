@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 from contenders import MODES, in_mode, use_threads
-from measuring import OURS, machine, parse
+from measuring import OURS, machine, parse, with_deviation
 
 import tinyres as tr
 from tinyres import plots
@@ -193,15 +193,14 @@ def report(runs: list[dict[str, Any]]) -> Iterator[str]:
     for kind in dict.fromkeys(map(kind_of, runs)):
         some = sorted((r for r in runs if kind_of(r) == kind), key=lambda r: r["seed"])
         accuracies = [100 * r["epochs"][-1]["accuracy"] for r in some]
-        spread = f" +- {np.std(accuracies, ddof=1):.2f}" if len(some) > 1 else ""
         flipped = 100 * np.mean([r["flipped"] for r in some])
         each, ended = ", ".join(f"{a:.2f}" for a in accuracies), [r["epochs"][-1]["minutes"] for r in some]
         reached = []
         for accuracy in ACCURACIES:
             minutes = [m for r in some if (m := minutes_to(accuracy, r["epochs"])) is not None]
             reached.append(f"{np.median(minutes):.1f}" if len(minutes) == len(some) else "-")
-        seeds, mean, time_ = ", ".join(str(r["seed"]) for r in some), np.mean(accuracies), np.median(ended)
-        about = f"| {' | '.join(kind)} | {seeds} | {mean:.2f}{spread} | {each} | {flipped:.2f}"
+        seeds, time_ = ", ".join(str(r["seed"]) for r in some), np.median(ended)
+        about = f"| {' | '.join(kind)} | {seeds} | {with_deviation(accuracies)} | {each} | {flipped:.2f}"
         yield f"{about} | {time_:.1f} | {', '.join(reached)} |"
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measuring import introduce, machine, parse, save
+from measuring import introduce, machine, parse, save, with_deviation
 from PIL import Image
 
 import tinyres as tr
@@ -74,9 +74,8 @@ def report(runs: list[dict[str, Any]]) -> Iterator[str]:
     for who in dict.fromkeys(run["who"] for run in runs):
         some = [run for run in runs if run["who"] == who]
         accuracies = [100 * run["accuracy"] for run in some]
-        spread = f" +- {np.std(accuracies, ddof=1):.2f}" if len(some) > 1 else ""
         each = ", ".join(f"{a:.1f}" for a in accuracies)
-        yield f"| {who} | {np.mean(accuracies):.2f}{spread} | {each} | {np.median([r['minutes'] for r in some]):.1f} |"
+        yield f"| {who} | {with_deviation(accuracies)} | {each} | {np.median([r['minutes'] for r in some]):.1f} |"
 
 
 def main() -> None:

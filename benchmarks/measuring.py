@@ -193,6 +193,13 @@ def introduce(what: dict[str, Any]) -> None:
     print(f"{what['processor']}, {what['simd']}, {what['threads']} of {what['cores']} cores; {versions}")
 
 
+def with_deviation(values: Iterable[float]) -> str:
+    """The mean, and of several values also the standard deviation."""
+    values = list(values)
+    spread = f" +- {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{spread}"
+
+
 def save(path: Path | None, figures: dict[str, Any]) -> None:
     """Write figures as JSON, if there is a path."""
     if path:

@@ -14,6 +14,8 @@ from pages.stored import Figures, read
 from pages.writing import Table, bold, head, row
 from studies import RESULTS
 
+from tinyres.recipe import Config
+
 ONE, TWO = f"{OURS}, 1 process, 1 thread", f"{OURS}, 2 processes"
 DDP = "DistributedDataParallel"
 MEASURED = (("resnet20", "avx512"), ("resnet20", "avx2"), ("resnet18", "avx512"))
@@ -49,12 +51,10 @@ def larger() -> Table:
     for run in accuracy.read(RESULTS / "large-batch.jsonl"):
         config = run["config"]
         found.setdefault((config["lr_batch_size"] is None, config["batch_size"]), []).append(run)
-    yield from head("batch", "steps", "learning rate", "test accuracy, %, of seeds 0, 1, 2", "mean")
-    for (alone, batch), runs in sorted(found.items()):
+    yield from head("batch", "steps", "learning rate", "test accuracy, %, of seeds 0, 1, ...", "mean")
+    for (_, batch), runs in sorted(found.items()):
         each = [100 * run["epochs"][-1]["accuracy"] for run in sorted(runs, key=lambda run: run["seed"])]
-        config = runs[0]["config"]
-        rate = config["lr"] if alone else config["lr"] * batch / config["lr_batch_size"]
-        accuracies = ", ".join(f"{a:.1f}" for a in each)
+        rate, accuracies = Config(**runs[0]["config"]).peak_lr, ", ".join(f"{a:.1f}" for a in each)
         yield row(f"{batch:,}", f"{runs[0]['steps']:,}", f"{rate:g}", accuracies, f"{np.mean(each):.1f}")
 
 

@@ -9,6 +9,7 @@ import finetune
 import numpy as np
 import studies
 from matplotlib.figure import Figure
+from measuring import with_deviation
 from pages.stored import read
 from pages.writing import Table, head, row
 
@@ -40,7 +41,7 @@ def tuned() -> Table:
 def accuracies(runs: list[dict[str, Any]]) -> tuple[str, str]:
     """Mean and standard deviation after the last epoch, and each accuracy."""
     found = [100 * run["epochs"][-1]["accuracy"] for run in runs]
-    return f"{np.mean(found):.2f} +- {np.std(found, ddof=1):.2f}", ", ".join(f"{a:.2f}" for a in found)
+    return with_deviation(found), ", ".join(f"{a:.2f}" for a in found)
 
 
 def minutes() -> Table:
