@@ -49,9 +49,8 @@ FLOORS = [
     {"__main__"},
 ]
 KERNELS = [
-    {"ahead", "arrays", "isa", "launch", "plain", "traced"},
+    {"ahead", "arrays", "interrupt", "isa", "launch", "traced", "whole"},
     {"emit", "threads"},
-    {"whole"},
     {"compile", "layout", "memory"},
     {"simd"},
     {"moments", "pending"},

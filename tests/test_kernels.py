@@ -881,7 +881,8 @@ def test_kernels_that_call_others(tmp_path):
 
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
+@pytest.mark.parametrize("cached", [False, True])
+def test_ctrl_c_comes_after_a_kernel_is_there(monkeypatch, tmp_path, cached, times):
     """It would be lost in LLVM's calls of Python. The kernel is whole; the handler is as it was, and told each time."""
     came = []
 
@@ -890,10 +891,13 @@ def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
         if len(came) == times:
             raise KeyboardInterrupt
 
-    @compile.jit(cache=False)
-    def add(a, b):
+    def sum_of_two(a, b):
         return a + b
 
+    monkeypatch.setattr(compile, "_FOLDER", tmp_path)
+    if cached:
+        compile.jit(sum_of_two)(1, 2)
+    add = compile.jit(sum_of_two)
     finalize = JITCodeLibrary._finalize_final_module
 
     def interrupted(library):
@@ -911,4 +915,6 @@ def test_ctrl_c_comes_after_a_kernel_is_compiled(monkeypatch, times):
     monkeypatch.undo()
     assert handler is tell
     assert len(came) == times
+    assert len(add.overloads) == 1
     assert add(1, 2) == 3
+    assert bool(add.stats.cache_hits) == cached

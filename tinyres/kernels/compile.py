@@ -20,8 +20,8 @@ import platformdirs
 from numba.core.compiler import Compiler
 
 from tinyres.kernels import ahead
+from tinyres.kernels.interrupt import uninterrupted
 from tinyres.kernels.isa import ACTIVE, features
-from tinyres.kernels.plain import Plain
 from tinyres.kernels.threads import Parallel
 
 
@@ -63,19 +63,19 @@ _FOLDER = cache_folder()
 _CACHE = _writable(_FOLDER)
 
 
-def _pipeline() -> type[Plain]:
-    """`whole.Kernel`, or `Plain` if the internals of this version of Numba differ from those that it was written for.
+def _pipeline() -> type[Compiler]:
+    """`whole.Kernel`, or Numba's compiler if this version of Numba has other internals than those it was written for.
 
     For an unknown version, two small test kernels, one of which calls the other, decide this once.
     """
     try:
         from tinyres.kernels.whole import Kernel
     except (ImportError, AttributeError):
-        return Plain
+        return Compiler
     if numba.__version__.startswith(KNOWN) or (_FOLDER / "whole").exists():
         return Kernel
     if (_FOLDER / "plain").exists():
-        return Plain
+        return Compiler
     njit: Any = numba.njit
     part = njit(lambda x: x + 1.0, no_cpython_wrapper=True, forceinline=True)
 
@@ -88,12 +88,12 @@ def _pipeline() -> type[Plain]:
     try:
         njit("float64(int64)", parallel=_PRANGE_ONLY, pipeline_class=Kernel)(total)
         same = bool(njit(total, pipeline_class=Kernel)(3) == 6)
-    except Exception:  # any error: unknown internals may raise anything, and `Plain` always works
+    except Exception:  # any error: unknown internals may raise anything, and Numba's compiler always works
         same = False
     if _CACHE:
         with contextlib.suppress(OSError):  # for example a full disk: the next process tests again
             (_FOLDER / ("whole" if same else "plain")).touch()
-    return Kernel if same else Plain
+    return Kernel if same else Compiler
 
 
 def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -116,6 +116,7 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         kernel = numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = before
+    kernel.compile = uninterrupted()(kernel.compile)  # or load it from the cache
     return Parallel(kernel) if parallel else kernel
 
 

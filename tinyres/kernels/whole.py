@@ -10,9 +10,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 from numba.core.registry import cpu_target
-
-from tinyres.kernels.plain import Plain
 
 
 class _Part(JITCodeLibrary):
@@ -41,7 +40,7 @@ class _Part(JITCodeLibrary):
         return None
 
 
-class Kernel(Plain):
+class Kernel(Compiler):
     """Numba's compiler, but only the kernel's own library is complete: those of other functions are its parts."""
 
     def compile_extra(self, function: Callable[..., Any]) -> Any:

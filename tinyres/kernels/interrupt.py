@@ -1,16 +1,14 @@
-"""Numba's compiler, which Ctrl-C cannot interrupt."""
+"""Ctrl-C while LLVM works: it waits until the kernel is complete."""
 
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-from numba.core.compiler import Compiler
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Delay Ctrl-C until the end: LLVM calls Python functions, and an exception there would be printed and lost."""
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -24,11 +22,3 @@ def _uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
         for one in came:
             handler(*one)
-
-
-class Plain(Compiler):
-    """Numba's compiler, without other changes."""
-
-    def compile_extra(self, function: Callable[..., Any]) -> Any:
-        with _uninterrupted():
-            return super().compile_extra(function)
