@@ -15,7 +15,6 @@ number of processes that divides the original number.
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -25,6 +24,8 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+
+import report
 
 import tinyres as tr
 from tinyres import checkpoints, models, train
@@ -133,8 +134,7 @@ def main() -> None:
         f"file behind, {counts['before the first']} came before the first checkpoint; {counts['resumed']} times the "
         "newest checkpoint held the undisturbed run's state, and was resumed"
     )
-    if options.json:
-        options.json.write_text(json.dumps({**counts, "runs": runs, "steps": expected[0]}) + "\n")
+    report.write(options.json, {**counts, "runs": runs, "steps": expected[0], "processes": SHARDS})
 
 
 def disturb(folder, whole, steps, states, longest, chance, kills, counts) -> None:

@@ -15,7 +15,6 @@ Finally, it saves to a file system that is really full, if one can be mounted: a
 import argparse
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
@@ -26,6 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import report
 
 from tinyres import checkpoints
 
@@ -167,8 +167,7 @@ def main() -> None:
         refused = full_disk(Path(base))
     print(f"{len(found)} system calls, {outcomes.total()} faults: {dict(outcomes)}")
     print(f"full tmpfs: {refused} saves refused, the old file whole each time" if refused else "no tmpfs to be mounted")
-    if options.json:
-        options.json.write_text(json.dumps({"calls": len(found), **outcomes, "full": refused}) + "\n")
+    report.write(options.json, {"calls": len(found), "outcomes": outcomes, "full": refused})
 
 
 if __name__ == "__main__":

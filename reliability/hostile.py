@@ -14,7 +14,6 @@ million, takes three seconds and 1,000 MiB.) Each flipped bit must be noticed.
 """
 
 import argparse
-import json
 import random
 import re
 import resource
@@ -26,6 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import report
 from PIL import Image
 
 import tinyres as tr
@@ -60,23 +60,22 @@ def main() -> None:
             places[name].mkdir()
             assert kind.outcome(kind.good, places[name]) == "loaded", name
         before = peak()
-        results = {
+        found = {
             "nasties": by_hand(chosen, places, options.seconds),
             "mutations": at_random(chosen, places, options),
             "bits": every_bit(every["checkpoint"], every["run"].good, Path(folder), options.every),
         }
-    results["peak MiB"] = peak() - before
-    wrong = [f"{row['kind']}: {row['name']}: {row['wrong']}" for row in results["nasties"] if row["wrong"]]
-    wrong += [text for row in results["mutations"].values() for text in row["wrong"]]
-    if results["bits"]["noticed"] < results["bits"]["turned"]:
-        wrong.append(f"bits: {results['bits']}")
-    if results["peak MiB"] > MEMORY:
-        wrong.append(f"memory: {results['peak MiB']} MiB, expected at most {MEMORY}")
-    bits = f"{results['bits']['noticed']} of {results['bits']['turned']} bits of a checkpoint's arrays noticed"
-    print(f"{bits}; peak memory {results['peak MiB']} MiB more than before; {len(wrong)} wrong", flush=True)
+    found["peak MiB"] = peak() - before
+    wrong = [f"{row['kind']}: {row['name']}: {row['wrong']}" for row in found["nasties"] if row["wrong"]]
+    wrong += [text for row in found["mutations"].values() for text in row["wrong"]]
+    if found["bits"]["noticed"] < found["bits"]["turned"]:
+        wrong.append(f"bits: {found['bits']}")
+    if found["peak MiB"] > MEMORY:
+        wrong.append(f"memory: {found['peak MiB']} MiB, expected at most {MEMORY}")
+    bits = f"{found['bits']['noticed']} of {found['bits']['turned']} bits of a checkpoint's arrays noticed"
+    print(f"{bits}; peak memory {found['peak MiB']} MiB more than before; {len(wrong)} wrong", flush=True)
     print("\n".join(wrong[:50]))
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    report.write(options.json, found)
     sys.exit(bool(wrong))
 
 
@@ -97,7 +96,7 @@ def by_hand(chosen: dict[str, Kind], places: dict[str, Path], most: float) -> li
             try:
                 kind.load(path)
             except kind.documented as error:
-                message = str(error)
+                message = str(error).replace(str(path), path.name)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # safetensors can panic
@@ -126,7 +125,7 @@ def expected(nasty: Nasty, message: str | None, path: Path) -> bool:
 
 def at_random(chosen: dict[str, Kind], places: dict[str, Path], options: argparse.Namespace) -> dict[str, dict]:
     """Load each kind after random damage, and count what happens."""
-    results = {}
+    found = {}
     for i, (name, kind) in enumerate(chosen.items()):
         counts: Counter[str] = Counter()
         wrong: list[str] = []
@@ -149,8 +148,8 @@ def at_random(chosen: dict[str, Kind], places: dict[str, Path], options: argpars
                 wrong.append(f"{label}: took {seconds:.2f} s")
         told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())) or "none"
         print(f"{name}: {told}; slowest {slowest:.3f} s", flush=True)
-        results[name] = {"counts": counts, "slowest": slowest, "wrong": wrong}
-    return results
+        found[name] = {"counts": counts, "slowest": slowest, "wrong": wrong}
+    return found
 
 
 def every_bit(kind: Kind, content: bytes, folder: Path, step: int) -> dict[str, int]:

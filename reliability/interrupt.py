@@ -11,7 +11,6 @@ their group.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import report
 from crash import install_network
 
 import tinyres as tr
@@ -190,8 +190,7 @@ def main() -> None:
         "repeated, since Python ignored the first while it closed the generator of an epoch left early. The slowest "
         f"took {max(took):.2f} s to end"
     )
-    if options.json:
-        options.json.write_text(json.dumps({**counts, "slowest": max(took)}) + "\n")
+    report.write(options.json, {**counts, "slowest": max(took)})
 
 
 if __name__ == "__main__":

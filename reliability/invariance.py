@@ -9,7 +9,6 @@ libraries.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numba
+import report
 
 import tinyres as tr
 from tinyres import checkpoints, train
@@ -77,12 +77,11 @@ def main() -> None:
             else:
                 continue
             break
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
-    for model, results in found.items():
-        count = len(set(results.values()))
-        print(f"{model}: {len(results)} runs, " + ("one state" if count == 1 else f"{count} DIFFERENT STATES"))
-    sys.exit(any(len(set(results.values())) > 1 for results in found.values()))
+    report.write(options.json, {"states": found})
+    for model, states in found.items():
+        count = len(set(states.values()))
+        print(f"{model}: {len(states)} runs, " + ("one state" if count == 1 else f"{count} DIFFERENT STATES"))
+    sys.exit(any(len(set(states.values())) > 1 for states in found.values()))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ that does not compile is a mistake in the table, and ends the run.
 """
 
 import argparse
-import json
 import queue
 import shutil
 import sys
@@ -19,6 +18,8 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import report
 
 from tinyres.testing.mutants import MUTANTS
 from tinyres.testing.mutation import Failure, Mutant, first_failure
@@ -43,17 +44,16 @@ def main() -> None:
     if not chosen:
         parser.error(f"--only: no mutant has {options.only!r} in its name; see --list")
     with tempfile.TemporaryDirectory() as temporary:
-        results = try_all(chosen, (options.folder or Path(temporary)).absolute(), options.jobs)
-    killed = sum(result["test"] is not None for result in results)
-    print(f"{killed} of {len(chosen)} mutants killed, in {sum(result['seconds'] for result in results):.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+        tried = try_all(chosen, (options.folder or Path(temporary)).absolute(), options.jobs)
+    killed = sum(result["test"] is not None for result in tried)
+    print(f"{killed} of {len(chosen)} mutants killed, in {sum(result['seconds'] for result in tried):.0f} s")
+    report.write(options.json, {"mutants": tried})
     sys.exit(killed < len(chosen))
 
 
 def try_all(mutants: list[Mutant], folder: Path, jobs: int) -> list[dict]:
     """Each job has a fixed folder, since Numba finds its compiled code by the path of the source."""
-    free, results = queue.SimpleQueue[Path](), []
+    free, tried = queue.SimpleQueue[Path](), []
     for job in range(jobs):
         free.put(folder / str(job))
 
@@ -78,12 +78,12 @@ def try_all(mutants: list[Mutant], folder: Path, jobs: int) -> list[dict]:
                 pool.shutdown(cancel_futures=True)
                 sys.exit(f"{mutant.name}: does not compile, {failure.error}")
             test, error = failure or (None, None)
-            results.append(
+            tried.append(
                 {"name": mutant.name, "file": mutant.file, "test": test, "error": error, "seconds": round(seconds, 1)}
             )
             seen = test or f"LIVES, unseen by {mutant.tests}"
             print(f"{i:3}/{len(mutants)} {seconds:5.0f} s  {mutant.name}: {seen}", flush=True)
-    return results
+    return tried
 
 
 def refresh(copy: Path) -> None:

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import errno
 import gc
-import json
 import os
 import random
 import resource
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import report
 
 import tinyres as tr
 from tinyres import checkpoints, train
@@ -209,9 +209,7 @@ def main() -> None:
     found = medians(rounds)
     text = ", ".join(f"{name.replace('_', ' ')} {a:.4g} to {b:.4g}" for name, (a, b) in found.items())
     print(f"{len(rounds)} rounds, medians of the second and the last quarter: {text}")
-    if options.json:
-        figures = {"machine": tr.machine.describe(), "medians": found, "rounds": rounds}
-        options.json.write_text(json.dumps(figures) + "\n")
+    report.write(options.json, {"medians": found, "rounds": rounds})
     sys.exit(0 if flat(found) else "it is not flat")
 
 
