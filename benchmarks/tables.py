@@ -63,6 +63,7 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         studies.identity,
         studies.splits,
         studies.quotients,
+        studies.held,
         studies.starts,
         studies.around,
         studies.strengths,
@@ -80,9 +81,12 @@ PICTURES: dict[str, Callable[[], Any]] = {
     "identity-path.png": studies.draw_identity,
     "skip-path.png": studies.draw_splits,
     "gradcheck.png": studies.draw_quotients,
+    "memory.png": studies.draw_held,
     "warm-up.png": studies.draw_starts,
     "landscape.png": studies.draw_around,
     "responses.png": studies.draw_strengths,
+    "bottleneck.png": studies.draw_blocks,
+    "timeline.png": parallel.draw_timeline,
     "soak.png": reliability.draw_soak,
 }
 

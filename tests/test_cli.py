@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from rich.table import Table
 from support.commands import TINY, TRAIN, bad, good, tinyres
+from support.json_keys import check_keys
 from support.public import commands
 from typer.testing import CliRunner
 
@@ -150,6 +151,7 @@ def test_numbers_of_tables_as_json(tables, tmp_path, name):
     command = [name.split()[0], *words]
     text = good(*command, "--json", "numbers.json")
     numbers = json.loads((tmp_path / "numbers.json").read_text())
+    check_keys(f"tinyres {name}", numbers)
     assert cells(numbers)
     for cell in cells(numbers):
         assert cell in text

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.commands import TRAIN, bad, good, tinyres
+from support.json_keys import check_keys
 
 import tinyres as tr
 from tinyres import checkpoints, models, progress, train
@@ -258,6 +259,7 @@ def test_lr_find_suggests_what_it_measured_and_draws_it(tmp_path):
     assert "Written: rates.svg" in text
     assert (tmp_path / "rates.svg").read_bytes().startswith(b"<?xml")
     found = json.loads(tinyres(*options, "--json", "-").stdout)
+    check_keys("tinyres lr-find", found)
     assert found["suggestion"] == found["rates"][2 + int(np.argmin(found["smoothed"][2:]))]
     assert f"Suggestion: --lr {found['suggestion']:.2g}" in text
     config = train.Config(dataset="shapes", model="tiny", batch_size=12, validation=0)

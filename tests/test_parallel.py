@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import runs
+from support.json_keys import check_keys
 
 import tinyres as tr
-from tinyres import checkpoints
+from tinyres import checkpoints, timeline
 from tinyres.parallel.exchange import Shards
 from tinyres.parallel.launch import launch, mpiexec
 from tinyres.parallel.meeting import Meeting
@@ -423,11 +424,16 @@ def test_mistake_in_a_command_is_told_once(wrong):
 @mpi
 def test_profile_draws_when_processes_exchange(tmp_path):
     how = ["--batch-size", 8, "--image-size", 16, "--steps", 2, "--timeline", tmp_path / "a.png"]
-    out, _ = run(2, PROGRAMS, "tinyres", "profile", "tiny", *how)
+    out, _ = run(2, PROGRAMS, "tinyres", "profile", "tiny", *how, "--json", tmp_path / "a.json")
     assert "% of the exchange of gradients happens" in out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    _, err = run(1, PROGRAMS, "tinyres", "profile", "tiny", *how, code=1)
-    assert "--timeline: needs several processes" in err
-    for option, said in ((["--batch-size", 1], "--batch-size: got 1, expected 2 or more"), (["--json", "a"], "--json")):
-        _, err = run(2, PROGRAMS, "tinyres", "profile", "tiny", *how, *option, code=1)
+    found = json.loads((tmp_path / "a.json").read_text())
+    check_keys("tinyres profile --timeline", found)
+    assert f"At least {found['hidden']:.0%}" in out
+    assert [{span["what"] for span in process} for process in found["processes"]] == [set(timeline.COLOURS)] * 2
+    for count, option, said in (
+        (1, [], "--timeline: needs several processes"),
+        (2, ["--batch-size", 1], "--batch-size: got 1, expected 2 or more"),
+    ):
+        _, err = run(count, PROGRAMS, "tinyres", "profile", "tiny", *how, *option, code=1)
         assert said in err

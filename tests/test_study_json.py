@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from support.json_keys import check_keys
 from support.runs import call_tiny, config
 from test_study import command, good
 
@@ -86,6 +87,7 @@ def test_numbers_are_those_of_the_table(name, tmp_path):
     out = ["--out", tmp_path / ("page.html" if name == "explain" else "out")]
     text = good(name, *words, *out, "--json", "numbers.json")
     numbers = json.loads((tmp_path / "numbers.json").read_text())
+    check_keys(f"tinyres study {name}", numbers)
     assert cells(numbers)
     for cell in cells(numbers):
         assert cell in text
@@ -103,6 +105,7 @@ def test_levels_of_the_gym(tmp_path):
     assert command("gym", "start", "2").exit_code == 0
     run = command("gym", "--json")
     found = json.loads(run.stdout)
+    check_keys("tinyres study gym", found)
     assert [level["number"] for level in found["levels"]] == list(range(1, 24))
     assert [level["state"] for level in found["levels"]][:3] == [None, "begun", None]
     text = good("gym", "--json", "levels.json")

@@ -6,8 +6,7 @@ An exchange is hidden if the process computes meanwhile.
 import itertools
 import json
 import time
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -16,6 +15,9 @@ from tinyres.nn import Module
 from tinyres.parallel.gradients import Gradients
 from tinyres.parallel.world import world
 from tinyres.tensor import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WARM_UP = 3  # steps before those that are recorded
 COLOURS = {"forward": "#8fb8de", "backward": "#2a6f97", "wait": "#d1495b", "update": "#6aa84f", "sum": "#d9822b"}
@@ -95,8 +97,21 @@ def hidden(process: list[Span]) -> float:
     return max(0.0, 1 - waited / (stop - start))
 
 
-def draw(timeline: list[list[Span]], title: str, path: str | Path) -> None:
-    """Draw two lines for each process, computing and exchanging, over milliseconds."""
+def draw(timeline: list[list[Span]], title: str) -> "Figure":
+    """Two lines for each process, computing and exchanging, over milliseconds.
+
+    Parameters
+    ----------
+    timeline : list of list of Span
+        The spans of each process, as `record` returns them.
+    title : str
+        What was measured. How much of the exchange is hidden is added.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is missing.
+    """
     figure, axes = plots.subplots(width=10, height=1.2 + 0.9 * len(timeline))
     shown = set()
     for rank, process in enumerate(timeline):
@@ -116,6 +131,7 @@ def draw(timeline: list[list[Span]], title: str, path: str | Path) -> None:
     names = [f"process {rank}, {lane}" for rank in range(len(timeline)) for lane in ("computes", "exchanges")]
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set(xlabel="ms", title=title)
+    part = min(map(hidden, timeline))
+    axes.set(xlabel="ms", title=f"{title}: {part:.0%} of the exchange while computing, or more")
     axes.legend(ncols=5, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-    plots.save(figure, path)
+    return figure

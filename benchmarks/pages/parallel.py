@@ -14,6 +14,7 @@ from pages.stored import Figures, read
 from pages.writing import Table, bold, head, row
 from studies import RESULTS
 
+from tinyres import timeline
 from tinyres.recipe import Config
 
 ONE, TWO = f"{OURS}, 1 process, 1 thread", f"{OURS}, 2 processes"
@@ -120,3 +121,10 @@ def reached() -> Table:
 def draw_cluster() -> Figure:
     """Efficiency by the number of nodes."""
     return cluster.draw(*curves())
+
+
+def draw_timeline() -> Figure:
+    """When two processes compute, and when they exchange."""
+    found = read("timeline")
+    spans = [[timeline.Span(**span) for span in process] for process in found["processes"]]
+    return timeline.draw(spans, f"{found['model']}, batch {found['batch_size']}")

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import studies
+from measuring import Spread
 from pages.writing import Table, between, head, row
 
 from tinyres.study import (
     batch_norm,
+    bottleneck,
     degradation,
     gradcheck,
     gradient_flow,
     identity_path,
     landscape,
+    memory,
     responses,
     skip_path,
     warm_up,
@@ -102,6 +105,16 @@ def quotients() -> Table:
         yield row(dtype, *(between(c[name] for c in some) for name in ("best_step", "best_error")), *slopes)
 
 
+def held() -> Table:
+    """What checkpoints trade: the memory of a step, and its time."""
+    yield from head("in a checkpoint", "after forward, MiB", "peak, MiB", "step, s", "of the first")
+    everything, *_ = steps = _steps()
+    for step in steps:
+        counts = (f"{count / 2**20:.1f}" for count in (step.after_forward, step.peak))
+        times = f"{np.median(step.seconds) / np.median(everything.seconds):.2f}"
+        yield row(memory.name(step.segment), *counts, str(Spread.of(step.seconds)), times)
+
+
 def deeper() -> Table:
     """Errors of plain and residual nets after the last epoch."""
     errors = defaultdict(lambda: defaultdict(list))
@@ -155,6 +168,18 @@ def starts() -> Table:
         yield row(f"`{model}`", str(len(curves)), taken, "yes" if slow else "no", words, last)
 
 
+def _steps() -> list[memory.Step]:
+    return [
+        memory.Step(
+            step["segment"],
+            [memory.Moment(**moment) for moment in step["moments"]],
+            [memory.Kept(**kept) for kept in step["kept"]],
+            step["seconds"],
+        )
+        for step in first("memory")["steps"]
+    ]
+
+
 # ---------------------------------------------------------------- pictures, of the first seed
 def first(study: str) -> dict[str, Any]:
     numbers: dict[str, Any] = studies.read(study)[0]["numbers"]
@@ -204,6 +229,15 @@ def draw_quotients() -> Any:
             for op, about in numbers["operations"].items()
         ]
     )
+
+
+def draw_held() -> Any:
+    return memory.draw(_steps())
+
+
+def draw_blocks() -> Any:
+    """Counted, not measured: nothing is stored."""
+    return bottleneck.draw(bottleneck.bottleneck())
 
 
 def draw_around() -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from tinyres import models, nn, plots
+from tinyres import machine, models, nn, plots
 from tinyres import profile as profiling
 from tinyres import timeline as timelines
 from tinyres.cli.options import ImageSize, InChannels, NumClasses, Shortcut, Stem, given
@@ -75,8 +75,8 @@ def profile(
     timeline: Annotated[
         Path | None,
         typer.Option(
-            help="Only draw when each process computes and when it exchanges gradients: mpiexec -n 2 tinyres profile "
-            "... --timeline FILE.png",
+            help="Instead, draw when each process computes and when it exchanges gradients: "
+            "mpiexec -n 2 tinyres profile ... --timeline FILE.png",
             show_default=False,
             rich_help_panel=RESULTS,
         ),
@@ -104,8 +104,6 @@ def profile(
         if sort not in SORTS:
             raise UserError(f"--sort: got {sort!r}, expected one of {', '.join(SORTS)}")
         if timeline is not None:
-            if json_file is not None:
-                raise UserError("--timeline: only draws a picture, so there are no numbers for --json")
             work_together(threads)
         elif (launched := launch()) and launched.rank:
             return  # only the first process is profiled
@@ -114,29 +112,37 @@ def profile(
         options = given(num_classes=num_classes, in_channels=in_channels, stem=stem, shortcut=shortcut)
         net = models.create(model, **options)
         prepare_kernels()
-        if timeline is not None:
-            _draw(net, (batch_size, in_channels or 3, size, size), steps, f"{model}, batch {batch_size}", timeline)
-            return
         sizes = {"batch_size": batch_size, "image_size": size, "channels": in_channels or 3}
+        if timeline is not None:
+            plots.kind_of(timeline)  # if the picture cannot be drawn, say so before the work
+            spans = _together(net, **sizes, steps=steps)
+            hidden = min(map(timelines.hidden, spans))
+            processes = [[span._asdict() for span in process] for process in spans]
+            found = {"model": model, "options": options, **sizes, "hidden": hidden, "processes": processes}
+            take(found | {"hardware": machine.describe()})
+            if world().rank == 0:
+                plots.save(timelines.draw(spans, f"{model}, batch {batch_size}"), timeline)
+                out.print(
+                    f"At least {hidden:.0%} of the exchange of gradients happens while processes compute ({timeline})"
+                )
+            return
         found = profiling.profile(net, **sizes, steps=steps).as_dict(images)
         found = {"model": model, "options": options, **found}
         take(found)
         _print_profile(found, sort)
 
 
-def _draw(net: nn.Module, batch: tuple[int, ...], steps: int, title: str, path: Path) -> None:
-    """Measure each process's part of a batch; the first process draws all."""
+def _together(
+    net: nn.Module, batch_size: int, image_size: int, channels: int, steps: int
+) -> list[list[timelines.Span]]:
+    """The spans of each process in a step; each process has its part of the batch."""
     if (processes := world().size) < 2:
         raise UserError("--timeline: needs several processes: mpiexec -n 2 tinyres profile ...")
-    if batch[0] < processes:
-        raise UserError(f"--batch-size: got {batch[0]}, expected {processes} or more: one for each process")
-    plots.kind_of(path)  # if the picture cannot be drawn, say so before the work
-    images = np.random.default_rng(0).standard_normal((batch[0] // processes, *batch[1:]), np.float32)
-    found = timelines.record(net, images, np.zeros(len(images), np.int64), steps)
-    if world().rank == 0:
-        hidden = min(map(timelines.hidden, found))
-        timelines.draw(found, f"{title}: {hidden:.0%} of the exchange while computing, or more", path)
-        out.print(f"At least {hidden:.0%} of the exchange of gradients happens while processes compute ({path})")
+    if batch_size < processes:
+        raise UserError(f"--batch-size: got {batch_size}, expected {processes} or more: one for each process")
+    shape = batch_size // processes, channels, image_size, image_size
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return timelines.record(net, images, np.zeros(len(images), np.int64), steps)
 
 
 def _print_profile(found: dict[str, Any], sort: str) -> None:
