@@ -47,11 +47,11 @@ def install_network() -> None:
     tr.set_num_threads(1)
 
 
-def new_run(folder: Path) -> train.Run:
+def new_run(folder: Path | None) -> train.Run:
     config = train.Config(
         dataset="shapes", model="tiny", epochs=EPOCHS, batch_size=20, validation=20, lr=0.05, shards=SHARDS
     )
-    return train.Run(config, folder, resume=holds_run(folder))
+    return train.Run(config, folder, resume=folder is not None and holds_run(folder))
 
 
 class Told(train.Callback):
@@ -78,6 +78,7 @@ def child(folder: Path) -> None:
     if launch():
         tr.parallel.init()
     install_network()
+    new_run(None).train_to(1)  # loads the kernels, or most kills would come before the first step
     new_run(folder).fit(Told(tell=True), every=train.Every(steps=1))
 
 
