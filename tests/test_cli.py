@@ -167,9 +167,11 @@ def test_every_table_is_to_be_had_as_json(tables):
     assert set(tables) == set(NAMED)
     with_json, with_tables = set(), set()
     for path, command in commands(typer.main.get_command(cli.app)):
+        if "gym" in path:  # whose other commands have no tables, in the same file
+            continue
         if any("--json" in parameter.opts for parameter in command.params):
             with_json.add(path)
-        if "gym" not in path and "Table(" in inspect.getsource(inspect.getmodule(command.callback)):
+        if "Table(" in inspect.getsource(inspect.getmodule(command.callback)):
             with_tables.add(path)
     assert with_json == with_tables
     tested = {name.split()[0] for name in NAMED} | {"lr-find"}  # which tells its progress, and has a test of its own

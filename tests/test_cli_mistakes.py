@@ -1,6 +1,8 @@
 """One short message for each mistake on the command line, and nothing that was there is harmed."""
 
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +131,24 @@ def test_bad_resume(run, tmp_path):
     assert "last.safetensors: not a safetensors file, or a damaged one" in bad("train", "--resume", "--out", run)
     (run / "last.safetensors").unlink()
     assert "last.safetensors: no such file" in bad("train", "--resume", "--out", run)
+
+
+def test_output_takes_no_place_of_a_run_or_of_another(run, tmp_path):
+    """Neither of the checkpoint that is read, nor of another file of a run, nor of the other output."""
+    before, best = contents(run), run / "best.safetensors"
+    alone = Path(shutil.copy(best, tmp_path / "alone.safetensors"))
+    for output in (best, run / "last.safetensors", alone):
+        message = bad("export", alone, "--safetensors", output)
+        assert message == (
+            f"Error: --safetensors: got {output}, a checkpoint or another file of a run; expected another file"
+        )
+    message = bad("export", best, "--onnx", "a.onnx", "--safetensors", tmp_path / "a.onnx")
+    assert message == "Error: --onnx, --safetensors: got a.onnx for both, expected two files"
+    assert not (tmp_path / "a.onnx").exists()
+    message = bad("eval", best, "--json", run / "config.json")
+    assert message == f"Error: --json: got {run / 'config.json'}, a file of a run; expected another file"
+    assert contents(run) == before
+    assert alone.read_bytes() == best.read_bytes()
 
 
 @pytest.mark.parametrize("command", [["eval"], ["predict", "a.png"]])

@@ -1,6 +1,7 @@
 """The commands that train, and those that look at a run: what they print, and what they leave behind."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -117,6 +118,9 @@ def test_compare_says_what_differs_and_what_came_of_it(run, tmp_path):
     assert "{{" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert width_of(tmp_path / "page" / "comparison.png") > 300
+    shutil.copytree(run, os.fsdecode(b"not \xff UTF-8"))
+    good("compare", run, os.fsdecode(b"not \xff UTF-8"), "--out", tmp_path / "other page")
+    assert "not \\udcff UTF-8" in (tmp_path / "other page" / "comparison.html").read_text()
     assert "Their configurations are the same." in good("compare", run, shutil.copytree(run, tmp_path / "again"))
     (run / "times.json").unlink()  # a run of before it was written
     assert json.loads(good("compare", run, tmp_path / "other", "--json"))["runs"][0]["minutes"] is None
@@ -265,7 +269,7 @@ def test_lr_find_suggests_what_it_measured_and_draws_it(tmp_path):
     config = train.Config(dataset="shapes", model="tiny", batch_size=12, validation=0)
     assert found["losses"] == tr.lr_find(train.Run(config, None), steps=12, highest=1.0).losses
     assert not (tmp_path / "runs").exists()
-    assert "--lowest, highest: got 2.0 and 1.0" in bad(*options, "--lowest", "2")
+    assert "--lowest, --highest: got 2.0 and 1.0" in bad(*options, "--lowest", "2")
     assert "--steps: got 3, expected 10 or more" in bad(*options, "--steps", "3")
     assert "expected a name that ends in one of .png, .svg, .pdf" in bad(*options, "--plot", "rates.gif")
 

@@ -188,6 +188,8 @@ def test_error_on_the_thread_reaches_the_caller():
         ({"mean": [0.5] * 3}, r"mean: expected one number for each of 1 channels"),
         ({"std": 1.0}, r"std: expected one number for each of 1 channels"),
         ({"std": [0.0]}, r"std: expected positive numbers, got \[0\.\]"),
+        ({"std": [np.inf]}, r"std: expected finite numbers, got \[inf\]"),
+        ({"mean": [np.nan]}, r"mean: expected finite numbers, got \[nan\]"),
         ({"seed": -1}, r"seed: expected 0 or more, got -1"),
     ],
 )

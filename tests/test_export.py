@@ -106,6 +106,13 @@ def test_the_same_model_makes_the_same_file(tmp_path):
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+def test_names_of_other_classes_are_refused(tmp_path):
+    model = models.create("resnet20").eval()
+    with pytest.raises(ValueError, match="classes: got 2 names, expected 10, one for each logit"):
+        to_onnx(model, tmp_path / "a.onnx", classes=("cat", "dog"))
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("opset", [13, 15, 18, 21])
 def test_opsets(tmp_path, opset):
     """All that the operators' definitions have changed in: batch norm, softmax, pad, reshape, pooling."""

@@ -88,6 +88,14 @@ def test_what_makes_no_sense_is_refused(options, message):
         Mix(**options)
 
 
+@pytest.mark.parametrize(("label", "got"), [(-1, "-1 to 1"), (3, "1 to 3")])
+def test_classes_that_are_not_there_are_refused(label, got):
+    """-1 would be the last class."""
+    x, _ = batch(4, (2, 2), 0)
+    with pytest.raises(ValueError, match=f"labels: got classes {got}, expected 0 to 2, as mix has 3 classes"):
+        Loader(x, np.array([1, 1, label, 1]), 4, mix=Mix(3, mixup=1.0))
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 def test_a_run_learns_from_mixtures_and_resumes(tiny, tmp_path, shards):
     config = runs.config(mixup=0.4, cutmix=1.0, shards=shards)

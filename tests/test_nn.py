@@ -725,6 +725,11 @@ def test_batch_norm_of_vectors_is_not_for_images(shape):
         nn.BatchNorm1d(3)(tr.Tensor(np.zeros(shape)))
 
 
+def test_batch_norm_of_one_vector_says_which_shape_came():
+    with pytest.raises(ValueError, match=r"x: got shape \(1, 3\), expected more than one value per channel"):
+        nn.BatchNorm1d(3)(tr.Tensor(np.zeros((1, 3))))
+
+
 def test_norms_within_a_sample_have_what_they_are_asked_for():
     assert list(nn.LayerNorm((2, 3)).state_dict()) == ["weight", "bias"]
     assert list(nn.LayerNorm(3, bias=False).state_dict()) == ["weight"]

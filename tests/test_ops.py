@@ -4,7 +4,7 @@ import weakref
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.registry import ON_KERNELS, REGISTRY, backends_of
 
@@ -289,6 +289,25 @@ def test_batch_norms_gradient_is_that_of_the_statistics_it_used(kernels, dtype):
 
 
 # ---------------------------------------------------------------- values
+@given(st.floats(-30, 30), st.floats(-30, 30))
+def test_gradient_of_a_quotient_overflows_only_if_it_is_too_large(a, b):
+    """The square of the divisor may leave float32, where the gradient -a / b^2 does not."""
+    assume(abs(a - b) < 37)
+    assume(abs(a - 2 * b) < 37)
+    x, y = Tensor([10.0**a], True), Tensor([10.0**b], True)
+    (x / y).sum().backward()
+    np.testing.assert_allclose([*x.grad, *y.grad], [10.0**-b, -(10.0 ** (a - 2 * b))], rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [1000, 3_000_000])
+def test_sum_of_many_rows_is_not_rounded_row_by_row(n):
+    """In float32, each addition to 3e5 would be wrong by up to 0.016: NumPy adds rows one after the other."""
+    x = Tensor(np.full((n, 2), 0.1, np.float32))
+    np.testing.assert_allclose(x.sum(0).data, n * np.float64(np.float32(0.1)), rtol=1e-7)
+    np.testing.assert_allclose(x.mean(0).data, 0.1, rtol=1e-6)
+    assert x.sum(0).dtype == np.float32
+
+
 @pytest.mark.parametrize("dtype", [F4, F8])
 @pytest.mark.parametrize("scale", [1e2, 1e4, 1e30])
 def test_huge_logits(dtype, scale):

@@ -325,6 +325,16 @@ def test_clipping_needs_a_positive_norm(max_norm):
         optim.clip_grad_norm([], max_norm)
 
 
+def test_clipping_takes_a_list():
+    """A tensor is an iterable of rows, which have no gradients."""
+    p = nn.Parameter([[1.0], [2.0]])
+    p.grad = np.full((2, 1), 100, np.float32)
+    with pytest.raises(TypeError, match=r"parameters: got a single tensor, .* write \[parameter\]"):
+        optim.clip_grad_norm(p, 1.0)
+    with pytest.raises(TypeError, match=r"parameters: got Linear, .* write net\.parameters\(\)"):
+        optim.clip_grad_norm(nn.Linear(2, 2), 1.0)
+
+
 # ---------------------------------------------------------------- live graphs
 @every_optimizer
 def test_a_live_graph_keeps_the_weights_it_was_made_with(make):
@@ -401,6 +411,13 @@ def test_state_that_does_not_fit_is_named_and_changes_nothing(make, damage):
     assert after.keys() == before.keys()
     for name, array in after.items():
         np.testing.assert_array_equal(array, before[name])
+
+
+def test_negative_step_count_is_refused():
+    optimizer = optim.Adam([parameter(np.ones(2))], 0.1)
+    with pytest.raises(ValueError, match="step_count: got -4, expected 0 or more"):
+        optimizer.load_state_dict({**optimizer.state_dict(), "step_count": np.array(-4)})
+    assert optimizer.step_count == 0
 
 
 # ---------------------------------------------------------------- errors

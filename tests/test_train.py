@@ -476,6 +476,23 @@ def test_folder_that_holds_a_run_is_not_touched(tmp_path):
     assert not holds_run(tmp_path)
 
 
+def test_of_two_runs_that_begin_at_once_one_has_the_folder(tmp_path, monkeypatch):
+    """Both have seen that there is no run in it; while the second reads its images, the first writes."""
+    read = train.Run._read
+    with monkeypatch.context() as patch:
+
+        def meanwhile(run, *arguments):
+            patch.undo()
+            train.Run(config(seed=1), run.folder)
+            return read(run, *arguments)
+
+        patch.setattr(train.Run, "_read", meanwhile)
+        with pytest.raises(FileExistsError, match="already holds a run: choose another folder"):
+            train.Run(config(seed=2), tmp_path / "run")
+    assert read_config(tmp_path / "run").seed == 1
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
 def damaged(change):
     def damage(folder):
         path = folder / "last.safetensors"

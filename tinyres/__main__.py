@@ -1,5 +1,5 @@
 """``python -m tinyres``: the command line."""
 
-from tinyres.cli import main
+from tinyres_command import main
 
 main()

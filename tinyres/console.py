@@ -24,6 +24,7 @@ from tinyres.parallel.launch import launch
 from tinyres.parallel.world import Elsewhere, failing
 from tinyres.progress import bars
 from tinyres.progress import console as console
+from tinyres.runs import is_part_of_run
 
 # headings of options in a command's help
 DATA, MODEL, RECIPE, MEASUREMENT, RESULTS = "Data", "Model", "Recipe", "Measurement", "Results"
@@ -87,6 +88,8 @@ def numbers_to(file: Path | None) -> Iterator[Callable[[Any], None]]:
             raise UserError(
                 f"--json: got {file}, which exists and is not a .json file; expected a new file, or a .json file"
             )
+        if is_part_of_run(file):
+            raise UserError(f"--json: got {file}, a file of a run; expected another file")
 
     def take(found: Any) -> None:
         if file is None or ((launched := launch()) and launched.rank):

@@ -70,7 +70,8 @@ def to_onnx(
         If an operation has no translation, uses an array that is neither computed from the images nor a parameter, or
         does not keep the batch as the first axis; if the output is not one tensor computed from the images.
     ValueError
-        If the model, or a part of it, is in training mode, or `opset` is out of range.
+        If the model, or a part of it, is in training mode, `opset` is out of range, or there are more or fewer names of
+        classes than logits.
     ImportError
         If the package onnx is not installed.
     OSError
@@ -129,6 +130,8 @@ def to_onnx(
         producer_version=_version(),
     )
     if classes is not None:
+        if logits.ndim == 2 and len(classes) != logits.shape[1]:
+            raise ValueError(f"classes: got {len(classes)} names, expected {logits.shape[1]}, one for each logit")
         onnx.helper.set_model_props(file, {"classes": json.dumps(list(classes))})
     onnx.checker.check_model(file, full_check=True)
     write_whole(path, file.SerializeToString())

@@ -1,5 +1,6 @@
 """Files of arrays in the safetensors format: read with clear errors, never unpickled, written whole or not at all."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -115,13 +116,17 @@ def digest(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
     return total.hexdigest()
 
 
-def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = None) -> None:
+def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = None, new: bool = False) -> None:
     """Replace a file's content in one step: temporary file, fsync, rename, fsync of the folder.
 
     If `keep` is given, the old file is found under this path afterwards. At every moment it has one of the two names.
+    With `new`, there must be no old file: of two processes that write it at the same time, one fails. A symbolic link
+    stays, and the file that it points to is replaced. What is no file, such as ``/dev/null``, is written to.
 
     Raises
     ------
+    FileExistsError
+        If there is a file, and `new`.
     OSError
         The system's error, with `path` in its message. Usually nothing has changed. If only the last step failed, which
         flushes the folder, the new file is in its place, but a power failure could undo this. The message says which.
@@ -134,9 +139,12 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
     >>> path.read_text()
     'all or nothing'
     """
-    path, temporary = Path(path), None
+    given, path, temporary = path, Path(os.path.realpath(path)), None
     outcome = "the old file is unchanged"
     try:
+        if Path(given).exists() and not (path.is_file() or path.is_dir()):
+            Path(given).write_bytes(content)
+            return
         with _to_be_flushed(path.parent) as flush:  # opened before anything changes
             descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=HALF)
             with os.fdopen(descriptor, "wb") as file:
@@ -146,11 +154,14 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
             os.chmod(temporary, 0o644)  # mkstemp makes it private
             if keep is not None and path.exists():
                 _link(path, Path(keep))
-            os.replace(temporary, path)
+            if new:
+                _put_new(temporary, path)
+            else:
+                os.replace(temporary, path)
             temporary, outcome = None, "it is written, but may not survive a power failure"
             flush()
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} (while writing; {outcome})", str(path)) from error
+        raise OSError(error.errno, f"{error.strerror} (while writing; {outcome})", str(given)) from error
     finally:
         if temporary is not None:
             with suppress(OSError):  # `remove_leftovers` tries again
@@ -174,6 +185,20 @@ def remove_leftovers(folder: str | Path) -> None:
     """Remove unfinished files of `write_whole` from a folder, which are left if its process was killed."""
     for path in Path(folder).glob(f".*{HALF}"):
         path.unlink(missing_ok=True)
+
+
+def _put_new(temporary: str, path: Path) -> None:
+    """Rename a file, unless there is one with the new name."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links, where two processes at the same moment are not told apart
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
 
 
 def _link(path: Path, name: Path) -> None:

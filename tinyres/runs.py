@@ -45,6 +45,20 @@ def holds_run(folder: str | Path) -> bool:
     return (Path(folder) / "config.json").exists() or (Path(folder) / "last.safetensors").exists()
 
 
+def is_part_of_run(path: str | Path) -> bool:
+    """Whether a file is one of those that a run needs, which nothing else should overwrite.
+
+    Examples
+    --------
+    >>> is_part_of_run("no such run/config.json")
+    False
+    """
+    path = Path(path)
+    arrays = ("last.safetensors", "previous.safetensors", "best.safetensors")
+    names = ("config.json", "metrics.jsonl", "times.json", *arrays)
+    return path.name in names and path.exists() and holds_run(path.parent)
+
+
 def has_begun(folder: str | Path) -> bool:
     """Whether the run in a folder has saved a checkpoint, even if it is lost now.
 

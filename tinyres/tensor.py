@@ -345,7 +345,7 @@ class Tensor(ArrayLike):
     def __truediv__(self, other: Any) -> "Tensor":
         other = _operand(self, other)
         a, b = self._data, other._data
-        return record("div", a / b, (self, other), lambda dy: (dy / b, -dy * a / (b * b)))
+        return record("div", a / b, (self, other), lambda dy: (dy / b, -dy * (a / b) / b))  # b * b may overflow
 
     def __pow__(self, exponent: Any) -> "Tensor":
         exponent = _operand(self, exponent)
@@ -499,9 +499,9 @@ class Tensor(ArrayLike):
     # -- reductions
     @either_spelling
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
-        """Sum over the given axes (all of them by default)."""
+        """Sum over the given axes (all of them by default), added in float64."""
         shape, axes = self.shape, rules.axes_of(axis, self.ndim)
-        y = np.asarray(self._data.sum(axes, keepdims=keepdims))
+        y = np.asarray(self._data.sum(axes, np.float64, keepdims=keepdims), self.dtype)  # NumPy adds rows one by one
         return record("sum", y, (self,), lambda dy: (np.broadcast_to(with_axes(dy, axes, len(shape)), shape),))
 
     @either_spelling

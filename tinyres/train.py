@@ -190,7 +190,10 @@ class Run(Loop):
             if (before := saved[1].get("simd", machine.simd())) != machine.simd():
                 self.notes.append(OTHER.format(before, machine.simd()))
         self.connect()
-        self._write_config()
+        try:
+            self._write_config(new=not resume)
+        except FileExistsError:  # another process was faster
+            raise FileExistsError(ALREADY.format(self.folder)) from None
 
     def fit(self, *callbacks: Callback, every: Every | None = None) -> dict[str, float]:
         """Train to the end, and test the chosen checkpoint.
@@ -323,10 +326,10 @@ class Run(Loop):
         now = time.monotonic()
         self.times, self._clock = self.times._replace(since=self.times.since + now - self._clock), now
 
-    def _write(self, name: str, content: bytes) -> None:
+    def _write(self, name: str, content: bytes, *, new: bool = False) -> None:
         if self._writes and self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoints.write_whole(self.folder / name, content)
+            checkpoints.write_whole(self.folder / name, content, new=new)
 
     @property
     def _writes(self) -> bool:
@@ -397,9 +400,9 @@ class Run(Loop):
             name, dataclasses.asdict(self.config), dataclasses.asdict(Config()), self.history, curves=picture
         )
 
-    def _write_config(self) -> None:
-        """Write the configuration, which may have more epochs than before."""
-        self._write("config.json", (json.dumps(dataclasses.asdict(self.config), indent=2) + "\n").encode())
+    def _write_config(self, *, new: bool = False) -> None:
+        """Write the configuration, which may have more epochs than before; with `new`, the folder must have none."""
+        self._write("config.json", (json.dumps(dataclasses.asdict(self.config), indent=2) + "\n").encode(), new=new)
 
     def _write_metrics(self, records: list[Logs]) -> None:
         self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())

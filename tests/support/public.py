@@ -68,9 +68,12 @@ def parameters(value):
 
 
 def commands(group, *path):
-    """Each command, and the words that call it."""
+    """Each command, and the words that call it; a group too, if it does something by itself."""
     for name, command in group.commands.items():
-        yield from commands(command, *path, name) if hasattr(command, "commands") else [((*path, name), command)]
+        if getattr(command, "invoke_without_command", True):
+            yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from commands(command, *path, name)
 
 
 def options():

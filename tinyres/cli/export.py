@@ -9,6 +9,7 @@ from tinyres import checkpoints, nn
 from tinyres.cli.options import Checkpoint
 from tinyres.console import UserError, errors, out
 from tinyres.export import find_onnx, to_onnx
+from tinyres.runs import is_part_of_run
 
 
 def export(
@@ -30,6 +31,7 @@ def export(
     with errors():
         if onnx is None and safetensors is None:
             raise UserError("export: expected --onnx FILE or --safetensors FILE, or both")
+        _check_outputs(checkpoint_file, onnx, safetensors)
         model, info = checkpoints.load_model(checkpoint_file)
         if onnx is not None:
             find_onnx()  # before files are written
@@ -43,3 +45,12 @@ def export(
             numbers = "number" if info.get("floats") else "pixel / 255"
             out.print(f"Wrote the model to {onnx}: images of {size} x {size}, ({numbers} - mean) / std", soft_wrap=True)
             out.print(f"  with mean {mean} and std {std}", soft_wrap=True)
+
+
+def _check_outputs(checkpoint_file: Path, onnx: Path | None, safetensors: Path | None) -> None:
+    """Check that no file is lost: the checkpoint, another one of a run, or the first of two outputs."""
+    for option, path in (("--onnx", onnx), ("--safetensors", safetensors)):
+        if path and path.exists() and (is_part_of_run(path) or path.samefile(checkpoint_file)):
+            raise UserError(f"{option}: got {path}, a checkpoint or another file of a run; expected another file")
+    if onnx and safetensors and onnx.resolve() == safetensors.resolve():
+        raise UserError(f"--onnx, --safetensors: got {onnx} for both, expected two files")

@@ -80,7 +80,7 @@ def lr_find(
             try:
                 found = finding(run, lowest=lowest, highest=highest, steps=steps)
             except ValueError as error:
-                raise UserError(f"--{error}") from None
+                raise UserError(f"--{error}".replace("lowest, highest", "lowest, --highest")) from None
         if plot is not None:
             plots.save(found.plot(), plot)
         take(found._asdict())

@@ -121,12 +121,16 @@ class Loader:
         for name, array in (("mean", self.mean), ("std", self.std)):
             if array.shape != (channels,):
                 raise ValueError(f"{name}: expected one number for each of {channels} channels, got {array}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: expected finite numbers, got {array}")
         if not (self.std > 0).all():
             raise ValueError(f"std: expected positive numbers, got {self.std}")
         if transform is not None and not callable(transform):
             raise ValueError(f"transform: got {type(transform).__name__}, expected a callable (image, rng) -> image")
         if mix is not None and labels.ndim == 2 and labels.shape[1] != mix.classes:
             raise ValueError(f"mix: got {mix.classes} classes, expected {labels.shape[1]}, as in labels")
+        if mix is not None and labels.ndim == 1:
+            _check_classes(labels, mix.classes)
         if isinstance(images, np.ndarray):
             images = np.ascontiguousarray(_as_floats("images", images) if images.dtype.kind == "f" else images)
         self.images = images
@@ -308,6 +312,12 @@ def _check_data(images: np.ndarray | Pictures, labels: np.ndarray) -> None:
         raise ValueError(f"labels: {expected}, got {labels.dtype} of shape {labels.shape}")
     if len(images) != len(labels):
         raise ValueError(f"labels: expected one for each of {len(images)} images, got {len(labels)}")
+
+
+def _check_classes(labels: np.ndarray, classes: int) -> None:
+    if ((labels < 0) | (labels >= classes)).any():
+        got = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"labels: got classes {got}, expected 0 to {classes - 1}, as mix has {classes} classes")
 
 
 def _as_floats(name: str, array: np.ndarray) -> np.ndarray:

@@ -71,6 +71,8 @@ class BatchNorm1d(BatchNorm2d):
     def forward(self, x: Tensor, *, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         if x.ndim not in (2, 3):
             raise ValueError(f"x: got shape {x.shape}, expected (N, C) or (N, C, L)")
+        if self.training and self.gather is None and x.size == x.shape[1]:
+            raise ValueError(f"x: got shape {x.shape}, expected more than one value per channel in training")
         shape = (*x.shape[:2], 1, x.shape[2] if x.ndim == 3 else 1)
         shortcut = None if residual is None else residual.reshape(shape)
         return super().forward(x.reshape(shape), residual=shortcut, relu=relu).reshape(x.shape)

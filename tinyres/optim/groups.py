@@ -7,6 +7,7 @@ import numpy as np
 
 from tinyres.nn import BatchNorm2d
 from tinyres.nn.module import Module, Parameter
+from tinyres.optim.optimizer import listed
 
 
 def parameter_groups(
@@ -75,7 +76,14 @@ def parameter_groups(
 def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """Scale all gradients so that their joint Euclidean norm is at most `max_norm`. Returns the norm before scaling.
 
-    If this norm is NaN or infinite, gradients are not changed. ValueError if `max_norm` is not positive.
+    If this norm is NaN or infinite, gradients are not changed.
+
+    Raises
+    ------
+    TypeError
+        If `parameters` is a single tensor or a module.
+    ValueError
+        If `max_norm` is not positive.
 
     Examples
     --------
@@ -86,7 +94,7 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm: got {max_norm}, expected more than 0")
-    with_gradient = [p for p in parameters if p.grad is not None]
+    with_gradient = [p for p in listed(parameters, "parameters") if p.grad is not None]
     norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in (np.float64(p.grad) for p in with_gradient))))
     if np.isfinite(norm) and norm > max_norm:
         for p in with_gradient:

@@ -39,7 +39,7 @@ class Optimizer:
     slots: tuple[str, ...] = ()  # names of the state arrays, which have their parameter's shape
 
     def __init__(self, params: Params, defaults: Mapping[str, Any]) -> None:
-        entries = _listed(params)
+        entries = listed(params)
         groups: list[Any] = entries if entries and isinstance(entries[0], Mapping) else [{"params": entries}]
         defaults = {**defaults, "lr_scale": 1.0}
         for group in groups:
@@ -127,7 +127,7 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If names or shapes differ. The optimizer is then unchanged.
+            If names or shapes differ, or the number of steps is negative. The optimizer is then unchanged.
         """
         own = self.state_dict()
         wrong = [
@@ -136,27 +136,30 @@ class Optimizer:
         if wrong:
             names = ", ".join(sorted(wrong)[:5])
             raise ValueError(f"optimizer state does not fit {type(self).__name__} on these parameters: {names}")
+        if not state["step_count"] >= 0:
+            raise ValueError(f"step_count: got {state['step_count']}, expected 0 or more")
         self.step_count = int(state["step_count"])
         for i, arrays in enumerate(self.state.values()):
             for slot in self.slots:
                 arrays[slot][...] = state[f"{i}.{slot}"]
 
 
-def _listed(params: Any) -> list[Any]:
+def listed(params: Any, name: str = "params") -> list[Any]:
+    """The entries of an iterable of parameters, or of groups of them; TypeError if it is something else."""
     if isinstance(params, Tensor):
-        raise TypeError("params: got a single tensor, expected an iterable of parameters: write [parameter]")
+        raise TypeError(f"{name}: got a single tensor, expected an iterable of parameters: write [parameter]")
     if isinstance(params, Module):
-        raise TypeError(f"params: got {type(params).__name__}, expected its parameters: write net.parameters()")
+        raise TypeError(f"{name}: got {type(params).__name__}, expected its parameters: write net.parameters()")
     if isinstance(params, Mapping) or not isinstance(params, Iterable):
         raise TypeError(
-            f"params: got {type(params).__name__}, expected an iterable of parameters, or a list of dicts of them"
+            f"{name}: got {type(params).__name__}, expected an iterable of parameters, or a list of dicts of them"
         )
     return list(params)
 
 
 def _trained(params: Any) -> list[Parameter]:
     """The parameters of a group; TypeError if one of them cannot be trained."""
-    entries = _listed(params)
+    entries = listed(params)
     for entry in entries:
         if not isinstance(entry, Tensor):
             got = f"a {type(entry).__name__}"

@@ -64,7 +64,8 @@ def read(folder: str | Path) -> Record:
     minutes = None
     if times and len(times.epochs) >= len(history):
         minutes = [sum(times.epochs[: i + 1]) / 60 for i in range(len(history))]
-    return Record(str(folder), config, history, result, minutes)
+    name = str(folder).encode("utf-8", "backslashreplace").decode()  # a name that is not UTF-8 cannot be drawn
+    return Record(name, config, history, result, minutes)
 
 
 def differences(records: Sequence[Record]) -> dict[str, list[Any]]:
