@@ -68,7 +68,7 @@ TABLES: dict[str, list[Callable[[], Table]]] = {
         studies.around,
         studies.strengths,
     ],
-    "docs/reliability.md": [reliability.soak],
+    "docs/reliability.md": [reliability.tried, reliability.soak],
 }
 PICTURES: dict[str, Callable[[], Any]] = {
     "speed.png": performance.draw_speed,

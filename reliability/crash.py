@@ -124,7 +124,7 @@ def main() -> None:
         new_run(whole).fit(told, every=train.Every(steps=1))
         duration = time.perf_counter() - began
         expected = checkpoints.load(whole / "last.safetensors")[1]["step"], told.states
-        counts: Counter[str] = Counter()
+        counts = Counter({"before the first": 0, "while saving": 0, "resumed": 0})
         runs = 0
         while counts["kills"] < options.kills:
             runs += 1

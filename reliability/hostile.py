@@ -14,6 +14,7 @@ million, takes three seconds and 1,000 MiB.) Each flipped bit must be noticed.
 """
 
 import argparse
+import os
 import random
 import re
 import resource
@@ -96,7 +97,7 @@ def by_hand(chosen: dict[str, Kind], places: dict[str, Path], most: float) -> li
             try:
                 kind.load(path)
             except kind.documented as error:
-                message = str(error).replace(str(path), path.name)
+                message = str(error).replace(f"{path.parent}{os.sep}", "")
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # safetensors can panic

@@ -13,6 +13,8 @@ import tables
 from pages import studies as pages
 from pages import writing
 
+from tinyres.testing.mutants import MUTANTS
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 
@@ -70,6 +72,9 @@ LEAST = {  # curves of each axis, where they are not four
     "skip-path.png": [4, 0, 0, 0, 0],  # two maps, and the scale of each
     "soak.png": [1, 2, 1],  # memory; files and threads; speed
     "landscape.png": [1, 1, 2, 0],  # the middle of two maps, two networks, and the maps' scale
+    "memory.png": [1, 1, 5],  # where backward begins, in two areas; the middle half of each kind of checkpoint
+    "bottleneck.png": [0, 0, 0],  # bars
+    "timeline.png": [0],  # bars
 }
 
 
@@ -79,11 +84,12 @@ def test_a_picture_is_drawn_from_what_is_stored(name):
     assert (DOCS / name).exists()
     for axis, least in zip(figure.axes, LEAST.get(name, [4] * len(figure.axes)), strict=True):
         assert len(axis.lines) >= least
-        assert axis.lines or axis.collections or axis.images
+        assert axis.lines or axis.collections or axis.images or len(axis.patches) >= 8
 
 
 SEEDS = dict.fromkeys(["batch-norm", "gradcheck", "gradient-flow", "identity-path", "skip-path"], 5)
 SEEDS |= dict.fromkeys(["degradation", "landscape", "responses", "warm-up"], 3)  # these take long
+SEEDS["memory"] = 1  # counts, the same with each seed
 
 
 def test_all_studies_that_are_stored_are_looked_at():
@@ -107,6 +113,12 @@ def test_results_say_how_they_came_about(study):
     assert of_each
     for options, seeds in of_each.items():
         assert seeds == list(range(1 if "resnet1202" in options else SEEDS[study]))  # a seed of it takes 47 minutes
+
+
+def test_every_mutant_has_been_tried():
+    stored = json.loads((studies.RESULTS / "mutants.json").read_text())["mutants"]
+    assert [mutant["name"] for mutant in stored] == [mutant.name for mutant in MUTANTS]
+    assert all(mutant["test"] for mutant in stored)
 
 
 def test_seeds_that_are_there_are_not_run_again(tmp_path, monkeypatch, capsys):
