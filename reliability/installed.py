@@ -101,6 +101,8 @@ def main() -> None:
     parser.add_argument("--python", nargs="+", default=["3.11"], help="versions, or paths of interpreters")
     parser.add_argument("--versions", nargs="+", choices=["lowest", "highest"], default=["lowest", "highest"])
     args = parser.parse_args()
+    if not UV.exists():
+        parser.error("uv is not installed here: pip install uv")
     check_contents(args.wheel)
     tried, slow = 0, 0
     for python in args.python:
