@@ -137,7 +137,8 @@ def test_output_takes_no_place_of_a_run_or_of_another(run, tmp_path):
     """Neither of the checkpoint that is read, nor of another file of a run, nor of the other output."""
     before, best = contents(run), run / "best.safetensors"
     alone = Path(shutil.copy(best, tmp_path / "alone.safetensors"))
-    for output in (best, run / "last.safetensors", alone):
+    (tmp_path / "link.safetensors").symlink_to(run / "last.safetensors")
+    for output in (best, run / "last.safetensors", alone, tmp_path / "link.safetensors"):
         message = bad("export", alone, "--safetensors", output)
         assert message == (
             f"Error: --safetensors: got {output}, a checkpoint or another file of a run; expected another file"
@@ -145,6 +146,9 @@ def test_output_takes_no_place_of_a_run_or_of_another(run, tmp_path):
     message = bad("export", best, "--onnx", "a.onnx", "--safetensors", tmp_path / "a.onnx")
     assert message == "Error: --onnx, --safetensors: got a.onnx for both, expected two files"
     assert not (tmp_path / "a.onnx").exists()
+    (tmp_path / "a.onnx").touch()
+    message = bad("export", tmp_path / "missing.safetensors", "--onnx", "a.onnx")
+    assert message.endswith("missing.safetensors: no such file")
     message = bad("eval", best, "--json", run / "config.json")
     assert message == f"Error: --json: got {run / 'config.json'}, a file of a run; expected another file"
     assert contents(run) == before

@@ -118,9 +118,6 @@ def test_compare_says_what_differs_and_what_came_of_it(run, tmp_path):
     assert "{{" not in page
     assert "http" not in page.replace("http-equiv", "")
     assert width_of(tmp_path / "page" / "comparison.png") > 300
-    shutil.copytree(run, os.fsdecode(b"not \xff UTF-8"))
-    good("compare", run, os.fsdecode(b"not \xff UTF-8"), "--out", tmp_path / "other page")
-    assert "not \\udcff UTF-8" in (tmp_path / "other page" / "comparison.html").read_text()
     assert "Their configurations are the same." in good("compare", run, shutil.copytree(run, tmp_path / "again"))
     (run / "times.json").unlink()  # a run of before it was written
     assert json.loads(good("compare", run, tmp_path / "other", "--json"))["runs"][0]["minutes"] is None
@@ -247,6 +244,13 @@ def test_resume_with_more_epochs_goes_on(tmp_path, end):
     assert "Certified: steps" in good("verify", tmp_path / "run")
     message = bad("train", "--resume", "--epochs", "2", *options)
     assert f"--epochs: got 2, but the run in {tmp_path / 'run'} has 3; leave it out to resume, or give more" in message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode here")
+def test_runs_whose_names_are_not_unicode_are_compared(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / os.fsdecode(b"not \xff UTF-8"))
+    good("compare", run, other, "--out", tmp_path / "page")
+    assert "not \\udcff UTF-8" in (tmp_path / "page" / "comparison.html").read_text()
 
 
 def test_verify_of_a_run_that_was_stopped_before_it_used_its_new_epochs(run):

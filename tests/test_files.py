@@ -4,7 +4,6 @@ import errno
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -143,10 +142,12 @@ def test_link_stays_and_its_file_is_replaced(tmp_path):
 def test_what_is_no_file_is_written_to(tmp_path):
     """A named pipe here; it could be /dev/null, which root could replace."""
     os.mkfifo(tmp_path / "pipe")
-    with ThreadPoolExecutor() as pool:
-        found = pool.submit((tmp_path / "pipe").read_bytes)
-        checkpoints.write_whole(tmp_path / "pipe", b"through")
-        assert found.result() == b"through"
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    checkpoints.write_whole(tmp_path / "pipe", b"through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    with pytest.raises(FileExistsError):
+        checkpoints.write_whole(tmp_path / "pipe", b"through", new=True)
     assert (tmp_path / "pipe").is_fifo()
 
 

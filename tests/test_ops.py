@@ -305,6 +305,10 @@ def test_sum_of_many_rows_is_not_rounded_row_by_row(n):
     x = Tensor(np.full((n, 2), 0.1, np.float32))
     np.testing.assert_allclose(x.sum(0).data, n * np.float64(np.float32(0.1)), rtol=1e-7)
     np.testing.assert_allclose(x.mean(0).data, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(x.var(0).data, 0, atol=1e-15)
+    bias = Tensor([0.0, 0.0], True)
+    (x + bias).backward(x.data)
+    np.testing.assert_allclose(bias.grad, n * np.float64(np.float32(0.1)), rtol=1e-7)
     assert x.sum(0).dtype == np.float32
 
 

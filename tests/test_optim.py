@@ -333,6 +333,8 @@ def test_clipping_takes_a_list():
         optim.clip_grad_norm(p, 1.0)
     with pytest.raises(TypeError, match=r"parameters: got Linear, .* write net\.parameters\(\)"):
         optim.clip_grad_norm(nn.Linear(2, 2), 1.0)
+    with pytest.raises(TypeError, match=r"parameters: got a dict among them, expected parameters"):
+        optim.clip_grad_norm([{"params": [p]}], 1.0)
 
 
 # ---------------------------------------------------------------- live graphs
@@ -413,10 +415,11 @@ def test_state_that_does_not_fit_is_named_and_changes_nothing(make, damage):
         np.testing.assert_array_equal(array, before[name])
 
 
-def test_negative_step_count_is_refused():
+@pytest.mark.parametrize("count", [-4, 2.5, np.inf, np.nan])
+def test_step_count_that_is_none_is_refused(count):
     optimizer = optim.Adam([parameter(np.ones(2))], 0.1)
-    with pytest.raises(ValueError, match="step_count: got -4, expected 0 or more"):
-        optimizer.load_state_dict({**optimizer.state_dict(), "step_count": np.array(-4)})
+    with pytest.raises(ValueError, match=f"step_count: got {count}, expected 0, 1, 2, "):
+        optimizer.load_state_dict({**optimizer.state_dict(), "step_count": np.array(count)})
     assert optimizer.step_count == 0
 
 

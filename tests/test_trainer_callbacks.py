@@ -228,14 +228,6 @@ def test_a_monitor_that_will_have_no_number_says_so_before_the_first_step(callba
     assert diary.moments == ["."]
 
 
-@pytest.mark.parametrize(("name", "own"), [("val_loss", "validation_loss"), ("accuracy", "train_accuracy")])
-def test_a_monitor_knows_the_names_of_keras(name, own):
-    diary = Diary()
-    with pytest.raises(ValueError, match=f"monitor: got '{name}', expected '{own}', as it is called here"):
-        trainer(callbacks=[callbacks.EarlyStopping(name), diary]).fit(*BLACK)
-    assert diary.moments == ["."]
-
-
 # ---------------------------------------------------------------- stops
 @given(st.integers(1, 14), st.sampled_from([{}, {"ema": 0.8}, {"cutmix": 1.0}]))
 @settings(max_examples=8)

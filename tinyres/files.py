@@ -143,6 +143,8 @@ def write_whole(path: str | Path, content: bytes, *, keep: str | Path | None = N
     outcome = "the old file is unchanged"
     try:
         if Path(given).exists() and not (path.is_file() or path.is_dir()):
+            if new:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             Path(given).write_bytes(content)
             return
         with _to_be_flushed(path.parent) as flush:  # opened before anything changes
@@ -191,14 +193,13 @@ def _put_new(temporary: str, path: Path) -> None:
     """Rename a file, unless there is one with the new name."""
     try:
         os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links, where two processes at the same moment are not told apart
+    except OSError:
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-        os.replace(temporary, path)
+        os.replace(temporary, path)  # a file system without links: two processes at the same moment are not told apart
     else:
-        os.unlink(temporary)
+        with suppress(OSError):
+            os.unlink(temporary)
 
 
 def _link(path: Path, name: Path) -> None:

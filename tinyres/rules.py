@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyres.kernels.launch import launch
+from tinyres.kernels.launch import add_up, launch
 from tinyres.kernels.memory import empty_like
 from tinyres.tape import Array, Pullback
 
@@ -96,8 +96,8 @@ def variance(x: Array, axis: Axis, *, correction: float, keepdims: bool) -> Rule
     if not correction < n:
         raise ValueError(f"correction: got {correction}, expected less than the {n} values")
     degrees = n - correction
-    centred = x - x.mean(axes, keepdims=True)
-    y = np.asarray((centred * centred).sum(axes, keepdims=keepdims) / x.dtype.type(degrees))
+    centred = x - add_up(x, axes, keepdims=True) / x.dtype.type(n)
+    y = np.asarray(add_up(centred * centred, axes, keepdims=keepdims) / x.dtype.type(degrees))
     return y, lambda dy: (with_axes(dy, axes, x.ndim) * (2 / degrees) * centred,)
 
 

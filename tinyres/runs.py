@@ -53,7 +53,7 @@ def is_part_of_run(path: str | Path) -> bool:
     >>> is_part_of_run("no such run/config.json")
     False
     """
-    path = Path(path)
+    path = Path(path).resolve()  # by a link too
     arrays = ("last.safetensors", "previous.safetensors", "best.safetensors")
     names = ("config.json", "metrics.jsonl", "times.json", *arrays)
     return path.name in names and path.exists() and holds_run(path.parent)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from tinyres import backend
-from tinyres.kernels.launch import compute
+from tinyres.kernels.launch import add_up, compute
 from tinyres.kernels.pending import Pending, known
 from tinyres.kernels.threads import survive_forks
 from tinyres.readonly import lock, unlock
@@ -441,4 +441,4 @@ def conform(gradient: Array, target: Node | Leaf, source: str, node: Node | Leaf
     if added < 0 or any(n not in (1, m) for n, m in zip(target.shape, gradient.shape[added:], strict=True)):
         raise ValueError(f"{source.format(node)} gave a gradient of shape {gradient.shape}, expected {target.shape}")
     stretched = [i + added for i, n in enumerate(target.shape) if n == 1]
-    return compute(np.sum, gradient, axis=(*range(added), *stretched)).reshape(target.shape)
+    return compute(add_up, gradient, axis=(*range(added), *stretched)).reshape(target.shape)

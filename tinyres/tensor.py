@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyres import html, rules
 from tinyres.arraylike import ArrayLike
-from tinyres.kernels.launch import compute, reshaped
+from tinyres.kernels.launch import add_up, compute, reshaped
 from tinyres.kernels.pending import Pending, known
 from tinyres.rules import with_axes
 from tinyres.spelling import either_spelling
@@ -501,7 +501,7 @@ class Tensor(ArrayLike):
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> "Tensor":
         """Sum over the given axes (all of them by default), added in float64."""
         shape, axes = self.shape, rules.axes_of(axis, self.ndim)
-        y = np.asarray(self._data.sum(axes, np.float64, keepdims=keepdims), self.dtype)  # NumPy adds rows one by one
+        y = add_up(self._data, axes, keepdims=keepdims)
         return record("sum", y, (self,), lambda dy: (np.broadcast_to(with_axes(dy, axes, len(shape)), shape),))
 
     @either_spelling

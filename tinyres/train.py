@@ -190,10 +190,7 @@ class Run(Loop):
             if (before := saved[1].get("simd", machine.simd())) != machine.simd():
                 self.notes.append(OTHER.format(before, machine.simd()))
         self.connect()
-        try:
-            self._write_config(new=not resume)
-        except FileExistsError:  # another process was faster
-            raise FileExistsError(ALREADY.format(self.folder)) from None
+        self.world.first(self._claim, resume)
 
     def fit(self, *callbacks: Callback, every: Every | None = None) -> dict[str, float]:
         """Train to the end, and test the chosen checkpoint.
@@ -252,11 +249,17 @@ class Run(Loop):
     # -- parts
     def _open(self, resume: bool) -> None:
         """Check that the folder has no run, or that it can be resumed."""
-        if self.folder is None:
-            return
-        if holds_run(self.folder) and not resume:
+        if self.folder and holds_run(self.folder) and not resume:
             raise FileExistsError(ALREADY.format(self.folder))
-        remove_leftovers(self.folder)
+
+    def _claim(self, resume: bool) -> None:
+        """Write the configuration, unless another run has begun here meanwhile."""
+        try:
+            self._write_config(new=not resume)
+        except FileExistsError:
+            raise FileExistsError(ALREADY.format(self.folder)) from None
+        if self.folder:
+            remove_leftovers(self.folder)
 
     def _read(self, progress: Progress | None, last: tuple[Path, dict[str, Any]] | None, recompute: int) -> Given:
         """The network and the images that the configuration names."""

@@ -49,8 +49,10 @@ def _kills() -> Rows:
         kills = f"{found['kills']} kills in {found['runs']} runs of {found['steps']} steps"
         if found["processes"] > 1:
             kills += f", {found['of several processes']} of them of one of several processes"
-        whole = f"{found['resumed']} times the newest checkpoint was whole, {found['before the first']} times there "
-        whole += f"was none yet; {found['while saving']} left a half-written file"
+        whole = f"{found['resumed']} times the newest checkpoint was whole; "
+        whole += f"{found['while saving']} left a half-written file"
+        if found["before the first"]:
+            whole += f"; {found['before the first']} came before the first checkpoint"
         yield found, f"`crash.py{options}`", kills, whole
 
 

@@ -2,11 +2,6 @@
 
 from tinyres.callback import Logs, Training
 
-KERAS = {
-    "loss": "train_loss", "accuracy": "train_accuracy", "acc": "train_accuracy", "val_loss": "validation_loss",
-    "val_accuracy": "validation_accuracy", "val_acc": "validation_accuracy",
-}  # fmt: skip
-
 
 class Monitor:
     """A number in the records of epochs that should rise or fall.
@@ -42,10 +37,7 @@ class Monitor:
         self.name, self.sign, self.min_delta = name, 1 if rises else -1, min_delta
 
     def expect(self, training: Training) -> None:
-        """Raise ValueError before the first step if the number will not be there: it needs validation images, and there
-        are none, or its name is that of Keras."""
-        if own := KERAS.get(self.name):
-            raise ValueError(f"monitor: got {self.name!r}, expected {own!r}, as it is called here")
+        """Raise ValueError before the first step if the number needs validation images, and there are none."""
         if self.name in ("validation_loss", "validation_accuracy") and training.validation is None:
             raise ValueError(
                 f"monitor: got {self.name!r}, expected train_loss or train_accuracy without validation images; or give "

@@ -50,7 +50,7 @@ def export(
 def _check_outputs(checkpoint_file: Path, onnx: Path | None, safetensors: Path | None) -> None:
     """Check that no file is lost: the checkpoint, another one of a run, or the first of two outputs."""
     for option, path in (("--onnx", onnx), ("--safetensors", safetensors)):
-        if path and path.exists() and (is_part_of_run(path) or path.samefile(checkpoint_file)):
+        if path and (is_part_of_run(path) or path.resolve() == checkpoint_file.resolve()):
             raise UserError(f"{option}: got {path}, a checkpoint or another file of a run; expected another file")
     if onnx and safetensors and onnx.resolve() == safetensors.resolve():
         raise UserError(f"--onnx, --safetensors: got {onnx} for both, expected two files")

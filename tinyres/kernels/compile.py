@@ -116,7 +116,8 @@ def jit(function: Callable[..., Any] | None = None, **options: Any) -> Any:
         kernel = numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = before
-    kernel.compile = uninterrupted()(kernel.compile)  # or load it from the cache
+    if not numba.config.DISABLE_JIT:  # else it is the function itself
+        kernel.compile = uninterrupted()(kernel.compile)  # or load it from the cache
     return Parallel(kernel) if parallel else kernel
 
 

@@ -69,6 +69,26 @@ def _formula_into(result: np.ndarray, function: Work, *arrays: np.ndarray) -> No
     result[...] = function(*arrays)
 
 
+def add_up(
+    array: np.ndarray, axis: tuple[int, ...], *, keepdims: bool = False, out: np.ndarray | None = None
+) -> np.ndarray:
+    """``np.sum``, added in float64 and rounded once, which takes two to four times as long.
+
+    NumPy adds rows one after the other, so that in float32 the sum of three million rows is wrong by percents.
+
+    Examples
+    --------
+    >>> rows = np.full((3_000_000, 2), 0.1, np.float32)
+    >>> rows.sum(0).round(-2), add_up(rows, (0,)).round(-2)
+    (array([290800., 290800.], dtype=float32), array([300000., 300000.], dtype=float32))
+    """
+    total = np.asarray(np.sum(array, axis, np.float64, keepdims=keepdims))
+    if out is None:
+        return total.astype(array.dtype)
+    out[...] = total
+    return out
+
+
 def reshaped(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The same numbers in another shape: a view if possible, else a copy."""
     result = array.reshape(shape)

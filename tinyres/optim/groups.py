@@ -8,6 +8,7 @@ import numpy as np
 from tinyres.nn import BatchNorm2d
 from tinyres.nn.module import Module, Parameter
 from tinyres.optim.optimizer import listed
+from tinyres.tensor import Tensor
 
 
 def parameter_groups(
@@ -81,7 +82,7 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     Raises
     ------
     TypeError
-        If `parameters` is a single tensor or a module.
+        If `parameters` is a single tensor, a module, or not of parameters.
     ValueError
         If `max_norm` is not positive.
 
@@ -94,7 +95,10 @@ def clip_grad_norm(parameters: Iterable[Parameter], max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm: got {max_norm}, expected more than 0")
-    with_gradient = [p for p in listed(parameters, "parameters") if p.grad is not None]
+    entries = listed(parameters, "parameters")
+    if wrong := [type(p).__name__ for p in entries if not isinstance(p, Tensor)]:
+        raise TypeError(f"parameters: got a {wrong[0]} among them, expected parameters, as net.parameters() gives")
+    with_gradient = [p for p in entries if p.grad is not None]
     norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in (np.float64(p.grad) for p in with_gradient))))
     if np.isfinite(norm) and norm > max_norm:
         for p in with_gradient:

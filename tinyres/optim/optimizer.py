@@ -127,7 +127,7 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If names or shapes differ, or the number of steps is negative. The optimizer is then unchanged.
+            If names or shapes differ, or the number of steps is not one. The optimizer is then unchanged.
         """
         own = self.state_dict()
         wrong = [
@@ -136,9 +136,10 @@ class Optimizer:
         if wrong:
             names = ", ".join(sorted(wrong)[:5])
             raise ValueError(f"optimizer state does not fit {type(self).__name__} on these parameters: {names}")
-        if not state["step_count"] >= 0:
-            raise ValueError(f"step_count: got {state['step_count']}, expected 0 or more")
-        self.step_count = int(state["step_count"])
+        count = float(state["step_count"])
+        if not (count >= 0 and count.is_integer()):
+            raise ValueError(f"step_count: got {count:g}, expected 0, 1, 2, ...")
+        self.step_count = int(count)
         for i, arrays in enumerate(self.state.values()):
             for slot in self.slots:
                 arrays[slot][...] = state[f"{i}.{slot}"]
@@ -151,9 +152,8 @@ def listed(params: Any, name: str = "params") -> list[Any]:
     if isinstance(params, Module):
         raise TypeError(f"{name}: got {type(params).__name__}, expected its parameters: write net.parameters()")
     if isinstance(params, Mapping) or not isinstance(params, Iterable):
-        raise TypeError(
-            f"{name}: got {type(params).__name__}, expected an iterable of parameters, or a list of dicts of them"
-        )
+        groups = ", or a list of dicts of them" if name == "params" else ""
+        raise TypeError(f"{name}: got {type(params).__name__}, expected an iterable of parameters{groups}")
     return list(params)
 
 
