@@ -180,4 +180,4 @@ def test_another_numba_computes_the_same(tmp_path):
     assert [run.stderr for run in runs] == ["", "", ""]
     (name, bits), *others = (run.stdout.split() for run in runs)
     assert name == "Kernel"
-    assert others == [["Plain", bits]] * 2  # the second time from memory
+    assert others == [["Compiler", bits]] * 2  # the second time from memory

@@ -31,12 +31,13 @@ def reference():
 
 @pytest.mark.parametrize("op", REGISTRY)
 def test_every_operation_has_a_sample_and_a_best_step_better_than_its_neighbours(op):
-    found = errors(op)
+    found, *others = (errors(op, seed) for seed in range(3))
     for dtype, curve in found.curves.items():
         assert len(curve.central) == len(curve.forward) == len(STEPS)
         assert np.isfinite([*curve.central, *curve.forward]).all()
         assert curve.best_error < (1e-9 if dtype == "float64" else 1e-3)
-        assert curve.slopes["round-off"] == pytest.approx(-1, abs=0.5)  # noise, over half a dozen decades or fewer
+        slopes = [some.curves[dtype].slopes["round-off"] for some in (found, *others)]
+        assert np.median(slopes) == pytest.approx(-1, abs=0.5)  # noise, over half a dozen decades or fewer
     assert any(op in sentence for sentence in verdict(found))
 
 
