@@ -127,7 +127,7 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If names or shapes differ, or the number of steps is not one. The optimizer is then unchanged.
+            If names or shapes differ, or ``step_count`` is not a number of steps. The optimizer is then unchanged.
         """
         own = self.state_dict()
         wrong = [
